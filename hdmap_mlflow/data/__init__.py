@@ -1,0 +1,1 @@
+"""Maps in: find, check, read, simulate and serve them."""

@@ -1,0 +1,104 @@
+"""Maps for anomalib: one source to train and validate on, and a test set for every domain."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import pandas as pd
+import torch
+from anomalib.data import AnomalibDataModule, ImageBatch, ImageItem
+from torch.utils.data import DataLoader, Dataset
+from torchvision.transforms.v2 import InterpolationMode, Resize
+
+from hdmap_mlflow.config import DataConfig
+from hdmap_mlflow.data.faults import NATIVE, CutPaste
+from hdmap_mlflow.data.layout import Domain, read_map
+from hdmap_mlflow.data.splits import split
+
+
+def resize(config: DataConfig) -> Resize:
+    """The one resize of a run, for the maps that train and for those that are scored."""
+    return Resize(config.image_size, InterpolationMode(config.interpolation), antialias=True)
+
+
+class MapDataset(Dataset):
+    """Maps of a table as anomalib items: float32 (3, H, W), one channel repeated, never clipped.
+
+    Rows marked `synthetic` get a scaled-CutPaste fault at native size, the same one every time for a seed and a row.
+    `transform` (a resize) comes last.
+    """
+
+    def __init__(
+        self, table: pd.DataFrame, seed: int = 0, transform: Resize | None = None, fault: CutPaste = NATIVE
+    ) -> None:
+        self.table = table
+        self.seed = seed
+        self.transform = transform
+        self.fault = fault
+
+    def __len__(self) -> int:
+        return len(self.table)
+
+    def __getitem__(self, index: int) -> ImageItem:
+        row = self.table.iloc[index]
+        image = torch.from_numpy(read_map(Path(row["file"])))[None]
+        if row["synthetic"]:
+            generator = torch.Generator().manual_seed(self.seed * 1_000_003 + index)
+            image, _, _ = self.fault.paste(image, generator)
+        if self.transform:
+            image = self.transform(image)
+        return ImageItem(image=image.repeat(3, 1, 1), gt_label=torch.tensor(int(row["label"])), image_path=row["file"])
+
+
+class MultiDomainHDMAPDataModule(AnomalibDataModule):
+    """Source train, validation by the configured strategy, the reported source test, and a test set a target.
+
+    What the Engine trains and validates on is resized here, since some models read the loaders past their
+    pre-processor. What is scored for the record comes at native size from `scoring_dataloader`.
+
+    Args:
+        domains: the source first, then the targets, as `layout.read_domains` returns them.
+        config: strategy, seeds, batch sizes and workers.
+    """
+
+    def __init__(self, domains: Sequence[Domain], config: DataConfig) -> None:
+        super().__init__(config.batch_size, config.eval_batch_size, config.workers, seed=config.split_seed)
+        self.source_domain = domains[0].name
+        splits = split(domains, config)
+        # anomalib's own splitting is by-passed: it would halve every target's test set.
+        self.train_maps = splits.train
+        self.scored = {(self.source_domain, "val"): splits.val, (self.source_domain, "test"): splits.source_test}
+        self.scored |= {(name, "test"): table for name, table in splits.targets.items()}
+        self.transform = resize(config)
+
+    def setup(self, stage: str | None = None) -> None:
+        """Nothing is left to do: the sets are made with the module."""
+
+    def _setup(self, _stage: str | None = None) -> None:
+        """Required by the base class, called by nobody."""
+
+    def train_dataloader(self) -> DataLoader:
+        data = MapDataset(self.train_maps, transform=self.transform)
+        return self._loader(data, self.train_batch_size, shuffle=True)
+
+    def val_dataloader(self) -> DataLoader:
+        return self.scoring_dataloader(self.source_domain, "val", self.transform)
+
+    def test_dataloader(self) -> DataLoader:
+        return self.scoring_dataloader(self.source_domain, "test", self.transform)
+
+    def scoring_dataloader(self, domain: str, split: str, transform: Resize | None = None) -> DataLoader:
+        """All `val` or `test` maps of a domain in the order of its table, at native size unless transformed."""
+        data = MapDataset(self.scored[domain, split], self.seed or 0, transform)
+        return self._loader(data, self.eval_batch_size)
+
+    def _loader(self, data: MapDataset, batch_size: int, shuffle: bool = False) -> DataLoader:
+        return DataLoader(
+            data,
+            batch_size,
+            shuffle=shuffle,
+            num_workers=self.num_workers,
+            collate_fn=ImageBatch.collate,
+            persistent_workers=shuffle and self.num_workers > 0,
+        )

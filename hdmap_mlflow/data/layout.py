@@ -1,0 +1,288 @@
+"""The maps on disk: find them, read them, check them, and digest their content.
+
+    <root>/<domain>/{train/good,test/good,test/fault}/*.{tiff,tif,png,npy}
+    <root>/<domain>/test/masks/<stem of the fault map>.*      optional
+    <root>/<domain>/metadata.csv                              optional: path,group,severity
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from hdmap_mlflow.config import nearest
+from hdmap_mlflow.errors import BadInput
+
+SUFFIXES = (".tiff", ".tif", ".png", ".npy")
+ROLES = {"train/good": ("train", 0), "test/good": ("test", 0), "test/fault": ("test", 1)}
+
+
+@dataclass(frozen=True)
+class Domain:
+    """One domain that was read and found whole.
+
+    `table` has a row a map, ordered by content: `path` (relative to the domain, posix), `split` (train, test),
+    `label` (0 good, 1 fault), `group`, `severity` (NaN where unknown), `mask` (relative path or ""), `height`,
+    `width`, `dtype`, `minimum`, `mean`, `maximum` and `digest` (of the pixels and of the mask).
+    """
+
+    root: Path
+    name: str
+    table: pd.DataFrame
+
+    @property
+    def folder(self) -> Path:
+        return self.root / self.name
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Height and width of a map in pixels."""
+        return int(self.table["height"].iloc[0]), int(self.table["width"].iloc[0])
+
+    def digest(self) -> str:
+        """SHA-256 of what was read: pixels, masks, splits, labels, groups and severities; not names, not times."""
+        columns = self.table[["split", "label", "group", "severity", "digest"]]
+        rows = sorted("|".join(map(str, row)) for row in columns.itertuples(index=False))
+        return hashlib.sha256("\n".join(rows).encode()).hexdigest()
+
+
+def digest(domains: Sequence[Domain]) -> str:
+    """Content digest of several domains in their order, 16 hex digits."""
+    return hashlib.sha256("".join(domain.digest() for domain in domains).encode()).hexdigest()[:16]
+
+
+def find_root(root: str) -> Path:
+    """The folder of a data root; `demo` is the small simulated set, made on first use in the user's cache."""
+    if root == "demo":
+        from hdmap_mlflow.data.simulate import demo
+
+        return demo()
+    path = Path(root).expanduser()
+    if not path.is_dir():
+        raise BadInput(f"data root {root} is not a folder; give -P data_root=FOLDER or data_root=demo")
+    return path.resolve()
+
+
+def find_domains(root: Path) -> list[str]:
+    """Names of the domains below a root, sorted: the folders that hold a `train` or a `test` folder."""
+    names = sorted(p.name for p in root.iterdir() if (p / "train").is_dir() or (p / "test").is_dir())
+    if not names:
+        raise BadInput(f"no domain below {root}; expected <root>/<domain>/{{{','.join(ROLES)}}}/*.tiff")
+    return names
+
+
+def choose_domains(root: Path, source: str, targets: str | Sequence[str]) -> list[str]:
+    """The source and then the targets, checked against what is on disk; `auto` = all domains but the source."""
+    known = find_domains(root)
+    chosen = [source, *([name for name in known if name != source] if targets == "auto" else targets)]
+    for name in chosen:
+        if name not in known:
+            raise BadInput(f"unknown domain '{name}' below {root}{nearest(name, known)}; known: {', '.join(known)}")
+    if source in chosen[1:]:
+        raise BadInput(f"source domain '{source}' is also among the targets; leave it out of target_domains")
+    if len(set(chosen)) < len(chosen):
+        raise BadInput("a domain stands twice in target_domains; name each once")
+    return chosen
+
+
+# ------------------------------------------------------------------------------------------ one map
+def read_map(path: Path) -> np.ndarray:
+    """A map as float32, (H, W), never clipped; 8- and 16-bit PNG are divided by their type's maximum.
+
+    Raises BadInput for a file that is no image, is cut short, or has channels that differ.
+    """
+    return _as_float(_read_stored(path), path)
+
+
+def _as_float(pixels: np.ndarray, path: Path) -> np.ndarray:
+    if path.suffix.lower() == ".png":
+        return (pixels / np.float32(np.iinfo(pixels.dtype).max)).astype(np.float32)
+    return pixels.astype(np.float32)
+
+
+def _read_stored(path: Path) -> np.ndarray:
+    """The pixels as the file stores them, (H, W)."""
+    try:
+        pixels = _decode(path)
+    except BadInput:
+        raise
+    except Exception as error:  # decoders raise whatever they like on broken files
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise BadInput(f"{path} cannot be read as a map ({reason[:120]}); replace or remove it") from None
+    if pixels.ndim == 3 and pixels.shape[-1] in (1, 3, 4):
+        colour = pixels[..., :3]
+        if not (colour == colour[..., :1]).all():
+            raise BadInput(f"{path} has {pixels.shape[-1]} different channels; a map has one")
+        pixels = colour[..., 0]
+    if pixels.ndim != 2 or 0 in pixels.shape or not np.issubdtype(pixels.dtype, np.number):
+        raise BadInput(f"{path} holds {pixels.dtype} of shape {pixels.shape}; a map is numbers, height x width")
+    return pixels
+
+
+def _decode(path: Path) -> np.ndarray:
+    match path.suffix.lower():
+        case ".npy":
+            return np.load(path, allow_pickle=False)
+        case ".png":
+            import cv2
+
+            pixels = cv2.imdecode(np.fromfile(path, np.uint8), cv2.IMREAD_UNCHANGED)
+            if pixels is None:
+                raise BadInput(f"{path} cannot be read as a map (not a whole PNG); replace or remove it")
+            return pixels
+        case _:
+            import tifffile
+
+            return tifffile.imread(path)
+
+
+def read_mask(path: Path) -> np.ndarray:
+    """A fault mask as bool, (H, W)."""
+    return read_map(path) > 0
+
+
+# --------------------------------------------------------------------------------------- one domain
+def read_domain(root: Path, name: str) -> Domain:
+    """Read and check every map of a domain. Raises BadInput with the first problem found and how many there are."""
+    table, problems = inspect_domain(root, name)
+    if problems:
+        more = f" (and {len(problems) - 1} more: `hdmap check-data {root}` lists them)" if len(problems) > 1 else ""
+        raise BadInput(problems[0] + more)
+    return Domain(root, name, table)
+
+
+def read_domains(root: Path, names: Sequence[str]) -> list[Domain]:
+    """Read several domains, which must share one map size: a row is a planet tooth and a column a ring tooth."""
+    domains = [read_domain(root, name) for name in names]
+    for domain in domains[1:]:
+        if domain.size != domains[0].size:
+            (h, w), (other_h, other_w) = domains[0].size, domain.size
+            raise BadInput(f"map sizes differ: {domains[0].name} is {h}x{w}, {domain.name} is {other_h}x{other_w}; "
+                           "leave one out of target_domains")  # fmt: skip
+    return domains
+
+
+def inspect_domain(root: Path, name: str) -> tuple[pd.DataFrame, list[str]]:
+    """The table of a domain (see `Domain`) and a line for every problem found."""
+    from rich.progress import track
+
+    folder = root / name
+    problems: list[str] = []
+    files: list[tuple[Path, str]] = []
+    for role in ROLES:
+        found = sorted(p for p in (folder / role).glob("*") if p.suffix.lower() in SUFFIXES)
+        files += [(path, role) for path in found]
+        if not found and role != "test/fault":
+            problems.append(f"{folder / role} holds no map ({', '.join(SUFFIXES)}); add maps or leave the domain out")
+    masks = {p.stem: p for p in (folder / "test/masks").glob("*") if p.suffix.lower() in SUFFIXES}
+    metadata = _read_metadata(folder, problems)
+    rows = []
+    for path, role in track(files, f"reading {name}", transient=True, disable=len(files) < 5000):
+        relative = path.relative_to(folder).as_posix()
+        mask = masks.get(path.stem) if role == "test/fault" else None
+        try:
+            rows.append(_row(path, mask) | {"path": relative, "role": role})
+        except BadInput as problem:
+            problems.append(str(problem))
+            continue
+        group, severity = metadata.pop(relative, ("", float("nan")))
+        rows[-1] |= {"group": group, "severity": severity, "mask": mask.relative_to(folder).as_posix() if mask else ""}
+    for path_name in list(metadata)[:5]:
+        if (folder / path_name).suffix.lower() not in SUFFIXES or not (folder / path_name).exists():
+            problems.append(f"{folder / 'metadata.csv'} names {path_name}, which does not exist; correct the path")
+    table = pd.DataFrame(rows)
+    if table.empty:
+        return table, problems
+    table["split"] = table["role"].map(lambda role: ROLES[role][0])
+    table["label"] = table["role"].map(lambda role: ROLES[role][1])
+    sizes = table.groupby(["height", "width"]).size().sort_values()
+    if len(sizes) > 1:
+        odd = table[(table["height"] == sizes.index[0][0]) & (table["width"] == sizes.index[0][1])].iloc[0]
+        known = ", ".join(f"{n} of {h}x{w}" for (h, w), n in sizes.items())
+        problems.append(f"{folder / odd['path']}: map sizes differ in {name} ({known}); a domain has one size")
+    for _, twins in table[table.duplicated("digest", keep=False)].groupby("digest"):
+        if twins["role"].nunique() > 1:
+            one, other = twins.drop_duplicates("role")["path"].iloc[:2]
+            problems.append(f"{folder / one} is the same map as {other}; keep it in one place")
+    # Ordered by content, so that splits and shuffles do not depend on file names.
+    table = table.sort_values(["split", "label", "digest"], kind="stable").drop(columns="role")
+    return table.reset_index(drop=True), problems
+
+
+def _row(path: Path, mask: Path | None) -> dict:
+    stored = _read_stored(path)
+    pixels = _as_float(stored, path)
+    if not np.isfinite(pixels).all():
+        raise BadInput(f"{path} holds NaN or infinite values; replace or remove it")
+    if pixels.min() == pixels.max():
+        raise BadInput(f"{path} is constant ({pixels.flat[0]:g} everywhere); replace or remove it")
+    content = hashlib.blake2b(pixels.tobytes(), digest_size=16)
+    if mask is not None:
+        marked = read_mask(mask)
+        if marked.shape != pixels.shape:
+            raise BadInput(f"{mask} is {marked.shape}, its map {pixels.shape}; a mask has its map's size")
+        content.update(marked.tobytes())
+    return {
+        "height": pixels.shape[0],
+        "width": pixels.shape[1],
+        "dtype": str(stored.dtype),
+        "minimum": float(pixels.min()),
+        "mean": float(pixels.mean(dtype=np.float64)),
+        "maximum": float(pixels.max()),
+        "digest": content.hexdigest(),
+    }
+
+
+def _read_metadata(folder: Path, problems: list[str]) -> dict[str, tuple[str, float]]:
+    path = folder / "metadata.csv"
+    if not path.exists():
+        return {}
+    try:
+        table = pd.read_csv(path, dtype={"path": str, "group": str})
+    except (ValueError, OSError) as error:
+        problems.append(f"{path} cannot be read ({' '.join(str(error).split())[:120]}); expected path,group,severity")
+        return {}
+    unknown = set(table.columns) - {"path", "group", "severity"}
+    if "path" not in table or unknown:
+        problems.append(f"{path} has columns {', '.join(map(str, table.columns))}; expected path,group,severity")
+        return {}
+    severity = pd.to_numeric(table.get("severity", pd.Series(np.nan, table.index)), errors="coerce")
+    group = table.get("group", pd.Series("", table.index)).fillna("")
+    return dict(zip(table["path"], zip(group, severity.astype(float), strict=True), strict=True))
+
+
+# ---------------------------------------------------------------------------------------- check-data
+def check(root: Path) -> tuple[pd.DataFrame, list[str]]:
+    """A row a domain and split (counts, size, minimum, mean, maximum, groups), and every problem below a root."""
+    rows, problems, sizes = [], [], {}
+    for name in find_domains(root):
+        table, found = inspect_domain(root, name)
+        problems += found
+        if not table.empty:
+            sizes[name] = f"{table['height'].iloc[0]}x{table['width'].iloc[0]}"
+        if not table.empty and not (table["label"] == 1).any():
+            problems.append(f"{root / name / 'test/fault'} holds no map; AUROC is undefined for {name}")
+        for role, (split, label) in ROLES.items():
+            part = table[(table["split"] == split) & (table["label"] == label)] if not table.empty else table
+            if part.empty:
+                continue
+            rows.append(
+                {
+                    "domain": name,
+                    "split": role,
+                    "maps": len(part),
+                    "size": sizes[name],
+                    "dtype": "/".join(sorted(part["dtype"].unique())),
+                    "min": part["minimum"].min(),
+                    "mean": part["mean"].mean(),
+                    "max": part["maximum"].max(),
+                    "masks": int((part["mask"] != "").sum()),
+                    "groups": ", ".join(f"{g or '-'} {n}" for g, n in part["group"].value_counts().items()),
+                }
+            )
+    return pd.DataFrame(rows), problems

@@ -1,0 +1,271 @@
+"""SIMULATED health data maps: a stand-in for the private HDMAP data, for demos and tests, never for conclusions.
+
+Every map here is drawn from a small log-additive model; no measured signal enters it. A pixel is
+
+    log level = recording and map level + ring-tooth stripes and three planet-pass humps + planet-tooth rows + residual
+
+Calibrated to published numbers (per domain and split, within 10 %): mean, sd and quartiles of the pixels; on domain C
+also the cold and warm levels. Of the published order only: image maxima, the trivial baselines on domain C, and the
+difficulty A ~ B > D > C with C cold the worst.
+Not calibrated, because nothing is published: the stripes themselves, how alike the domains' stripes are (so simulated
+transfer between domains says nothing about real transfer), the spatial correlation, the unit of severity.
+
+Choices, with their reasons:
+- Cold and warm are two textures, not a gain: other stripes, other hump positions, another share of streaks.
+  A test recording steps from cold to warm half way. The published train marginals are one lognormal with a mean near
+  the warm one, not two modes, so a train map has a warmth in (0, 1), Beta distributed, that blends the two textures.
+- The rig is fixed: stripes and rows depend on the domain, not on the seed, which draws recordings of that rig.
+- The damaged tooth is one tooth, but a map starts at an unknown planet phase, so rows roll by a random phase a map.
+  With a fixed row, the mean of that row alone would find every fault.
+- Good and fault recordings differ in gain, as published, for reasons other than the fault; `gain_confound` switches it.
+"""
+
+import io
+import json
+import os
+import shutil
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from scipy.ndimage import uniform_filter1d
+
+from hdmap_mlflow import __version__
+from hdmap_mlflow.errors import BadInput
+
+ROWS, COLUMNS = 31, 95  # planet teeth, ring teeth
+SPLITS = ("train/good", "test/good", "test/fault")  # also the folders inside a domain
+MARKER = "SIMULATED.json"
+GENERATOR = 1  # raise it when the same seed gives other maps: it names the cached demo set
+
+MAP_GAIN_SD = 0.075  # log gain from map to map within a state; from the image-mean AUROC on C, .869 and .954
+SEVERITY = (0.5, 2.0)  # uniform; severity x contrast = mean rise of the band relative to the healthy level
+TRAIN_WARMTH = (2.5, 0.87)  # Beta parameters: mostly warm
+STREAK = 9  # ring teeth a streak of the residual spans
+STRIPE_SHARE, HUMP_SHARE, ROW_SHARE, RESIDUAL_SHARE = 0.28, 0.17, 0.05, 0.50  # of a map's log variance
+STREAKS = (0.65, 2.0)  # weight of the streaks against white noise in the residual: cold, warm
+CHUNK = 128  # maps generated at once: they stay in the processor's cache
+
+
+@dataclass(frozen=True)
+class Domain:
+    """Constants of one domain; pairs are (cold, warm), levels are in units of the domain's train maximum."""
+
+    condition: int  # operating condition (HDMAP class)
+    sensor: int
+    level: tuple[float, float]  # mean of a healthy map in the good recording
+    sigma: tuple[float, float]  # sd of the log level within a map
+    skew: float  # bends the residual: above 0, minima and image maxima lie above the lognormal's
+    fault_gain: tuple[float, float]  # fault recording / good recording, without the band
+    contrast: tuple[float, float]  # how much of a severity of 1 this sensor shows
+    ragged: float  # sd / mean of the rise within the band: a ragged band has peaks but is hard to follow
+
+
+DOMAINS = {
+    "domain_A": Domain(1, 3, (0.153, 0.284), (0.29, 0.31), 0.00, (1.19, 0.94), (0.26, 0.26), 0.40),
+    "domain_B": Domain(1, 1, (0.157, 0.287), (0.29, 0.28), 0.00, (0.88, 0.81), (0.26, 0.26), 0.40),
+    "domain_C": Domain(3, 3, (0.192, 0.264), (0.24, 0.29), 0.06, (1.13, 1.13), (0.07, 0.42), 1.00),
+    "domain_D": Domain(3, 1, (0.145, 0.241), (0.33, 0.34), -0.02, (1.01, 0.86), (0.21, 0.21), 0.60),
+}
+
+
+@dataclass(frozen=True)
+class Maps:
+    """n simulated maps.
+
+    pixels: (n, 31, 95) float32, positive, may exceed 1. masks: (n, 31, 95) bool, the fault band.
+    warmth: (n,) in [0, 1], 0 cold and 1 warm. severity: (n,), 0 for good maps.
+    """
+
+    pixels: np.ndarray
+    masks: np.ndarray
+    warmth: np.ndarray
+    severity: np.ndarray
+
+    @property
+    def groups(self) -> list[str]:
+        """`cold` or `warm` for each map: the nearer of the two textures."""
+        return ["warm" if warmth >= 0.5 else "cold" for warmth in self.warmth]
+
+
+def domain_maps(domain: str, split: str, n: int, rng: np.random.Generator, gain_confound: bool = True) -> Maps:
+    """Draw n simulated maps of one domain and split, in memory (12 kB a map); see `Maps` for shapes and units.
+
+    Test maps: the first half cold, the second warm. Raises BadInput for an unknown domain or split or n < 1.
+    """
+    chunks = list(_chunks(domain, split, n, rng, gain_confound))
+    return Maps(*(np.concatenate([getattr(c, f) for c in chunks]) for f in ("pixels", "masks", "warmth", "severity")))
+
+
+def _chunks(domain: str, split: str, n: int, rng: np.random.Generator, gain_confound: bool) -> Iterator[Maps]:
+    """The same maps a chunk at a time, so that 100,000 of them need no more memory than a chunk."""
+    if domain not in DOMAINS:
+        raise BadInput(f"unknown simulated domain {domain!r}: choose from {', '.join(DOMAINS)}")
+    if split not in SPLITS:
+        raise BadInput(f"unknown split {split!r}: choose from {', '.join(SPLITS)}")
+    if n < 1:
+        raise BadInput(f"{n} maps asked of {domain}/{split}: ask for at least 1")
+    constants = DOMAINS[domain]
+    warmth = rng.beta(*TRAIN_WARMTH, n) if split == SPLITS[0] else (np.arange(n) >= (n + 1) // 2).astype(float)
+    for part in np.split(warmth, range(CHUNK, n, CHUNK)):
+        yield _draw(constants, split == SPLITS[2], part, rng, gain_confound)
+
+
+def _draw(domain: Domain, fault: bool, warmth: np.ndarray, rng: np.random.Generator, gain_confound: bool) -> Maps:
+    """One chunk: healthy maps at these warmths and, if `fault`, a band on each."""
+    n = len(warmth)
+    gain = np.array(domain.fault_gain if fault and gain_confound else (1.0, 1.0))
+    sigma, weight = _blend(warmth, domain.sigma), _blend(warmth, STREAKS)
+    # Mean of a lognormal = exp(location + sigma^2 / 2): the level in the table is a mean, the one drawn a location.
+    log_mean = _blend(warmth, np.log(np.array(domain.level) * gain)) + rng.normal(0, MAP_GAIN_SD, n)
+    location: np.ndarray = log_mean - sigma**2 / 2
+    cold, warm = _columns(domain, "cold"), _columns(domain, "warm")
+    columns: np.ndarray = cold + warmth[:, None] * (warm - cold)
+    tooth = (np.arange(ROWS) + rng.integers(ROWS, size=(n, 1))) % ROWS  # which planet tooth each row shows
+    rows: np.ndarray = ROW_SHARE**0.5 * _pattern(ROWS, "planet")[tooth]
+
+    # Small arrays go to float32 before they meet the large ones: in float64 this takes half as long again.
+    location, sigma, weight = (a.astype(np.float32)[:, None, None] for a in (location, sigma, weight))
+    columns, rows = columns.astype(np.float32)[:, None, :], rows.astype(np.float32)[:, :, None]
+    white = rng.standard_normal((n, ROWS, COLUMNS), dtype=np.float32)
+    residual = white + weight * uniform_filter1d(white, STREAK, mode="wrap")
+    residual /= np.sqrt(1 + weight * (2 + weight) / STREAK)  # back to a variance of 1
+    residual += domain.skew * (residual**2 - 1)
+    texture = columns + rows + RESIDUAL_SHARE**0.5 * residual
+    pixels = np.exp(location + sigma * texture)
+
+    masks, severity = np.zeros(pixels.shape, bool), np.zeros(n)
+    if fault:
+        severity = rng.uniform(*SEVERITY, n)
+        masks = _band(tooth, rng)
+        rise = np.repeat(_blend(warmth, domain.contrast) * severity, masks.sum((1, 2)))
+        shape = domain.ragged**-2  # of a Gamma of mean 1 and sd `ragged`
+        pixels[masks] *= 1 + rise * rng.gamma(shape, 1 / shape, len(rise))
+    return Maps(pixels.astype(np.float32), masks, warmth, severity)
+
+
+def _band(tooth: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Masks (n, 31, 95) of a band on the damaged tooth (0), one or two rows thick, broken along the ring: about 5 %."""
+    n = len(tooth)
+    thickness = np.where(rng.random((n, 1)) < 0.75, 2, 1)
+    along = uniform_filter1d(rng.standard_normal((n, COLUMNS)), 7, mode="wrap")
+    unbroken = along.argsort(axis=1).argsort(axis=1) < COLUMNS * rng.uniform(0.6, 0.95, (n, 1))
+    return (tooth < thickness)[:, :, None] & unbroken[:, None, :]
+
+
+def _columns(domain: Domain, state: str) -> np.ndarray:
+    """Ring-tooth structure (95,) of a domain in one state: stripes plus three planet-pass humps.
+
+    Part of the stripes belongs to the ring, the rest to the operating condition, the sensor and the state.
+    """
+    weights = {"ring": 1.0, f"class {domain.condition}": 0.5, f"sensor {domain.sensor}": 0.5, state: 0.9}
+    stripes = np.sum([weight * _pattern(COLUMNS, name) for name, weight in weights.items()], axis=0)
+    turn = 3 * np.arange(COLUMNS) / COLUMNS + 0.2 * domain.sensor + (0.15 if state == "warm" else 0.0)
+    humps = np.exp(1.5 * np.cos(2 * np.pi * turn))  # rounder troughs than peaks
+    return STRIPE_SHARE**0.5 * _standard(stripes) + HUMP_SHARE**0.5 * _standard(humps)
+
+
+def _pattern(length: int, name: str) -> np.ndarray:
+    """A fixed random pattern (length,) that belongs to a part of the rig by name: mean 0, sd 1."""
+    return _standard(np.random.default_rng(list(name.encode())).standard_normal(length))
+
+
+def _standard(values: np.ndarray) -> np.ndarray:
+    return (values - values.mean()) / values.std()
+
+
+def _blend(warmth: np.ndarray, pair: Sequence[float] | np.ndarray) -> np.ndarray:
+    return pair[0] + warmth * (pair[1] - pair[0])
+
+
+# ------------------------------------------------------------------------------------------------ on disk
+def simulate(out: Path, train: int = 400, test: int = 200, seed: int = 0, gain_confound: bool = True) -> Path:
+    """Write four SIMULATED domains below `out`, each `train` healthy maps and `test` good + `test` fault maps.
+
+    Layout: `<domain>/{train/good,test/good,test/fault}/000000.tiff` (31 x 95 float32, not clipped),
+    `<domain>/test/masks/000000.png` (0 or 255), `<domain>/metadata.csv` (path, group, severity), SIMULATED.json.
+    The same seed and counts give the same bytes. The folder appears whole or not at all. Returns `out`.
+    Raises BadInput if `out` is a file, is not empty or cannot be written, if a count is below 1 or the seed below 0.
+    """
+    out = Path(out).expanduser().absolute()
+    for name, value, least in (("train", train, 1), ("test", test, 1), ("seed", seed, 0)):
+        if value < least:
+            raise BadInput(f"--{name} {value} is too small: give {least} or more")
+    part = out.with_name(f".{out.name}.{os.getpid()}.part")  # a sibling, so that the last step is one rename
+    try:
+        if out.exists() and not (out.is_dir() and not any(out.iterdir())):
+            raise BadInput(f"{out} exists and is not an empty folder: give --out a new one or remove it")
+        part.mkdir(parents=True)
+        for domain in DOMAINS:
+            _write_domain(part / domain, domain, (train, test, test), seed, gain_confound)
+        facts = {"simulated": True, "seed": seed, "train": train, "test": test, "gain_confound": gain_confound}
+        versions = {"generator": GENERATOR, "hdmap_mlflow": __version__}
+        (part / MARKER).write_text(json.dumps(facts | versions, indent=2) + "\n")
+        if out.is_dir():
+            out.rmdir()  # Windows does not rename onto an empty folder
+        part.rename(out)
+    except OSError as error:
+        raise BadInput(f"cannot write {out} ({error.strerror}): give --out a folder you can write to") from error
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
+    return out
+
+
+def demo(train: int = 128, test: int = 64) -> Path:
+    """The small SIMULATED set behind `data_root=demo`: made once, in the user's cache folder, then only found.
+
+    `HDMAP_CACHE` names another cache folder. Safe when several runs start at once: one makes it, the others wait.
+    Raises BadInput if the cache cannot be written or holds a folder of that name without its marker.
+    """
+    from filelock import FileLock
+    from platformdirs import user_cache_dir
+
+    cache = Path(os.environ.get("HDMAP_CACHE") or user_cache_dir("hdmap_mlflow")).expanduser().absolute()
+    root = cache / f"demo-simulated-g{GENERATOR}-train{train}-test{test}"
+    if is_simulated(root):
+        return root  # before the lock, so that a read-only cache works
+    try:
+        cache.mkdir(parents=True, exist_ok=True)
+        with FileLock(f"{root}.lock"):
+            return root if is_simulated(root) else simulate(root, train, test)
+    except OSError as error:
+        raise BadInput(f"cannot write the cache {cache} ({error.strerror}): set HDMAP_CACHE to a folder") from error
+
+
+def is_simulated(root: Path) -> bool:
+    """Whether `root` was written by `simulate`: it holds the marker SIMULATED.json."""
+    return (Path(root) / MARKER).is_file()
+
+
+def _write_domain(folder: Path, domain: str, counts: tuple[int, int, int], seed: int, gain_confound: bool) -> None:
+    """The three splits, the masks and metadata.csv of one domain. A split's maps do not depend on the other counts."""
+    import cv2
+
+    header = _tiff_header()
+    (folder / "test" / "masks").mkdir(parents=True)
+    lines = ["path,group,severity"]
+    for split, n in zip(SPLITS, counts, strict=True):
+        (folder / split).mkdir(parents=True)
+        key = (list(DOMAINS).index(domain), SPLITS.index(split))
+        rng = np.random.default_rng(np.random.SeedSequence(seed, spawn_key=key))
+        index = 0
+        for maps in _chunks(domain, split, n, rng, gain_confound):
+            for pixels, mask, group, severity in zip(maps.pixels, maps.masks, maps.groups, maps.severity, strict=True):
+                name = f"{split}/{index:06d}.tiff"
+                (folder / name).write_bytes(header + pixels.astype("<f4", copy=False).tobytes())
+                if severity > 0:
+                    png = cv2.imencode(".png", mask.astype(np.uint8) * 255)[1]
+                    (folder / "test" / "masks" / f"{index:06d}.png").write_bytes(png.tobytes())
+                lines.append(f"{name},{group},{severity:.6g}")
+                index += 1
+    (folder / "metadata.csv").write_text("\n".join(lines) + "\n")
+
+
+def _tiff_header() -> bytes:
+    """What tifffile writes before the pixels of one map: the same for all, and 4 times as fast to reuse."""
+    import tifffile
+
+    blank, file = np.zeros((ROWS, COLUMNS), "<f4"), io.BytesIO()
+    tifffile.imwrite(file, blank, byteorder="<", metadata=None)
+    return file.getvalue()[: -blank.nbytes]

@@ -1,0 +1,113 @@
+"""What a finished run says: the transfer table for people, and the guideline's result record for programs."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from hdmap_mlflow.config import RunConfig
+from hdmap_mlflow.metrics import grade, metric_name, target_scope
+from hdmap_mlflow.terminal import show_table
+
+COLUMNS = {
+    "image_AUROC": "AUROC",
+    "image_AP": "AP",
+    "image_F1": "F1",
+    "baseline_max_AUROC": "image max",
+    "baseline_mean_AUROC": "image mean",
+}
+HEADER = ("domain", "role", "maps", *COLUMNS.values())
+WARNINGS = {
+    "source_test": "Validation and report use the same source maps (`source_test`): the source figures are optimistic.",
+    "source_holdout": "",
+    "synthetic": "",
+}
+SIMULATED = "The maps are simulated: these figures say nothing about a real gearbox."
+
+
+@dataclasses.dataclass(frozen=True)
+class Result:
+    """What a finished run leaves: its MLflow id and store, its configuration, domains and metrics by full name."""
+
+    run_id: str
+    uri: str
+    config: RunConfig
+    domains: Sequence[str]  # the source first
+    counts: Mapping[str, int]  # reported maps a domain
+    metrics: Mapping[str, float]
+    simulated: bool
+
+    def rows(self) -> list[list[str]]:
+        """The transfer table: a row a domain, `-` where a metric is undefined."""
+        rows = []
+        for i, domain in enumerate(self.domains):
+            scope = "source" if i == 0 else target_scope(domain)
+            values = [self.metrics.get(metric_name(scope, name)) for name in COLUMNS]
+            cells = ["-" if value is None else f"{value:.3f}" for value in values]
+            rows.append([domain, "source" if i == 0 else "target", str(self.counts[domain]), *cells])
+        return rows
+
+    def verdict(self) -> str:
+        """One line on how the image AUROC carries over, with the guideline's grade."""
+        get = self.metrics.get
+        ratio, mean = get("transfer/ratio"), get("target_mean/image_AUROC")
+        if ratio is None or mean is None:
+            return "transfer: undefined, no target has both good and fault maps"
+        skill = f"{get('transfer/skill'):.3f}" if "transfer/skill" in self.metrics else "undefined"
+        return (
+            f"target mean AUROC {mean:.3f}, worst {get('target_worst/image_AUROC'):.3f}; transfer ratio {ratio:.3f} "
+            f"({grade(ratio)}), gap {get('transfer/gap'):+.3f}, skill {skill}"
+        )
+
+    def remarks(self) -> list[str]:
+        """What a reader must know beside the figures."""
+        undefined = [row[0] for row in self.rows() if row[3] == "-"]
+        lines = [SIMULATED if self.simulated else "", WARNINGS[self.config.data.validation]]
+        if undefined:
+            lines.append(f"AUROC is undefined for {', '.join(undefined)}: only one class of maps is there.")
+        lines.append("F1 at the threshold of the source's validation maps; image max and image mean are the AUROC of "
+                     "the trivial scores.")  # fmt: skip
+        return [line for line in lines if line]
+
+    def markdown(self) -> str:
+        """The description of the run that the MLflow UI shows."""
+        lines = [f"**{self.config.name}** ({self.config.data.validation}) {self.config.description}".strip(), ""]
+        lines += ["| " + " | ".join(HEADER) + " |", "|---|---|" + "---:|" * (len(HEADER) - 2)]
+        lines += ["| " + " | ".join(row) + " |" for row in self.rows()]
+        return "\n".join([*lines, "", self.verdict(), "", *(f"- {line}" for line in self.remarks())])
+
+    def show(self) -> None:
+        """Print the transfer table to the terminal."""
+        show_table(self.config.name, HEADER, self.rows(), left=2)
+        print(self.verdict())
+        for line in self.remarks():
+            print(f"- {line}")
+
+    def record(self, training: Any, checkpoint: Path, path: Path) -> dict[str, Any]:
+        """The guideline's result record (`result_<condition>_<timestamp>.json`)."""
+
+        def of(scope: str) -> dict[str, float]:
+            prefix = metric_name(scope, "")
+            return {k.removeprefix(prefix): v for k, v in self.metrics.items() if k.startswith(prefix)}
+
+        return {
+            "condition": {
+                "name": self.config.condition,
+                "description": self.config.description,
+                "config": self.config.flat(),
+            },
+            "experiment_name": self.config.name,
+            "source_results": {"domain": self.domains[0], **of("source")},
+            "target_results": {domain: of(target_scope(domain)) for domain in self.domains[1:]},
+            "avg_target_auroc": self.metrics.get("target_mean/image_AUROC"),
+            "transfer": of("transfer"),
+            "validation": {"strategy": self.config.data.validation, **of("val")},
+            "training_info": dataclasses.asdict(training),
+            "best_checkpoint": str(checkpoint),
+            "experiment_path": str(path),
+            "run_id": self.run_id,
+            "simulated": self.simulated,
+            "status": "success",
+        }

@@ -1,0 +1,210 @@
+"""One condition from end to end: data -> train on the source -> evaluate source and targets -> MLflow."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import logging
+import platform
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from datetime import datetime
+from importlib import metadata
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from hdmap_mlflow import config as configuration
+from hdmap_mlflow.config import RunConfig
+from hdmap_mlflow.errors import BadInput
+from hdmap_mlflow.meter import Meter
+from hdmap_mlflow.result import Result
+
+if TYPE_CHECKING:
+    from hdmap_mlflow.data.layout import Domain
+    from hdmap_mlflow.tracking import Record
+
+PACKAGES = ("anomalib", "torch", "torchvision", "lightning", "timm", "mlflow", "numpy", "scikit-learn", "tifffile")
+OnEpoch = Callable[[Mapping[str, float], int], None]
+
+
+def configure(
+    model: str,
+    condition: str = "quickstart",
+    conditions: str | None = None,
+    flags: Mapping[str, Any] | None = None,
+    overrides: str = "",
+) -> RunConfig:
+    """The checked configuration of a model's condition. Raises BadInput before any weight or map is read."""
+    from hdmap_mlflow.models import builder, registry
+
+    entry = registry.find_model(model)
+    found = configuration.find_condition(model, condition, Path(conditions) if conditions else None)
+    return builder.check(
+        configuration.build_config(model, found, defaults=entry.defaults, flags=flags, overrides=overrides)
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class Data:
+    """The maps of a run, read and checked: the source first, then the targets."""
+
+    root: Path
+    domains: list[Domain]
+    digest: str
+    simulated: bool
+
+    @property
+    def names(self) -> list[str]:
+        return [domain.name for domain in self.domains]
+
+
+def read(config: RunConfig) -> Data:
+    """Read and check every map that the run will use. Raises BadInput for the first that is not whole."""
+    from hdmap_mlflow.data import layout, simulate
+
+    root = layout.find_root(config.data.root)
+    names = layout.choose_domains(root, config.data.source_domain, config.data.target_domains)
+    domains = layout.read_domains(root, names)
+    return Data(root, domains, layout.digest(domains), simulate.is_simulated(root))
+
+
+def identity(config: RunConfig, data: Data) -> dict[str, str]:
+    """The tags by which runs are found and compared."""
+    from hdmap_mlflow.models import builder, registry
+
+    code = builder.code_digest(registry.find_model(config.model.name).path)
+    return {
+        "hdmap.model": config.model.name,
+        "hdmap.condition": config.condition,
+        "hdmap.source": config.data.source_domain,
+        "hdmap.validation": config.data.validation,
+        "hdmap.fingerprint": configuration.fingerprint(config, data.digest, code),
+        "hdmap.data_digest": data.digest,
+        "hdmap.simulated": str(data.simulated).lower(),
+    }
+
+
+def execute(
+    config: RunConfig,
+    *,
+    kind: str = "run",
+    parent: str | None = None,
+    on_epoch: OnEpoch | None = None,
+    say: Callable[[str], None] = print,
+) -> Result:
+    """Run one condition and record it. Failures end the MLflow run as FAILED and are raised again.
+
+    `kind` and `parent` place the run below a study or a grid; `on_epoch` gets every epoch's metrics and may raise.
+    """
+    from hdmap_mlflow import tracking
+
+    meter = Meter(say)
+    uri = tracking.absolute_uri(config.tracking.uri)
+    with meter.phase("read"):
+        data = read(config)
+    workdir = _workdir(config)
+    tags = {"hdmap.kind": kind, **identity(config, data)}
+    with tracking.start(uri, config.tracking.experiment, config.name, tags, parent) as record:
+        say(f"run {config.name}, id {record.run_id}")
+        with _log(workdir, record):
+            _record_inputs(record, config, data)
+            return _flow(config, data, record, meter, workdir, on_epoch)
+
+
+def _flow(
+    config: RunConfig, data: Data, record: Record, meter: Meter, workdir: Path, on_epoch: OnEpoch | None
+) -> Result:
+    from hdmap_mlflow import evaluate, metrics, train
+    from hdmap_mlflow.data.datamodule import MultiDomainHDMAPDataModule
+    from hdmap_mlflow.models import backbones, builder, registry
+
+    source, *targets = data.names
+    device, progress = train.accelerator(config.train.device), sys.stderr.isatty()
+
+    with meter.phase("build"):
+        train.seed(config.train)
+        model = builder.build(config)
+        datamodule = MultiDomainHDMAPDataModule(data.domains, config.data)
+    record.tags({"hdmap.weights": f"{config.model.weights}:{backbones.weights_digest(model)}"})
+
+    def report(values: Mapping[str, float], epoch: int) -> None:
+        record.metrics({metrics.metric_name("epoch", name): value for name, value in values.items()}, epoch)
+        if on_epoch:
+            on_epoch(values, epoch)
+
+    with meter.phase("fit"):
+        trains = registry.find_model(config.model.name).trains
+        checkpoint, training = train.fit(
+            config, model, datamodule, trains=trains, workdir=workdir, on_epoch=report, progress=progress
+        )
+
+    def score(domain: str, split: str) -> evaluate.Scores:
+        return evaluate.score(model, datamodule.scoring_dataloader(domain, split), domain, split, device, progress)
+
+    with meter.phase("evaluate"):
+        scored = evaluate.join(score(source, "val"), score(source, "test"))
+        transferred = [score(name, "test") for name in targets]
+
+    with meter.phase("record"):
+        counts = {scores.domain: len(scores.part("test")) for scores in (scored, *transferred)}
+        measured = metrics.summary(scored, transferred)
+        result = Result(record.run_id, record.uri, config, data.names, counts, measured, data.simulated)
+        record.metrics(measured)
+        for scores in (scored, *transferred):
+            record.artifact(evaluate.write(scores, workdir), "scores")
+        record.json(result.record(training, checkpoint, workdir), "result.json")
+        record.note(result.markdown())
+        ratio = measured.get("transfer/ratio")
+        record.tags({"hdmap.grade": "undefined" if ratio is None else metrics.grade(ratio)})
+        if config.tracking.checkpoint == "best":
+            record.checkpoint(checkpoint, config.tracking.max_checkpoint_mb)
+    record.metrics({metrics.metric_name("cost", name): value for name, value in meter.results.items()})
+    return result
+
+
+def _record_inputs(record: Record, config: RunConfig, data: Data) -> None:
+    """What the run starts from: parameters, configuration, versions and the data it read."""
+    record.params(config.flat())
+    record.json(config.model_dump(mode="json"), "config.json")
+    versions = {name: metadata.version(name) for name in ("hdmap_mlflow", *PACKAGES)}
+    machine = {"python": platform.python_version(), "platform": platform.platform(), "machine": platform.machine()}
+    record.json({**machine, "packages": versions}, "environment.json")
+    for domain in data.domains:
+        counts = domain.table.groupby(["split", "label"]).size()
+        profile = {f"{split}/{'fault' if label else 'good'}": int(n) for (split, label), n in counts.items()}
+        context = "training" if domain.name == config.data.source_domain else "testing"
+        record.dataset(domain.name, domain.digest()[:16], str(domain.folder), context, profile)
+
+
+def _workdir(config: RunConfig) -> Path:
+    """A new folder for what the run writes beside MLflow. Raises BadInput where it cannot be made."""
+    stamp = datetime.now().strftime("%Y%m%d_%H%M%S_%f")
+    base = Path(config.tracking.output_dir) / config.model.name.replace(":", ".")
+    folder = base / f"{config.condition}_{config.data.source_domain}_s{config.train.seed}_{stamp}"
+    try:
+        folder.mkdir(parents=True)
+    except OSError as error:
+        raise BadInput(f"cannot write to tracking.output_dir={config.tracking.output_dir} ({error.strerror}); "
+                       "give another folder") from None  # fmt: skip
+    return folder
+
+
+@contextlib.contextmanager
+def _log(workdir: Path, record: Record) -> Iterator[None]:
+    """Keep what is logged during the run, and the traceback if it fails, in `run.log`, an artifact however it ends."""
+    path = workdir / "run.log"
+    handler = logging.FileHandler(path, encoding="utf-8")
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+    root = logging.getLogger()
+    root.addHandler(handler)
+    logging.captureWarnings(True)  # the libraries' warnings belong in the log, not between the lines of progress
+    try:
+        yield
+    except BaseException:
+        logging.getLogger(__name__).exception("the run ended early")
+        raise
+    finally:
+        logging.captureWarnings(False)
+        root.removeHandler(handler)
+        handler.close()
+        record.artifact(path, "logs")

@@ -1,0 +1,181 @@
+"""The record of a run in MLflow. The only module that talks to MLflow."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import os
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlparse
+
+from filelock import FileLock
+from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, RunStatus, RunTag
+from mlflow.exceptions import MlflowException
+from mlflow.tracking import MlflowClient
+from mlflow.tracking.context.registry import resolve_tags
+from tenacity import Retrying, stop_after_attempt, wait_exponential
+
+from hdmap_mlflow.errors import BadInput
+
+NOTE = "mlflow.note.content"
+PARENT = "mlflow.parentRunId"
+logging.getLogger("mlflow.store.db.utils").setLevel(logging.WARNING)  # "Creating initial database tables" and the like
+MAX_VALUE = 5000  # MLflow's limit for a tag or a parameter
+
+
+def absolute_uri(uri: str | None) -> str:
+    """The store's URI: given, or `$MLFLOW_TRACKING_URI`, or `sqlite:///mlflow.db` here; SQLite paths are absolute."""
+    uri = uri or os.environ.get("MLFLOW_TRACKING_URI") or "sqlite:///mlflow.db"
+    if uri.startswith("sqlite:///"):
+        return f"sqlite:///{Path(uri.removeprefix('sqlite:///')).absolute()}"
+    if urlparse(uri).scheme in ("http", "https", "postgresql", "mysql", "mssql") or "+" in urlparse(uri).scheme:
+        return uri
+    raise BadInput(f"tracking.uri={uri} is not a store; give sqlite:///FILE, http://HOST:PORT or postgresql://...")
+
+
+def open_store(uri: str, experiment: str) -> tuple[MlflowClient, str]:
+    """A client whose store answers, and the id of the experiment, created where it is missing.
+
+    A fresh SQLite store is initialised under a file lock: several processes doing that at once break the file.
+    Raises BadInput in seconds for a server that does not answer or a file that cannot be written.
+    """
+    client = MlflowClient(tracking_uri=uri)
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(_impatient())
+        try:
+            if uri.startswith("sqlite:///"):
+                path = Path(uri.removeprefix("sqlite:///"))
+                path.parent.mkdir(parents=True, exist_ok=True)
+                stack.enter_context(FileLock(f"{path}.lock"))
+            found = client.get_experiment_by_name(experiment)
+            return client, found.experiment_id if found else client.create_experiment(experiment, _artifacts(uri))
+        except (MlflowException, OSError) as error:
+            reason = " ".join(str(error).split())[:160]
+            raise BadInput(f"tracking store {uri} does not answer ({reason}); start it or change tracking.uri") from None
+
+
+def _artifacts(uri: str) -> str | None:
+    """Artifacts of a SQLite store lie beside its file, wherever the command is run from; a server has its own place."""
+    if not uri.startswith("sqlite:///"):
+        return None
+    return (Path(uri.removeprefix("sqlite:///")).parent / "mlartifacts").as_uri()
+
+
+@contextlib.contextmanager
+def _impatient() -> Iterator[None]:
+    """The first question to a server is asked twice, for 5 seconds; MLflow would try for minutes."""
+    wanted = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1", "MLFLOW_HTTP_REQUEST_TIMEOUT": "5"}
+    before = {name: os.environ.get(name) for name in wanted}
+    os.environ.update({name: value for name, value in wanted.items() if before[name] is None})
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+
+
+class Record:
+    """One MLflow run that is being written."""
+
+    def __init__(self, client: MlflowClient, run_id: str, uri: str) -> None:
+        self.client = client
+        self.run_id = run_id
+        self.uri = uri
+
+    def params(self, values: Mapping[str, str]) -> None:
+        self.client.log_batch(self.run_id, params=[Param(k, v[:MAX_VALUE]) for k, v in values.items()])
+
+    def metrics(self, values: Mapping[str, float], step: int = 0) -> None:
+        now = int(time.time() * 1000)
+        self.client.log_batch(self.run_id, metrics=[Metric(k, v, now, step) for k, v in values.items()])
+
+    def tags(self, values: Mapping[str, str]) -> None:
+        self.client.log_batch(self.run_id, tags=[RunTag(k, str(v)[:MAX_VALUE]) for k, v in values.items()])
+
+    def note(self, markdown: str) -> None:
+        """The description that the UI shows on the run's page."""
+        self.tags({NOTE: markdown})
+
+    def dataset(self, name: str, digest: str, root: str, context: str, profile: Mapping[str, Any]) -> None:
+        """A data set that the run read, as `mlflow.log_input` writes it; `context` is training or testing."""
+        source = json.dumps({"uri": root})
+        entity = Dataset(name, digest, "local", source, profile=json.dumps(profile))
+        self.client.log_inputs(self.run_id, [DatasetInput(entity, [InputTag("mlflow.data.context", context)])])
+
+    def json(self, content: Mapping[str, Any], name: str) -> None:
+        self.client.log_dict(self.run_id, dict(content), name)
+
+    def artifact(self, path: Path, folder: str = "") -> None:
+        """Upload a file, trying three times."""
+        for attempt in Retrying(stop=stop_after_attempt(3), wait=wait_exponential(max=10), reraise=True):
+            with attempt:
+                self.client.log_artifact(self.run_id, str(path), folder or None)
+
+    def checkpoint(self, path: Path, max_mb: float) -> None:
+        """Upload a checkpoint. One that is too large, or that the store refuses, is said in a tag and never loses the run."""
+        size = path.stat().st_size / 1e6
+        if size > max_mb:
+            why = f"{size:.0f} MB is over tracking.max_checkpoint_mb={max_mb:g}"
+        else:
+            try:
+                self.artifact(path, "checkpoint")
+                return
+            except Exception as error:  # whatever the artifact store raises: the numbers of the run still stand
+                why = f"upload failed: {' '.join(str(error).split())[:200]}"
+        self.tags({"hdmap.checkpoint": f"not uploaded ({why}); it is at {path.absolute()}"})
+
+    def end(self, status: str, reason: str = "") -> None:
+        """Close the run as FINISHED, FAILED or KILLED, with the reason as a tag."""
+        self.tags({"hdmap.status": status.lower()} | ({"hdmap.reason": reason} if reason else {}))
+        self.client.set_terminated(self.run_id, status)
+
+
+@contextlib.contextmanager
+def start(uri: str, experiment: str, name: str, tags: Mapping[str, str], parent: str | None = None) -> Iterator[Record]:
+    """A run that ends as it truly ended: FINISHED, FAILED with its reason, or KILLED.
+
+    Inside `mlflow run` the project's own run is written; its experiment was chosen by `mlflow run`.
+    """
+    client, experiment_id = open_store(uri, experiment) if not project_run() else (MlflowClient(uri), "")
+    run_id = project_run()
+    if run_id:
+        client.update_run(run_id, name=name)
+    else:
+        links = {PARENT: parent} if parent else {}
+        run_id = client.create_run(experiment_id, run_name=name, tags=resolve_tags(links)).info.run_id
+    record = Record(client, run_id, uri)
+    record.tags({**tags, "hdmap.status": "running"})
+    try:
+        yield record
+    except KeyboardInterrupt:
+        record.end(RunStatus.to_string(RunStatus.KILLED), "interrupted")
+        raise
+    except BaseException as error:
+        reason = str(error) if isinstance(error, BadInput) else f"{type(error).__name__}: {error}"
+        record.end(RunStatus.to_string(RunStatus.FAILED), reason)
+        raise
+    record.end(RunStatus.to_string(RunStatus.FINISHED))
+
+
+def project_run() -> str | None:
+    """Id of the run that `mlflow run` started for this process, if it did."""
+    return os.environ.get("MLFLOW_RUN_ID") or None
+
+
+def fail_project_run(reason: str) -> None:
+    """Mark the run that `mlflow run` started as FAILED with the reason, where it has not ended yet."""
+    run_id = project_run()
+    if run_id:
+        client = MlflowClient(absolute_uri(None))
+        if not RunStatus.is_terminated(RunStatus.from_string(client.get_run(run_id).info.status)):
+            Record(client, run_id, "").end(RunStatus.to_string(RunStatus.FAILED), reason)
+
+
+def ui_command(uri: str) -> str:
+    """The command that shows a store, or the address of a server that already does."""
+    return f"open {uri}" if uri.startswith("http") else f"mlflow ui --backend-store-uri {uri}"

@@ -1,0 +1,169 @@
+"""Configuration + model + data -> a fitted model, its checkpoint and the record of its training."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from anomalib.callbacks import ModelCheckpoint
+from anomalib.data import AnomalibDataModule
+from anomalib.engine import Engine
+from anomalib.models.components import AnomalibModule
+from anomalib.utils.serialization import anomalib_safe_globals
+from lightning.pytorch import Callback, LightningModule, Trainer, seed_everything
+from lightning.pytorch.callbacks import EarlyStopping
+from lightning.pytorch.loggers import TensorBoardLogger
+
+from hdmap_mlflow.config import RunConfig, TrainConfig
+from hdmap_mlflow.errors import BadInput
+
+MONITOR = "val_image_AUROC"
+OnEpoch = Callable[[Mapping[str, float], int], None]
+
+
+@dataclass(frozen=True)
+class TrainingRecord:
+    """How the training went. `best_val_image_AUROC` is None for models that one pass fits."""
+
+    completion: Literal["fitted", "max_epochs", "early_stopped"]
+    max_epochs_configured: int
+    last_epoch: int
+    total_steps: int
+    early_stopped: bool
+    reason: str
+    best_val_image_AUROC: float | None
+
+
+def accelerator(device: str) -> str:
+    """The torch device type that `auto` means here: cuda, mps or cpu. Raises BadInput for one that is not there."""
+    present = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
+    if device == "auto":
+        return next(name for name, there in present.items() if there)
+    if not present[device]:
+        raise BadInput(f"train.device={device} is not available here; give auto or cpu")
+    return device
+
+
+def seed(config: TrainConfig) -> None:
+    """Seed Python, NumPy, torch and the workers; call it before the model is built, so that its weights follow."""
+    seed_everything(config.seed, workers=True, verbose=False)
+
+
+def fit(
+    config: RunConfig,
+    model: AnomalibModule,
+    datamodule: AnomalibDataModule,
+    *,
+    trains: bool,
+    workdir: Path,
+    on_epoch: OnEpoch | None = None,
+    progress: bool = True,
+) -> tuple[Path, TrainingRecord]:
+    """Fit `model` in place with anomalib's Engine; returns the path of the checkpoint and the training record.
+
+    Models that train stop early on the validation AUROC and end with the weights of their best epoch. `on_epoch`
+    gets every epoch's losses and validation metrics and may raise to stop the run.
+    """
+    settings = config.train
+    stem = f"{config.model.name.replace(':', '.')}_multi_domain_{config.data.source_domain}"
+    early_stopping = EarlyStopping(MONITOR, mode="max", patience=settings.early_stopping_patience)
+    if trains:
+        names = [metric.name for metric in model.evaluator.val_metrics] if model.evaluator else []
+        if MONITOR not in names:
+            raise BadInput(f"{config.model.name} does not compute {MONITOR}, which its training watches; has: {names}")
+        best = ModelCheckpoint(
+            workdir / "checkpoint",
+            f"{stem}_{{epoch:02d}}_{{{MONITOR}:.4f}}",
+            monitor=MONITOR,
+            mode="max",
+            save_weights_only=True,  # the optimizer's state would triple the file
+        )
+        callbacks: list[Callback] = [early_stopping, best, _OptimizerSettings(settings)]
+    else:
+        best = ModelCheckpoint(workdir / "checkpoint", stem, save_weights_only=True)
+        callbacks = [best]
+    if on_epoch:
+        callbacks.append(_EpochReport(on_epoch))
+    engine = Engine(
+        callbacks=callbacks,
+        logger=TensorBoardLogger(str(workdir), name="tensorboard_logs", version=""),
+        default_root_dir=workdir / "lightning",
+        accelerator="gpu" if accelerator(settings.device) == "cuda" else accelerator(settings.device),
+        devices=1,
+        precision=settings.precision,
+        max_epochs=settings.max_epochs,
+        check_val_every_n_epoch=1,
+        num_sanity_val_steps=0,
+        log_every_n_steps=10,
+        enable_progress_bar=progress,
+        enable_model_summary=False,
+        limit_train_batches=settings.limit_train_batches,
+        # A model that one pass fits is validated once, by the evaluation that follows.
+        limit_val_batches=settings.limit_val_batches if trains else 0,
+    )
+    try:
+        engine.fit(model=model, datamodule=datamodule)
+    except SystemExit:  # what Lightning makes of an interrupt and of SIGTERM; the run must end as KILLED
+        raise KeyboardInterrupt from None
+    trainer = engine.trainer
+    checkpoint = Path(best.best_model_path)
+    if trains:
+        load_checkpoint(model, checkpoint)
+    stopped = trains and early_stopping.stopped_epoch > 0
+    record = TrainingRecord(
+        completion="early_stopped" if stopped else "max_epochs" if trains else "fitted",
+        max_epochs_configured=settings.max_epochs,
+        last_epoch=max(trainer.current_epoch - 1, 0),
+        total_steps=trainer.global_step,
+        early_stopped=stopped,
+        reason=f"no better {MONITOR} for {settings.early_stopping_patience} epochs" if stopped else "",
+        best_val_image_AUROC=float(best.best_model_score) if trains and best.best_model_score is not None else None,
+    )
+    return checkpoint, record
+
+
+def load_checkpoint(model: AnomalibModule, path: Path) -> None:
+    """Load a checkpoint's weights into a model that was built with the same settings; plain data only, strict."""
+    with anomalib_safe_globals(model.checkpoint_safe_globals()):
+        state = torch.load(path, map_location="cpu", weights_only=True)["state_dict"]
+    model.load_state_dict(state, strict=True)
+
+
+class _EpochReport(Callback):
+    """Hands every epoch's scalar metrics to the run's record."""
+
+    def __init__(self, on_epoch: OnEpoch) -> None:
+        self.on_epoch = on_epoch
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        values = {name: float(value) for name, value in trainer.callback_metrics.items() if value.numel() == 1}
+        self.on_epoch(values, trainer.current_epoch)
+
+
+class _OptimizerSettings(Callback):
+    """Applies the configured optimizer, learning rate and weight decay to whatever the model set up for itself."""
+
+    def __init__(self, settings: TrainConfig) -> None:
+        self.kind = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW, "sgd": torch.optim.SGD, None: None}[
+            settings.optimizer
+        ]
+        pairs = {"lr": settings.learning_rate, "weight_decay": settings.weight_decay}
+        self.values: dict[str, Any] = {name: value for name, value in pairs.items() if value is not None}
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if self.kind is not None:
+            if trainer.lr_scheduler_configs:
+                raise BadInput(f"{type(pl_module).__name__} schedules its own optimizer; leave train.optimizer out")
+            trainer.strategy.optimizers = [
+                self.kind([{"params": group["params"], "lr": group["lr"]} for group in optimizer.param_groups])
+                for optimizer in trainer.optimizers
+            ]
+        for optimizer in trainer.optimizers:
+            for group in optimizer.param_groups:
+                group.update(self.values)
+        for scheduler in trainer.lr_scheduler_configs:
+            if "lr" in self.values and hasattr(scheduler.scheduler, "base_lrs"):
+                scheduler.scheduler.base_lrs = [self.values["lr"]] * len(scheduler.scheduler.base_lrs)
