@@ -9,6 +9,7 @@ import os
 import signal
 import sys
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated
 
@@ -93,7 +94,7 @@ def check_data(root: Root) -> None:
         raise typer.Exit(1)
 
 
-COMMANDS = {
+COMMANDS: dict[str, Callable[..., None]] = {
     "train": train,
     "simulate": simulate,
     "import-mat": import_mat,

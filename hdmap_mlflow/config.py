@@ -159,10 +159,8 @@ def load_conditions(path: Path) -> dict[str, dict[str, Any]]:
         raise BadInput(f"condition file {path} does not exist; give -P conditions=FILE.json") from None
     except (OSError, UnicodeDecodeError, ValueError) as error:
         raise BadInput(f"condition file {path} cannot be read: {' '.join(str(error).split())}") from None
-    if isinstance(content, dict):
-        entries = content.get("experiment_conditions", list(content.values()))
-    else:
-        entries = content
+    named = isinstance(content, dict)
+    entries = content.get("experiment_conditions", list(content.values())) if named else content
     form = 'expected {"condition_1": {"name": ..., "description": ..., "config": {...}}}'
     if not isinstance(entries, list) or not entries:
         raise BadInput(f"condition file {path} holds no conditions; {form}")

@@ -55,7 +55,9 @@ def open_store(uri: str, experiment: str) -> tuple[MlflowClient, str]:
             return client, found.experiment_id if found else client.create_experiment(experiment, _artifacts(uri))
         except (MlflowException, OSError) as error:
             reason = " ".join(str(error).split())[:160]
-            raise BadInput(f"tracking store {uri} does not answer ({reason}); start it or change tracking.uri") from None
+            raise BadInput(
+                f"tracking store {uri} does not answer ({reason}); start it or change tracking.uri"
+            ) from None
 
 
 def _artifacts(uri: str) -> str | None:
@@ -117,7 +119,7 @@ class Record:
                 self.client.log_artifact(self.run_id, str(path), folder or None)
 
     def checkpoint(self, path: Path, max_mb: float) -> None:
-        """Upload a checkpoint. One that is too large, or that the store refuses, is said in a tag and never loses the run."""
+        """Upload a checkpoint. One too large, or refused by the store, is said in a tag and never loses the run."""
         size = path.stat().st_size / 1e6
         if size > max_mb:
             why = f"{size:.0f} MB is over tracking.max_checkpoint_mb={max_mb:g}"

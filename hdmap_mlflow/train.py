@@ -71,7 +71,8 @@ def fit(
     stem = f"{config.model.name.replace(':', '.')}_multi_domain_{config.data.source_domain}"
     early_stopping = EarlyStopping(MONITOR, mode="max", patience=settings.early_stopping_patience)
     if trains:
-        names = [metric.name for metric in model.evaluator.val_metrics] if model.evaluator else []
+        watched: Any = model.evaluator.val_metrics if model.evaluator else []
+        names = [metric.name for metric in watched]
         if MONITOR not in names:
             raise BadInput(f"{config.model.name} does not compute {MONITOR}, which its training watches; has: {names}")
         best = ModelCheckpoint(

@@ -3,6 +3,7 @@
 import json
 import logging
 import shutil
+from pathlib import Path
 
 import mlflow
 import numpy as np
@@ -43,6 +44,10 @@ def artifact(run_id, path):
     return mlflow.artifacts.download_artifacts(run_id=run_id, artifact_path=path)
 
 
+def text(run_id, path):
+    return Path(artifact(run_id, path)).read_text()
+
+
 def test_a_run_leaves_the_whole_record(finished, maps):
     found = mlflow.MlflowClient().get_run(finished.run_id)
     assert found.info.status == "FINISHED"
@@ -55,13 +60,14 @@ def test_a_run_leaves_the_whole_record(finished, maps):
     assert tags["hdmap.status"] == "finished" and tags["hdmap.simulated"] == "false"
     assert {"hdmap.fingerprint", "hdmap.data_digest", "hdmap.grade", "mlflow.note.content"} <= set(tags)
     for name in ("val/image_AUROC", "source/image_AUROC", "source/image_F1", "target/domain_B/image_AP",
-                 "target_mean/image_AUROC", "target_worst/image_AUROC", "transfer/ratio", "cost/fit_seconds"):  # fmt: skip
+    packages = json.loads(text(finished.run_id, "environment.json"))["packages"]
+    assert "anomalib" in packages
         assert name in found.data.metrics
     assert {dataset.dataset.name for dataset in found.inputs.dataset_inputs} == {"domain_A", "domain_B", "domain_C"}
-    result = json.loads(open(artifact(finished.run_id, "result.json")).read())
+    result = json.loads(text(finished.run_id, "result.json"))
     assert set(result["target_results"]) == {"domain_B", "domain_C"}
     assert result["training_info"]["completion"] == "fitted"
-    assert "anomalib" in json.loads(open(artifact(finished.run_id, "environment.json")).read())["packages"]
+    assert "anomalib" in json.loads(text(finished.run_id, "environment.json"))["packages"]
 
 
 def test_metrics_are_those_of_the_raw_scores_that_are_kept(finished, maps):
@@ -106,7 +112,7 @@ def test_a_trained_model_reports_its_best_epoch_and_reloads(maps):
     client = mlflow.MlflowClient()
     history = client.get_metric_history(result.run_id, "epoch/val_image_AUROC")
     best = max(point.value for point in history)
-    training = json.loads(open(artifact(result.run_id, "result.json")).read())["training_info"]
+    training = json.loads(text(result.run_id, "result.json"))["training_info"]
     assert training["best_val_image_AUROC"] == pytest.approx(best)
     assert result.metrics["val/image_AUROC"] == pytest.approx(best)
     assert len(history) == training["last_epoch"] + 1
@@ -173,7 +179,7 @@ def test_a_failing_run_is_failed_with_its_reason(maps):
     found = last_run()
     assert found.info.status == "FAILED"
     assert "no config.json" in found.data.tags["hdmap.reason"]
-    assert "BadInput" in open(artifact(found.info.run_id, "logs/run.log")).read()
+    assert "BadInput" in text(found.info.run_id, "logs/run.log")
 
 
 def test_an_interrupted_run_is_killed(maps):
@@ -242,7 +248,6 @@ def test_the_optimizer_settings_reach_the_optimizer(maps, caplog):
 
 def test_the_log_of_a_run_is_an_artifact(finished):
     logging.getLogger("x").warning("after the run")
-    text = open(artifact(finished.run_id, "logs/run.log")).read()
-    assert "after the run" not in text
+    assert "after the run" not in text(finished.run_id, "logs/run.log")
     shutil.rmtree("out")  # the record in MLflow stands on its own
-    assert open(artifact(finished.run_id, "config.json")).read()
+    assert text(finished.run_id, "config.json")

@@ -1,8 +1,8 @@
 """The maps on disk: find them, read them, check them, and digest their content.
 
-    <root>/<domain>/{train/good,test/good,test/fault}/*.{tiff,tif,png,npy}
-    <root>/<domain>/test/masks/<stem of the fault map>.*      optional
-    <root>/<domain>/metadata.csv                              optional: path,group,severity
+<root>/<domain>/{train/good,test/good,test/fault}/*.{tiff,tif,png,npy}
+<root>/<domain>/test/masks/<stem of the fault map>.*      optional
+<root>/<domain>/metadata.csv                              optional: path,group,severity
 """
 
 from __future__ import annotations

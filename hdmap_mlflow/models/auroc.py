@@ -18,6 +18,8 @@ class _RawAUROC(Metric):
 
     higher_is_better = True
     full_state_update = False
+    scores: list[Tensor]
+    labels: list[Tensor]
 
     def __init__(self, **kwargs) -> None:  # noqa: ANN003 - torchmetrics' own
         super().__init__(**kwargs)
@@ -34,5 +36,5 @@ class _RawAUROC(Metric):
         return scores.new_tensor(roc_auc_score(labels.numpy(), scores.numpy()))
 
 
-class AUROC(AnomalibMetric, _RawAUROC):  # the class's name is the metric's: val_image_AUROC
+class AUROC(AnomalibMetric, _RawAUROC):  # type: ignore[misc] # the class's name is the metric's: val_image_AUROC
     """`_RawAUROC` on fields of an anomalib batch."""

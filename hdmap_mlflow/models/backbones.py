@@ -17,7 +17,7 @@ WAY_OUT = "give model.weights=FOLDER (timm's local-dir form), weights=embedded o
 
 @dataclass(frozen=True)
 class Backbone:
-    """What a model's constructor gets: `name` and `pretrained` for timm, and the input scaling that the weights want."""
+    """What a constructor gets: `name` and `pretrained` for timm, and the input scaling that the weights want."""
 
     name: str
     pretrained: bool

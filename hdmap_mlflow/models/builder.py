@@ -46,10 +46,11 @@ def code_digest(path: str) -> str:
 @cache
 def signature(path: str) -> dict[str, inspect.Parameter]:
     """The settings that a model class takes, by name, with their resolved types."""
-    found = load_class(path)
-    parameters = inspect.signature(found.__init__).parameters
+    found: Any = load_class(path)
+    constructor = found.__init__
+    parameters = inspect.signature(constructor).parameters
     try:
-        hints = typing.get_type_hints(found.__init__)
+        hints = typing.get_type_hints(constructor)
     except NameError:  # names imported for type checkers only
         hints = {}
     return {
@@ -111,7 +112,8 @@ def _check_backbone(model: str, entry: ModelEntry, settings: Mapping[str, Any]) 
         raise BadInput(f"timm knows no backbone '{name}'{nearest(name, timm.list_models())}; e.g. {', '.join(close)}")
     if "vit" in name:  # transformer blocks are named by number, blocks.<n>
         return
-    layers = timm.create_model(name, pretrained=False, features_only=True).feature_info.module_name()
+    info: Any = timm.create_model(name, pretrained=False, features_only=True).feature_info
+    layers = info.module_name()
     for layer in settings.get("layers", []):
         if layer not in layers:
             raise BadInput(f"backbone '{name}' has no layer '{layer}'; it has: {', '.join(layers)}")

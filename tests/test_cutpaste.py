@@ -1,0 +1,112 @@
+"""The CutPaste classifier: what it returns, what it ignores, and that it learns."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from anomalib.data import ImageBatch, ImageItem
+from anomalib.engine import Engine
+from anomalib.metrics import AUROC, Evaluator
+from anomalib.pre_processing import PreProcessor
+from torch.utils.data import DataLoader
+from torchvision.transforms.v2 import Compose, Normalize, Resize
+
+from hdmap_mlflow.errors import BadInput
+from hdmap_mlflow.models.cutpaste import CutPasteClassifier
+
+BANDS: dict[str, Any] = {"patch_width_range": (10, 80), "patch_ratio_range": (0.02, 0.1)}
+
+
+def classifier(**settings: Any) -> CutPasteClassifier:
+    evaluator = Evaluator(val_metrics=[AUROC(fields=["pred_score", "gt_label"], prefix="val_image_")])
+    components: dict[str, Any] = {"pre_processor": False, "post_processor": False, "visualizer": False}
+    return CutPasteClassifier(**(components | {"evaluator": evaluator} | BANDS | settings))
+
+
+def images(n: int = 4) -> torch.Tensor:
+    maps = 0.2 + 0.1 * torch.rand(n, 1, 32, 96, generator=torch.Generator().manual_seed(0))
+    return maps.expand(-1, 3, -1, -1)
+
+
+def loader(maps: np.ndarray, labels: np.ndarray, shuffle: bool = False) -> DataLoader:
+    items = [
+        ImageItem(image=torch.from_numpy(m).expand(3, -1, -1), gt_label=torch.tensor(int(y)))
+        for m, y in zip(maps, labels, strict=True)
+    ]
+    return DataLoader(items, 16, shuffle=shuffle, collate_fn=ImageBatch.collate)  # type: ignore[arg-type]
+
+
+def fit(model: CutPasteClassifier, folder: Path, maps: np.ndarray, epochs: int = 1, **loaders: DataLoader) -> Engine:
+    quiet = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False}
+    engine = Engine(default_root_dir=folder, accelerator="cpu", devices=1, max_epochs=epochs, **quiet)
+    engine.fit(model, train_dataloaders=loader(maps, np.zeros(len(maps)), shuffle=True), **loaders)
+    return engine
+
+
+@pytest.fixture(autouse=True)
+def one_thread_and_seed():
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    torch.manual_seed(0)
+    yield
+    torch.set_num_threads(threads)
+
+
+def test_the_score_is_the_raw_logit_and_there_is_no_map() -> None:
+    model = classifier().eval()
+    data = ImageBatch(image=images(), gt_label=torch.zeros(4, dtype=torch.long))
+    out = model.validation_step(data)
+    torch.testing.assert_close(out.pred_score, model.model.logits(images()))
+    assert out.pred_score.shape == (4,) and out.anomaly_map is None
+    torch.testing.assert_close(model.predict_step(data, 0).pred_score, out.pred_score)
+
+
+@pytest.mark.parametrize("gain", [0.05, 8.0])
+def test_the_gain_of_a_recording_does_not_change_the_score(gain: float) -> None:
+    model = classifier().eval()
+    torch.testing.assert_close(model(gain * images()).pred_score, model(images()).pred_score, rtol=1e-3, atol=1e-4)
+
+
+def test_training_asks_for_a_fault_where_one_was_pasted() -> None:
+    model = classifier(anomaly_probability=0.5)
+    seen: dict[str, torch.Tensor] = {}
+    model.model.logits = lambda x: x.amax(dim=(1, 2, 3))  # type: ignore[method-assign]
+    model.loss.forward = lambda logits, target: seen.update(logits=logits, target=target) or logits.mean()
+    model.log = lambda *_, **__: None  # type: ignore[method-assign, assignment]
+    model.training_step(ImageBatch(image=images(64), gt_label=torch.zeros(64, dtype=torch.long)))
+    assert set(seen["target"].tolist()) == {0.0, 1.0}
+    changed = seen["logits"] > images(64).amax(dim=(1, 2, 3))
+    assert not changed[seen["target"] == 0].any() and changed[seen["target"] == 1].any()
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"anomaly_probability": 1.0}, "both kinds"),
+        ({"anomaly_probability": 0.0}, "both kinds"),
+        ({"optimizer": "lion"}, "adamw"),
+        ({"severity_range": (2.0, 1.0)}, "severity"),
+        ({"patch_width_range": (0, 10)}, "patch width"),
+        ({"pre_processor": PreProcessor(Compose([Resize((32, 96)), Normalize([0.5], [0.5])]))}, "Normalize"),
+    ],
+)
+def test_a_bad_setting_is_refused_in_one_line(settings: dict, words: str) -> None:
+    with pytest.raises(BadInput, match=words) as raised:
+        classifier(**settings)
+    assert "\n" not in str(raised.value)
+
+
+def test_faults_that_do_not_fit_are_refused_before_the_first_map(tmp_path: Path) -> None:
+    model = classifier(pre_processor=PreProcessor(Resize((32, 64))))
+    with pytest.raises(BadInput, match="does not fit a map of 32x64"):
+        fit(model, tmp_path, images().numpy()[:, :1])
+
+
+def test_a_checkpoint_of_plain_data_gives_the_same_scores_back(tmp_path: Path) -> None:
+    model = classifier()
+    fit(model, tmp_path, images(16).numpy()[:, :1]).trainer.save_checkpoint(tmp_path / "model.ckpt")
+    torch.load(tmp_path / "model.ckpt", weights_only=True)  # raises on anything but plain data
+    again = CutPasteClassifier.load_from_checkpoint(tmp_path / "model.ckpt").eval()
+    assert torch.equal(again(images()).pred_score, model.eval()(images()).pred_score)
