@@ -8,4 +8,4 @@ from platformdirs import user_cache_dir
 
 def cache_dir() -> Path:
     """`$HDMAP_CACHE` where it is set, else the platform's cache folder for hdmap_mlflow."""
-    return Path(os.environ.get("HDMAP_CACHE") or user_cache_dir("hdmap_mlflow"))
+    return Path(os.environ.get("HDMAP_CACHE") or user_cache_dir("hdmap_mlflow")).expanduser().absolute()

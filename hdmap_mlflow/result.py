@@ -18,6 +18,7 @@ COLUMNS = {
     "baseline_max_AUROC": "image max",
     "baseline_mean_AUROC": "image mean",
 }
+TRIVIAL = ("baseline_max_AUROC", "baseline_mean_AUROC")
 HEADER = ("domain", "role", "maps", *COLUMNS.values())
 WARNINGS = {
     "source_test": "Validation and report use the same source maps (`source_test`): the source figures are optimistic.",
@@ -67,6 +68,11 @@ class Result:
         lines = [SIMULATED if self.simulated else "", WARNINGS[self.config.data.validation]]
         if undefined:
             lines.append(f"AUROC is undefined for {', '.join(undefined)}: only one class of maps is there.")
+        scores = [self.metrics.get(metric_name("source", name)) for name in ("image_AUROC", *TRIVIAL)]
+        defined = [score for score in scores if score is not None]
+        if scores[0] is not None and scores[0] <= max(0.5, *defined[1:]):
+            lines.append("On the source the model does not beat chance and the trivial scores: its transfer ratio and "
+                         "grade mean nothing.")  # fmt: skip
         lines.append("F1 at the threshold of the source's validation maps; image max and image mean are the AUROC of "
                      "the trivial scores.")  # fmt: skip
         return [line for line in lines if line]

@@ -32,6 +32,7 @@ import numpy as np
 from scipy.ndimage import uniform_filter1d
 
 from hdmap_mlflow import __version__
+from hdmap_mlflow.cache import cache_dir
 from hdmap_mlflow.errors import BadInput
 
 ROWS, COLUMNS = 31, 95  # planet teeth, ring teeth
@@ -219,9 +220,8 @@ def demo(train: int = 128, test: int = 64) -> Path:
     Raises BadInput if the cache cannot be written or holds a folder of that name without its marker.
     """
     from filelock import FileLock
-    from platformdirs import user_cache_dir
 
-    cache = Path(os.environ.get("HDMAP_CACHE") or user_cache_dir("hdmap_mlflow")).expanduser().absolute()
+    cache = cache_dir()
     root = cache / f"demo-simulated-g{GENERATOR}-train{train}-test{test}"
     if is_simulated(root):
         return root  # before the lock, so that a read-only cache works
