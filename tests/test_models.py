@@ -68,6 +68,7 @@ def test_embedded_weights_fit_and_are_written_once(tmp_path, monkeypatch):
     assert (tmp_path / "weights" / backbones.EMBEDDED / "model.safetensors").stat().st_mtime_ns == stamp
 
 
+@pytest.mark.slow
 def test_weights_never_fall_back_silently(tmp_path, monkeypatch):
     with pytest.raises(BadInput, match="set model.backbone=tf_efficientnet_lite0"):
         backbones.resolve("embedded", "resnet18")

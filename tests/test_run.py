@@ -82,6 +82,7 @@ def test_metrics_are_those_of_the_raw_scores_that_are_kept(finished, maps):
     assert not set(source[source["split"] == "val"]["path"]) & set(source[source["split"] == "test"]["path"])
 
 
+@pytest.mark.slow
 def test_a_large_shift_does_not_saturate_the_auroc(tmp_path):
     """Both targets hold the same faults; one is 50 times brighter. Clamped scores would give exactly 0.5 there."""
     write_domain(tmp_path, "domain_A")
@@ -94,6 +95,7 @@ def test_a_large_shift_does_not_saturate_the_auroc(tmp_path):
     assert abs(result.metrics["target/far/image_AUROC"] - 0.5) > 0.05
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("model", "overrides"), [("patchcore", RANDOM_PATCHCORE), ("reverse_distillation", RANDOM_RD)])
 def test_the_same_seeds_give_the_same_metrics_to_the_last_digit(maps, model, overrides):
     first, again = (run.execute(configure(maps, model, overrides), say=quiet) for _ in range(2))
@@ -102,6 +104,7 @@ def test_the_same_seeds_give_the_same_metrics_to_the_last_digit(maps, model, ove
     assert first.metrics != other.metrics
 
 
+@pytest.mark.slow
 def test_a_trained_model_reports_its_best_epoch_and_reloads(maps):
     from hdmap_mlflow.evaluate import score
     from hdmap_mlflow.models import builder
@@ -140,6 +143,7 @@ def test_every_validation_strategy_runs_and_is_tagged(maps, validation):
     assert ("optimistic" in result.markdown()) == (validation == "source_test")
 
 
+@pytest.mark.slow
 def test_padim_runs_on_any_backbone(maps):
     result = run.execute(configure(maps, "padim", RANDOM_PADIM), say=quiet)
     assert 0 <= result.metrics["target_mean/image_AUROC"] <= 1
@@ -182,6 +186,7 @@ def test_a_failing_run_is_failed_with_its_reason(maps):
     assert "BadInput" in text(found.info.run_id, "logs/run.log")
 
 
+@pytest.mark.slow
 def test_an_interrupted_run_is_killed(maps):
     def interrupt(_values, _epoch):
         raise KeyboardInterrupt
@@ -208,6 +213,7 @@ def test_a_checkpoint_that_is_too_large_is_said_and_the_run_stands(maps):
     assert tags["hdmap.status"] == "finished"
 
 
+@pytest.mark.slow
 def test_a_failed_upload_never_loses_the_run(maps, monkeypatch):
     from hdmap_mlflow.tracking import Record
 
@@ -226,6 +232,7 @@ def test_a_failed_upload_never_loses_the_run(maps, monkeypatch):
     assert tries and "store is full" in tags["hdmap.checkpoint"] and tags["hdmap.status"] == "finished"
 
 
+@pytest.mark.slow
 def test_the_optimizer_settings_reach_the_optimizer(maps, caplog):
     seen = {}
     from hdmap_mlflow import train
