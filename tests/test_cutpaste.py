@@ -10,9 +10,11 @@ from anomalib.data import ImageBatch, ImageItem
 from anomalib.engine import Engine
 from anomalib.metrics import AUROC, Evaluator
 from anomalib.pre_processing import PreProcessor
+from sklearn.metrics import roc_auc_score
 from torch.utils.data import DataLoader
 from torchvision.transforms.v2 import Compose, Normalize, Resize
 
+from hdmap_mlflow.data.simulate import domain_maps
 from hdmap_mlflow.errors import BadInput
 from hdmap_mlflow.models.cutpaste import CutPasteClassifier
 
@@ -110,3 +112,19 @@ def test_a_checkpoint_of_plain_data_gives_the_same_scores_back(tmp_path: Path) -
     torch.load(tmp_path / "model.ckpt", weights_only=True)  # raises on anything but plain data
     again = CutPasteClassifier.load_from_checkpoint(tmp_path / "model.ckpt").eval()
     assert torch.equal(again(images()).pred_score, model.eval()(images()).pred_score)
+
+
+@pytest.mark.slow
+def test_it_tells_simulated_faults_from_healthy_maps_better_than_the_image_maximum(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    splits = (("train/good", 192), ("test/good", 64), ("test/fault", 64))
+    # 31 x 95 to 32 x 96 by repeating the last row and column.
+    train, good, bad = (
+        np.pad(domain_maps("domain_A", split, n, rng).pixels, ((0, 0), (0, 1), (0, 1)), mode="edge")[:, None]
+        for split, n in splits
+    )
+    maps, labels = np.concatenate([good, bad]), np.repeat([0, 1], 64)
+    model = classifier(backbone="resnet10t", severity_range=(0.25, 2.0))
+    engine = fit(model, tmp_path, train, epochs=12, val_dataloaders=loader(maps, labels))
+    auroc = float(engine.trainer.callback_metrics["val_image_AUROC"])
+    assert auroc > max(0.8, roc_auc_score(labels, maps.max(axis=(1, 2, 3))))
