@@ -7,3 +7,7 @@ class BadInput(Exception):
     The command line prints the line without a traceback and exits with code 2; a run that had already
     started is marked FAILED with the line as its reason.
     """
+
+
+class OutOfMemory(BadInput):
+    """The run did not fit the memory of the machine or of the GPU; the line says what to lower."""
