@@ -1,6 +1,7 @@
-"""A model of the user's own: named by its class, with a condition file, and no change to this package."""
+"""A model of the user's own, as CONTRIBUTING.md shows it: its class, a condition file, no change to this package."""
 
-import json
+import re
+import sys
 from pathlib import Path
 
 import pytest
@@ -9,45 +10,9 @@ from hdmap_mlflow import run
 from hdmap_mlflow.errors import BadInput, OutOfMemory
 from hdmap_mlflow.models import signature
 
-SOURCE = """
-import torch
-from anomalib import LearningType
-from anomalib.data import InferenceBatch
-from anomalib.models.components import AnomalibModule
-from torch import nn
-
-
-class Quantile(nn.Module):
-    def __init__(self, quantile):
-        super().__init__()
-        self.quantile = quantile
-        self.register_buffer("normal", torch.ones(()))
-
-    def forward(self, images):
-        return InferenceBatch(pred_score=images.flatten(1).quantile(self.quantile, dim=1) / self.normal)
-
-
-class MyModel(AnomalibModule):
-    def __init__(self, quantile: float = 0.99, **components):
-        super().__init__(**components)
-        self.model = Quantile(quantile)
-        self.seen = []
-
-    def training_step(self, batch, *args, **kwargs):
-        self.seen.append(self.model(batch.image).pred_score)
-
-    def on_train_epoch_end(self):
-        self.model.normal.fill_(float(torch.cat(self.seen).mean()))
-
-    def validation_step(self, batch, *args, **kwargs):
-        return batch.update(pred_score=self.model(batch.image).pred_score)
-
-    def configure_optimizers(self):
-        return None
-
-    learning_type = LearningType.ONE_CLASS
-    trainer_arguments = {"max_epochs": 1}
-
+GUIDE = (Path(__file__).parents[1] / "CONTRIBUTING.md").read_text()
+SOURCE, CONDITION = (re.search(rf"```{kind}\n(.*?)```", GUIDE, re.DOTALL)[1] for kind in ("python", "json"))  # type: ignore[index]
+GREEDY = """
 
 class Greedy(MyModel):
     def __init__(self, *args, **kwargs):
@@ -61,12 +26,11 @@ class Greedy(MyModel):
 @pytest.fixture
 def own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A module `my_models` beside the user, and a condition file for it."""
-    (tmp_path / "my_models.py").write_text(SOURCE)
+    (tmp_path / "my_models.py").write_text(SOURCE + GREEDY)
     monkeypatch.syspath_prepend(tmp_path)
-    monkeypatch.delitem(__import__("sys").modules, "my_models", raising=False)
+    monkeypatch.delitem(sys.modules, "my_models", raising=False)
     signature.parameters.cache_clear()
-    condition = {"condition_1": {"name": "mine", "config": {"quantile": 0.9, "image_size": [31, 95], "batch_size": 4}}}
-    (tmp_path / "mine.json").write_text(json.dumps(condition))
+    (tmp_path / "mine.json").write_text(CONDITION)
     return tmp_path / "mine.json"
 
 
@@ -92,5 +56,5 @@ def test_its_settings_are_checked_like_those_of_any_model(own):
 def test_running_out_of_memory_says_what_to_lower(own, maps):
     assert list(signature.parameters("my_models:Greedy")) == ["quantile"]  # what the class above takes
     config = run.configure("my_models:Greedy", "mine", str(own), {"data.root": str(maps)})
-    with pytest.raises(OutOfMemory, match="machine's memory at batch size 4, 31x95 px; lower data.batch_size"):
+    with pytest.raises(OutOfMemory, match="machine's memory at batch size 32, 31x95 px; lower data.batch_size"):
         run.execute(config, say=lambda _: None)
