@@ -60,14 +60,14 @@ def fre_input_dim(config: RunConfig) -> int:
 REGISTRY: dict[str, ModelEntry] = {
     # ------------------------------------------------------------------------------- one pass over the data fits them
     "patchcore": ModelEntry(
-        path=f"{ANOMALIB}Patchcore",
+        path=f"{OWN}patchcore:Patchcore",
         paper="Roth et al., Towards Total Recall in Industrial Anomaly Detection, CVPR 2022",
         trains=False,
         weights=Weights(),
         space=real("coreset_sampling_ratio", 0.01, 0.25, log=True) | whole("num_neighbors", 1, 15),
     ),
     "padim": ModelEntry(
-        path=f"{ANOMALIB}Padim",
+        path=f"{OWN}padim:Padim",
         paper="Defard et al., PaDiM: a Patch Distribution Modeling Framework, ICPR 2021",
         trains=False,
         weights=Weights(),

@@ -53,24 +53,22 @@ def code_digest(path: str) -> str:
 def parameters(path: str) -> dict[str, inspect.Parameter]:
     """The arguments of a model class's constructor by name, with their resolved types; its components left out.
 
-    A constructor that only hands on `*args, **kwargs` takes what the class above it takes.
+    A constructor that hands on `**kwargs` also takes what the class above it takes.
     """
-    constructors = [vars(cls)["__init__"] for cls in load_class(path).__mro__ if "__init__" in vars(cls)]
-    constructor = next(c for c in constructors if inspect.Parameter.VAR_POSITIONAL not in _kinds(c))
-    try:
-        hints = typing.get_type_hints(constructor)
-    except NameError:  # names imported for type checkers only
-        hints = {}
-    return {
-        name: parameter.replace(annotation=hints.get(name, Any))
-        for name, parameter in inspect.signature(constructor).parameters.items()
-        if name not in ("self", *COMPONENTS)
-        and parameter.kind in (parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY)
-    }
-
-
-def _kinds(function: Any) -> set[Any]:
-    return {parameter.kind for parameter in inspect.signature(function).parameters.values()}
+    found: dict[str, inspect.Parameter] = {}
+    for constructor in [vars(cls)["__init__"] for cls in load_class(path).__mro__ if "__init__" in vars(cls)]:
+        try:
+            hints = typing.get_type_hints(constructor)
+        except NameError:  # names imported for type checkers only
+            hints = {}
+        own = inspect.signature(constructor).parameters
+        for name, parameter in own.items():
+            named = parameter.kind in (parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY)
+            if named and name not in ("self", *COMPONENTS):
+                found.setdefault(name, parameter.replace(annotation=hints.get(name, Any)))
+        if all(parameter.kind is not parameter.VAR_KEYWORD for parameter in own.values()):
+            break
+    return found
 
 
 def check(model: str, path: str, given: Mapping[str, Any]) -> dict[str, Any]:

@@ -1,0 +1,176 @@
+"""PatchCore and PaDiM of our own give anomalib's results, sooner or in less memory; kept features change nothing."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from anomalib.models import Padim, Patchcore
+from anomalib.models.components import GaussianBlur2d
+from conftest import write_domain
+
+from hdmap_mlflow import evaluate, run, train
+from hdmap_mlflow.config import RunConfig
+from hdmap_mlflow.data.datamodule import MultiDomainHDMAPDataModule
+from hdmap_mlflow.models import builder, features
+from hdmap_mlflow.models.blur import SeparableBlur
+from hdmap_mlflow.models.padim import Moments
+
+PUBLISHED = {"patchcore": Patchcore, "padim": Padim}
+
+
+@pytest.fixture(scope="module")
+def domain(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("fast")
+    write_domain(root, "domain_A", train=24, good=8, fault=8)
+    return root
+
+
+def configured(model: str, root: Path, extra: str = "") -> RunConfig:
+    overrides = f"data.image_size=[64,96],data.batch_size=5,{extra}"
+    return run.configure(model, flags={"data.root": str(root)}, overrides=overrides)
+
+
+def fitted_scores(config: RunConfig, folder: Path, published: bool = False, store: Path | None = None):
+    """Scores and anomaly maps of the source's test maps after a fit, with our class or with anomalib's."""
+    module = MultiDomainHDMAPDataModule(run.read(config).domains, config.data)
+    train.seed(config.train)
+    model = builder.build(config)
+    if published:
+        arguments = {k: v for k, v in config.model.settings.items() if k != "max_bank_mb"}
+        arguments["backbone"] = builder.backbones.resolve(config.model.weights, arguments["backbone"]).name
+        parts = {"pre_processor": model.pre_processor, "post_processor": False, "visualizer": False, "evaluator": False}
+        train.seed(config.train)
+        model = PUBLISHED[config.model.name](**arguments, **parts)
+    if store:
+        features.reuse(model, 100, config.data.image_size)
+    train.fit(config, model, module, trains=False, workdir=folder, progress=False)
+    loader = module.scoring_dataloader("domain_A", "test")
+    scores = evaluate.score(model, loader, "domain_A", "test", "cpu", progress=False).table["score"].to_numpy()
+    batch = next(iter(loader))
+    with torch.inference_mode():
+        maps = model.model(model.pre_processor.transform(batch.image)).anomaly_map
+    return scores, maps
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("model", ["patchcore", "padim"])
+def test_scores_and_maps_are_those_of_anomalibs_own_class(model: str, domain: Path, tmp_path: Path) -> None:
+    config = configured(model, domain)
+    scores, maps = fitted_scores(config, tmp_path / "ours")
+    expected, expected_maps = fitted_scores(config, tmp_path / "theirs", published=True)
+    np.testing.assert_allclose(scores, expected, rtol=2e-3)
+    torch.testing.assert_close(maps.squeeze(), expected_maps.squeeze(), rtol=2e-3, atol=2e-3)
+
+
+@pytest.mark.slow
+def test_a_small_budget_cuts_the_bank_and_says_so(domain: Path, tmp_path: Path, capsys) -> None:
+    full, _ = fitted_scores(configured("patchcore", domain), tmp_path / "full")
+    config = configured("patchcore", domain, "model.max_bank_mb=0.02")
+    cut, _ = fitted_scores(config, tmp_path / "cut")
+    said = capsys.readouterr().out
+    assert "memory bank: 46 of 2,304 patches" in said and "selected from all" in said
+    assert "selected as they come" in said and "model.max_bank_mb=0.02 cut it from 46" in said
+    assert np.corrcoef(full, cut)[0, 1] > 0.9
+
+
+def test_moments_of_a_stream_are_those_of_all_at_once() -> None:
+    generator = torch.Generator().manual_seed(0)
+    vectors = 100 + torch.randn(40, 6, 5, generator=generator) * torch.rand(6, 1, generator=generator)
+    moments = Moments(vectors[:7])
+    for batch in vectors.split(7):
+        moments.add(batch)
+    torch.testing.assert_close(moments.mean(), vectors.mean(dim=0))
+    for place in range(5):
+        torch.testing.assert_close(moments.covariance()[place], vectors[:, :, place].T.cov(), rtol=1e-4, atol=1e-5)
+
+
+def test_the_blur_is_anomalibs() -> None:
+    blur = GaussianBlur2d(sigma=4, channels=1)
+    maps = torch.rand(2, 1, 40, 96)
+    torch.testing.assert_close(SeparableBlur(blur)(maps), blur(maps))
+
+
+class Backbone(torch.nn.Module):
+    """Two layers, which count what they compute."""
+
+    layers = ("a", "b")
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.scale = torch.nn.Parameter(torch.tensor(2.0), requires_grad=False)
+        self.seen = 0
+
+    def forward(self, images: torch.Tensor) -> dict[str, torch.Tensor]:
+        self.seen += len(images)
+        return {"a": self.scale * images, "b": images[:, :, ::2, ::2].clone()}
+
+
+@pytest.fixture
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("HDMAP_CACHE", str(tmp_path))
+    return tmp_path / "features"
+
+
+def backbone(limit_mb: float = 10, scale: float = 2.0) -> features.Features:
+    module = torch.nn.Sequential(features.Features(Backbone()))
+    module[0].extractor.scale.fill_(scale)
+    features.reuse(module, limit_mb, (8, 8))
+    return module[0]
+
+
+def test_features_seen_before_are_read_not_computed(cache: Path) -> None:
+    images = torch.rand(6, 3, 8, 8)
+    first, again = backbone(), backbone()
+    expected = first(images)
+    found = again(images.flip(0))
+    assert first.extractor.seen == 6 and again.extractor.seen == 0
+    for layer, maps in expected.items():
+        assert torch.equal(found[layer], maps.flip(0))
+    more = again(torch.cat([images[:2], torch.rand(1, 3, 8, 8)]))
+    assert again.extractor.seen == 1 and torch.equal(more["b"][:2], expected["b"][:2])
+
+
+def test_other_weights_or_another_pixel_are_computed(cache: Path) -> None:
+    images = torch.rand(2, 3, 8, 8)
+    backbone()(images)
+    other = backbone(scale=3.0)
+    assert torch.equal(other(images)["a"], 3 * images) and other.extractor.seen == 2
+    images[0, 0, 0, 0] += 1e-3
+    changed = backbone()
+    changed(images)
+    assert changed.extractor.seen == 1
+
+
+@pytest.mark.parametrize("harm", [lambda b: b[:-5], lambda b: b[:50] + bytes([b[50] ^ 1]) + b[51:], lambda b: b""])
+def test_a_damaged_file_is_found_and_computed_again(cache: Path, harm) -> None:
+    images = torch.rand(1, 3, 8, 8)
+    expected = backbone()(images)
+    [file] = cache.rglob("*.features")
+    file.write_bytes(harm(file.read_bytes()))
+    mended = backbone()
+    assert torch.equal(mended(images)["a"], expected["a"]) and mended.extractor.seen == 1
+    whole = backbone()
+    whole(images)
+    assert whole.extractor.seen == 0
+
+
+def test_the_budget_holds_and_the_longest_unused_backbone_goes_first(cache: Path) -> None:
+    size = 4 * (3 * 64 + 3 * 16) + 4
+    backbone(limit_mb=2.5 * size / 1e6)(torch.rand(6, 3, 8, 8))
+    assert len(list(cache.rglob("*.features"))) == 2
+    backbone(limit_mb=1e-6, scale=3.0)
+    assert not list(cache.rglob("*.features"))
+
+
+def test_a_full_disk_ends_the_keeping_not_the_run(cache: Path, monkeypatch, caplog) -> None:
+    network = backbone()
+
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_bytes", full)
+    images = torch.rand(2, 3, 8, 8)
+    assert torch.equal(network(images)["a"], 2 * images)
+    assert "the disk is full" in caplog.text
+    assert not list(cache.rglob("*.features"))
