@@ -53,6 +53,8 @@ class DataConfig(_Part):
     eval_batch_size: Count = 32
     workers: Annotated[int, Field(ge=0)] = 0
     max_train: Count | None = None
+    packed: bool = True
+    feature_cache_mb: Annotated[float, Field(ge=0)] = 2000
 
 
 class ModelConfig(_Part):
@@ -120,6 +122,7 @@ _SECTIONS: dict[str, type[BaseModel]] = {
 }
 # Where a run happens and what is kept of it does not change its numbers.
 _NOT_IDENTITY = {"data.root", "data.workers", "data.eval_batch_size", "train.device"}
+_NOT_IDENTITY |= {"data.packed", "data.feature_cache_mb"}
 
 
 def _section(config: RunConfig, section: str) -> dict[str, Any]:

@@ -64,7 +64,7 @@ def read(config: RunConfig) -> Data:
 
     root = layout.find_root(config.data.root)
     names = layout.choose_domains(root, config.data.source_domain, config.data.target_domains)
-    domains = layout.read_domains(root, names)
+    domains = layout.read_domains(root, names, config.data.packed)
     return Data(root, domains, layout.digest(domains), simulate.is_simulated(root))
 
 
@@ -116,7 +116,7 @@ def _flow(
 ) -> Result:
     from hdmap_mlflow import evaluate, metrics, train
     from hdmap_mlflow.data.datamodule import MultiDomainHDMAPDataModule
-    from hdmap_mlflow.models import backbones, builder
+    from hdmap_mlflow.models import backbones, builder, features
 
     source, *targets = data.names
     device, progress = train.accelerator(config.train.device), sys.stderr.isatty()
@@ -124,6 +124,7 @@ def _flow(
     with meter.phase("build"):
         train.seed(config.train)
         model = builder.build(config)
+        features.reuse(model, config.data.feature_cache_mb, config.data.image_size)
         datamodule = MultiDomainHDMAPDataModule(data.domains, config.data)
     record.tags({"hdmap.weights": f"{config.model.weights}:{backbones.weights_digest(model)}"})
 

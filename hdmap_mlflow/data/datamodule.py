@@ -15,6 +15,7 @@ from hdmap_mlflow.config import DataConfig
 from hdmap_mlflow.data.faults import NATIVE, CutPaste
 from hdmap_mlflow.data.layout import Domain, read_map
 from hdmap_mlflow.data.splits import split
+from hdmap_mlflow.data.store import Packed
 
 
 def resize(config: DataConfig) -> Resize:
@@ -26,13 +27,19 @@ class MapDataset(Dataset):
     """Maps of a table as anomalib items: float32 (3, H, W), one channel repeated, never clipped.
 
     Rows marked `synthetic` get a scaled-CutPaste fault at native size, the same one every time for a seed and a row.
-    `transform` (a resize) comes last.
+    `transform` (a resize) comes last. Maps are taken from `packed`, where it is given.
     """
 
     def __init__(
-        self, table: pd.DataFrame, seed: int = 0, transform: Resize | None = None, fault: CutPaste = NATIVE
+        self,
+        table: pd.DataFrame,
+        seed: int = 0,
+        transform: Resize | None = None,
+        packed: Packed | None = None,
+        fault: CutPaste = NATIVE,
     ) -> None:
         self.table = table
+        self.packed = packed
         self.seed = seed
         self.transform = transform
         self.fault = fault
@@ -42,7 +49,8 @@ class MapDataset(Dataset):
 
     def __getitem__(self, index: int) -> ImageItem:
         row = self.table.iloc[index]
-        image = torch.from_numpy(read_map(Path(row["file"])))[None]
+        pixels = self.packed[row["row"]] if self.packed else read_map(Path(row["file"]))
+        image = torch.from_numpy(pixels)[None]
         if row["synthetic"]:
             generator = torch.Generator().manual_seed(self.seed * 1_000_003 + index)
             image, _, _ = self.fault.paste(image, generator)
@@ -71,6 +79,7 @@ class MultiDomainHDMAPDataModule(AnomalibDataModule):
         self.scored = {(self.source_domain, "val"): splits.val, (self.source_domain, "test"): splits.source_test}
         self.scored |= {(name, "test"): table for name, table in splits.targets.items()}
         self.transform = resize(config)
+        self.packed = {domain.name: domain.packed for domain in domains}
 
     def setup(self, stage: str | None = None) -> None:
         """Nothing is left to do: the sets are made with the module."""
@@ -79,7 +88,7 @@ class MultiDomainHDMAPDataModule(AnomalibDataModule):
         """Required by the base class, called by nobody."""
 
     def train_dataloader(self) -> DataLoader:
-        data = MapDataset(self.train_maps, transform=self.transform)
+        data = MapDataset(self.train_maps, 0, self.transform, self.packed[self.source_domain])
         return self._loader(data, self.train_batch_size, shuffle=True)
 
     def val_dataloader(self) -> DataLoader:
@@ -90,7 +99,7 @@ class MultiDomainHDMAPDataModule(AnomalibDataModule):
 
     def scoring_dataloader(self, domain: str, split: str, transform: Resize | None = None) -> DataLoader:
         """All `val` or `test` maps of a domain in the order of its table, at native size unless transformed."""
-        data = MapDataset(self.scored[domain, split], self.seed or 0, transform)
+        data = MapDataset(self.scored[domain, split], self.seed or 0, transform, self.packed[domain])
         return self._loader(data, self.eval_batch_size)
 
     def _loader(self, data: MapDataset, batch_size: int, shuffle: bool = False) -> DataLoader:

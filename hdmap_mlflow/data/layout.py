@@ -16,6 +16,7 @@ import numpy as np
 import pandas as pd
 
 from hdmap_mlflow.config import nearest
+from hdmap_mlflow.data import store
 from hdmap_mlflow.errors import BadInput
 
 SUFFIXES = (".tiff", ".tif", ".png", ".npy")
@@ -28,12 +29,14 @@ class Domain:
 
     `table` has a row a map, ordered by content: `path` (relative to the domain, posix), `split` (train, test),
     `label` (0 good, 1 fault), `group`, `severity` (NaN where unknown), `mask` (relative path or ""), `height`,
-    `width`, `dtype`, `minimum`, `mean`, `maximum` and `digest` (of the pixels and of the mask).
+    `width`, `dtype`, `minimum`, `mean`, `maximum` and `digest` (of the pixels and of the mask). `packed` holds the
+    maps, a map at its `row`, where they were packed.
     """
 
     root: Path
     name: str
     table: pd.DataFrame
+    packed: store.Packed | None = None
 
     @property
     def folder(self) -> Path:
@@ -147,18 +150,36 @@ def read_mask(path: Path) -> np.ndarray:
 
 
 # --------------------------------------------------------------------------------------- one domain
-def read_domain(root: Path, name: str) -> Domain:
-    """Read and check every map of a domain. Raises BadInput with the first problem found and how many there are."""
-    table, problems = inspect_domain(root, name)
+def read_domain(root: Path, name: str, pack: bool = True) -> Domain:
+    """Read and check every map of a domain, or what was packed of it when it was read and checked before.
+
+    Raises BadInput with the first problem found and how many there are.
+    """
+    if not pack:
+        return Domain(root, name, _whole(root, *inspect_domain(root, name)))
+    folder = root / name
+    path = store.entry(folder, [*_files(folder), *_masks(folder).values(), *folder.glob("metadata.csv")])
+    with store.lock(path):
+        found = store.load(path)
+        if found is None:
+            packer = store.Packer(path, len(_files(folder)))
+            try:
+                found = packer.finish(_whole(root, *inspect_domain(root, name, packer)))
+            finally:
+                packer.discard()
+    return Domain(root, name, *found)
+
+
+def _whole(root: Path, table: pd.DataFrame, problems: list[str]) -> pd.DataFrame:
     if problems:
         more = f" (and {len(problems) - 1} more: `hdmap check-data {root}` lists them)" if len(problems) > 1 else ""
         raise BadInput(problems[0] + more)
-    return Domain(root, name, table)
+    return table
 
 
-def read_domains(root: Path, names: Sequence[str]) -> list[Domain]:
+def read_domains(root: Path, names: Sequence[str], pack: bool = True) -> list[Domain]:
     """Read several domains, which must share one map size: a row is a planet tooth and a column a ring tooth."""
-    domains = [read_domain(root, name) for name in names]
+    domains = [read_domain(root, name, pack) for name in names]
     for domain in domains[1:]:
         if domain.size != domains[0].size:
             (h, w), (other_h, other_w) = domains[0].size, domain.size
@@ -167,26 +188,36 @@ def read_domains(root: Path, names: Sequence[str]) -> list[Domain]:
     return domains
 
 
-def inspect_domain(root: Path, name: str) -> tuple[pd.DataFrame, list[str]]:
-    """The table of a domain (see `Domain`) and a line for every problem found."""
+def _files(folder: Path) -> dict[Path, str]:
+    """The maps of a domain and the role of each, in the order of the roles and of the names."""
+    found: dict[Path, str] = {}
+    for role in ROLES:
+        found |= {p: role for p in sorted((folder / role).glob("*")) if p.suffix.lower() in SUFFIXES}
+    return found
+
+
+def _masks(folder: Path) -> dict[str, Path]:
+    return {p.stem: p for p in sorted((folder / "test/masks").glob("*")) if p.suffix.lower() in SUFFIXES}
+
+
+def inspect_domain(root: Path, name: str, packer: store.Packer | None = None) -> tuple[pd.DataFrame, list[str]]:
+    """The table of a domain (see `Domain`) and a line for every problem found; a packer gets the maps as they come."""
     from rich.progress import track
 
     folder = root / name
     problems: list[str] = []
-    files: list[tuple[Path, str]] = []
+    files = _files(folder)
     for role in ROLES:
-        found = sorted(p for p in (folder / role).glob("*") if p.suffix.lower() in SUFFIXES)
-        files += [(path, role) for path in found]
-        if not found and role != "test/fault":
+        if role not in files.values() and role != "test/fault":
             problems.append(f"{folder / role} holds no map ({', '.join(SUFFIXES)}); add maps or leave the domain out")
-    masks = {p.stem: p for p in (folder / "test/masks").glob("*") if p.suffix.lower() in SUFFIXES}
+    masks = _masks(folder)
     metadata = _read_metadata(folder, problems)
     rows = []
-    for path, role in track(files, f"reading {name}", transient=True, disable=len(files) < 5000):
+    for path, role in track(files.items(), f"reading {name}", len(files), transient=True, disable=len(files) < 5000):
         relative = path.relative_to(folder).as_posix()
         mask = masks.get(path.stem) if role == "test/fault" else None
         try:
-            rows.append(_row(path, mask) | {"path": relative, "role": role})
+            rows.append(_row(path, mask, packer) | {"path": relative, "role": role})
         except BadInput as problem:
             problems.append(str(problem))
             continue
@@ -214,7 +245,7 @@ def inspect_domain(root: Path, name: str) -> tuple[pd.DataFrame, list[str]]:
     return table.reset_index(drop=True), problems
 
 
-def _row(path: Path, mask: Path | None) -> dict:
+def _row(path: Path, mask: Path | None, packer: store.Packer | None) -> dict:
     stored = _read_stored(path)
     pixels = _as_float(stored, path)
     if not np.isfinite(pixels).all():
@@ -228,6 +259,7 @@ def _row(path: Path, mask: Path | None) -> dict:
             raise BadInput(f"{mask} is {marked.shape}, its map {pixels.shape}; a mask has its map's size")
         content.update(marked.tobytes())
     return {
+        **({"row": packer.put(pixels)} if packer else {}),
         "height": pixels.shape[0],
         "width": pixels.shape[1],
         "dtype": str(stored.dtype),

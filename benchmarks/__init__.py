@@ -1,0 +1,1 @@
+"""What the flow costs, measured beside anomalib as it is; see RESULTS.md."""
