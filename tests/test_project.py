@@ -41,6 +41,9 @@ ALLOWED = {
     "train": set(),
     "evaluate": set(),
     "metrics": {"evaluate"},
+    "statistics": set(),
+    "pixels": set(),
+    "cards": {"evaluate", "metrics", "statistics"},
     "result": {"metrics", "terminal"},
     "tracking": set(),
 }
