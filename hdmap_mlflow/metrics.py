@@ -135,15 +135,12 @@ def grade(ratio: float) -> str:
     return "excellent" if ratio > 0.9 else "good" if ratio > 0.8 else "fair" if ratio > 0.7 else "poor"
 
 
-def summary(
-    source: Scores, targets: list[Scores], pixel: Mapping[str, Mapping[str, float]] | None = None
-) -> dict[str, float]:
-    """Every metric of a run from its scores alone, under its full name; `pixel` adds a domain's pixel metrics."""
+def summary(source: Scores, targets: list[Scores]) -> dict[str, float]:
+    """Every metric of a run from its scores alone, under its full name."""
     val, reported = source.part("val"), source.part("test")
-    fitted, pixel = thresholds(val), pixel or {}
-    per_scope = {"val": image_metrics(val, fitted)}
-    per_scope["source"] = image_metrics(reported, fitted) | dict(pixel.get(source.domain, {}))
-    per_target = {s.domain: image_metrics(s.part("test"), fitted) | dict(pixel.get(s.domain, {})) for s in targets}
+    fitted = thresholds(val)
+    per_scope = {"val": image_metrics(val, fitted), "source": image_metrics(reported, fitted) | dict(source.pixel)}
+    per_target = {one.domain: image_metrics(one.part("test"), fitted) | dict(one.pixel) for one in targets}
     per_scope |= {target_scope(domain): values for domain, values in per_target.items()}
     out = {metric_name("val", f"threshold_{name}"): value for name, value in fitted.items()}
     out |= {metric_name(scope, name): value for scope, values in per_scope.items() for name, value in values.items()}

@@ -99,8 +99,8 @@ def test_the_summary_names_the_realised_false_alarms_of_every_target():
     label = np.repeat([0, 1], 50)
     halves = np.tile(["val", "test"], 50)
     source = Scores("a", frame(label, rng.normal(size=100) + 2 * label, split=halves))
-    moved = Scores("b", frame(label, rng.normal(size=100) + 2 * label + 5))
-    named = summary(source, [moved], {"b": {"pixel_AUROC": 0.75}})
+    moved = Scores("b", frame(label, rng.normal(size=100) + 2 * label + 5), {"pixel_AUROC": 0.75})
+    named = summary(source, [moved])
     assert named["target/b/FPR_at_normal_q99"] > 0.9 and named["source/FPR_at_normal_q99"] < 0.2
     assert named["target_mean/FPR_at_normal_q99"] == named["target/b/FPR_at_normal_q99"]
     assert named["target/b/pixel_AUROC"] == 0.75 and "source/pixel_AUROC" not in named
