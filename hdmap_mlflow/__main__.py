@@ -127,6 +127,24 @@ def export(
     print(f"wrote {export.export(tracking.absolute_uri(uri or None), run_id, out)}")
 
 
+def report(
+    experiment: Annotated[str, typer.Option(help="The experiment whose finished runs are reported.")] = "hdmap",
+    out: Annotated[Path, typer.Option(help="Folder for report.html, report.md and report.csv.")] = Path("report"),
+    validation: Annotated[str, typer.Option(help="Only runs of this protocol; empty: all, which must agree.")] = "",
+    data_digest: Annotated[str, typer.Option(help="Only runs on this data; empty: all, which must agree.")] = "",
+    uri: Uri = "",
+) -> None:
+    """Compare an experiment's finished runs: transfer matrix, leaderboard, selection rules; HTML, Markdown and CSV."""
+    from hdmap_mlflow import tracking
+    from hdmap_mlflow.report.make import make
+    from hdmap_mlflow.report.render import headline
+
+    store = tracking.absolute_uri(uri or None)
+    page, tables = make(store, experiment, out, validation or None, data_digest or None)
+    print("\n".join(line.replace("**", "") for line in headline(tables)))
+    print(f"\nwrote {page}, and report.md and report.csv beside it")
+
+
 def check_data(root: Root) -> None:
     """Print a table of every domain and every problem found; exit code 1 if there is one."""
     from hdmap_mlflow.data import layout
@@ -149,6 +167,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "rescore": rescore,
     "verify": verify,
     "export": export,
+    "report": report,
 }
 
 app = typer.Typer(

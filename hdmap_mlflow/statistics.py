@@ -127,9 +127,17 @@ def mean_interval(cells: Mapping[str, tuple[np.ndarray, np.ndarray]]) -> Interva
     Domains hold different maps and are independent; models on the same maps are not, and are taken together.
     """
     parts = [placements(label, scores) for label, scores in cells.values()]
-    value, spread = np.mean([p.auroc for p in parts]), np.sqrt(sum(p.variance for p in parts)) / len(parts)
+    value, spread = np.mean([p.auroc for p in parts]), np.sqrt(sum(map(_sure_variance, parts))) / len(parts)
     half = norm.ppf((1 + LEVEL) / 2) * spread
     return Interval(float(value), float(max(value - half, 0)), float(min(value + half, 1)))
+
+
+def _sure_variance(parts: Placements) -> float:
+    """DeLong's variance, or where it vanishes (perfect separation) what Newcombe's interval amounts to."""
+    if parts.variance > 0:
+        return parts.variance
+    low, high = _newcombe(parts.auroc, len(parts.fault), len(parts.good))
+    return float(((high - low) / (2 * norm.ppf((1 + LEVEL) / 2))) ** 2)
 
 
 def compare(cells: Mapping[str, tuple[np.ndarray, np.ndarray, np.ndarray]]) -> Comparison:

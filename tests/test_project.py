@@ -52,6 +52,7 @@ ALLOWED = {
     "history": {"tracking", "evaluate"},
     "rescore": {"history", "tracking", "evaluate", "metrics", "cards", "result"},
     "export": {"history", "tracking"},
+    "report": {"report", "history", "metrics", "statistics", "tracking"},
 }
 ONLY_IN = {"mlflow": {"tracking"}, "optuna": {"tune"}, "ray": {"grid"}, "anomalib": {"data", "models", "train"}}
 
