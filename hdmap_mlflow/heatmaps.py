@@ -22,13 +22,13 @@ class Chosen:
 
 
 def choose(table: pd.DataFrame, threshold: float | None, k: int) -> list[Chosen]:
-    """The k most and k least anomalous maps and the k that the threshold gets most wrong, each map once."""
+    """The k most and k least anomalous maps, and of the others the k that the threshold gets most wrong."""
     label, score = raw(table)
     order = np.argsort(score, kind="stable")
     kinds = {"most": order[::-1][:k], "least": order[:k]}
     if threshold is not None:
-        wrong = np.flatnonzero((score >= threshold) != label)
-        kinds = {"wrong": wrong[np.argsort(-np.abs(score[wrong] - threshold), kind="stable")][:k]} | kinds
+        wrong = np.setdiff1d(np.flatnonzero((score >= threshold) != label), [*kinds["most"], *kinds["least"]])
+        kinds["wrong"] = wrong[np.argsort(-np.abs(score[wrong] - threshold), kind="stable")][:k]
     out: dict[int, Chosen] = {}
     for kind, rows in kinds.items():
         for rank, row in enumerate(rows, 1):

@@ -139,7 +139,9 @@ def summary(source: Scores, targets: list[Scores]) -> dict[str, float]:
     """Every metric of a run from its scores alone, under its full name."""
     val, reported = source.part("val"), source.part("test")
     fitted = thresholds(val)
-    per_scope = {"val": image_metrics(val, fitted), "source": image_metrics(reported, fitted) | dict(source.pixel)}
+    few = ("image_AUROC", "image_AP", "image_F1")  # what a choice by validation needs
+    per_scope = {"val": {name: value for name, value in image_metrics(val, fitted).items() if name in few}}
+    per_scope |= {"source": image_metrics(reported, fitted) | dict(source.pixel)}
     per_target = {one.domain: image_metrics(one.part("test"), fitted) | dict(one.pixel) for one in targets}
     per_scope |= {target_scope(domain): values for domain, values in per_target.items()}
     out = {metric_name("val", f"threshold_{name}"): value for name, value in fitted.items()}

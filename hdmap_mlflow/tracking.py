@@ -21,6 +21,7 @@ from tenacity import Retrying, stop_after_attempt, wait_exponential
 
 from hdmap_mlflow.errors import BadInput
 
+os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
 NOTE = "mlflow.note.content"
 PARENT = "mlflow.parentRunId"
 logging.getLogger("mlflow.store.db.utils").setLevel(logging.WARNING)  # "Creating initial database tables" and the like
@@ -52,7 +53,8 @@ def open_store(uri: str, experiment: str) -> tuple[MlflowClient, str]:
                 path.parent.mkdir(parents=True, exist_ok=True)
                 stack.enter_context(FileLock(f"{path}.lock"))
             found = client.get_experiment_by_name(experiment)
-            return client, found.experiment_id if found else client.create_experiment(experiment, _artifacts(uri))
+            kind = {"mlflow.experimentKind": "custom_model_development"}  # the UI opens on training runs, not on GenAI
+            return client, found.experiment_id if found else client.create_experiment(experiment, _artifacts(uri), kind)
         except (MlflowException, OSError) as error:
             reason = " ".join(str(error).split())[:160]
             raise BadInput(

@@ -263,7 +263,8 @@ def long_table(grid: Grid) -> pd.DataFrame:
             cuts = thresholds(table[table["split"] == "val"])
             for domain in sorted(run.scores):
                 maps = reported(run, domain)
-                own: dict[str, object] = {"entry": entry.label, "model": run.tag("model"), "condition": run.tag("condition")}
+                own: dict[str, object] = {"entry": entry.label, "model": run.tag("model")}
+                own |= {"condition": run.tag("condition")}
                 own |= {"source": source, "domain": domain, "role": "source" if domain == source else "target"}
                 own |= {"seed": seed, "split_seed": run.params.get("data.split_seed", "")}
                 own |= {"validation": run.tag("validation"), "simulated": run.tag("simulated"), "maps": len(maps)}
