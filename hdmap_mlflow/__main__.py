@@ -19,6 +19,7 @@ from hdmap_mlflow.errors import BadInput
 
 Root = Annotated[Path, typer.Argument(help="Data root: <root>/<domain>/{train/good,test/good,test/fault}.")]
 Out = Annotated[Path, typer.Option(help="Folder to write; must not exist or be empty.")]
+Uri = Annotated[str, typer.Option(help="MLflow store; empty: $MLFLOW_TRACKING_URI or sqlite:///mlflow.db.")]
 
 
 def train(
@@ -80,6 +81,70 @@ def import_mat(
     check_data(out)
 
 
+def rescore(
+    run: Annotated[str, typer.Option(help="Id of one run.")] = "",
+    experiment: Annotated[str, typer.Option(help="All finished runs of an experiment.")] = "hdmap",
+    uri: Uri = "",
+) -> None:
+    """Recompute every metric of finished runs from their stored scores and log what is new; needs no GPU."""
+    from hdmap_mlflow import history, rescore, tracking
+
+    store = tracking.absolute_uri(uri or None)
+    records, left_out = ([history.read_run(store, run)], []) if run else history.read_experiment(store, experiment)
+    for record in records:
+        done = rescore.rescore(store, record)
+        print(f"{done.name} ({done.run_id[:8]}): {len(done.new)} new, {len(done.changed)} changed "
+              f"{', '.join([*done.new, *done.changed][:4])}".rstrip())  # fmt: skip
+    for line in left_out:
+        print(f"left out: {line}")
+
+
+def verify(
+    run_id: Annotated[str, typer.Argument(help="Id of a finished run.")],
+    maps: Annotated[int, typer.Option(help="Maps a domain that are scored again.", min=1)] = 16,
+    data_root: Annotated[str, typer.Option(help="Where the data is on this machine; empty: as the run had it.")] = "",
+    uri: Uri = "",
+) -> None:
+    """Reload a run's checkpoint, score a sample again, compare with the stored scores; exit code 1 if they differ."""
+    from hdmap_mlflow import tracking, verify
+
+    found = verify.verify(tracking.absolute_uri(uri or None), run_id, maps, data_root or None)
+    for domain, difference in found.differences.items():
+        print(f"{domain}: largest difference {difference:.2g} sd of its stored scores")
+    print("verified" if found.holds else f"NOT verified: the tolerance is {verify.TOLERANCE:g} sd")
+    if not found.holds:
+        raise typer.Exit(1)
+
+
+def export(
+    run_id: Annotated[str, typer.Argument(help="Id of a finished run.")],
+    out: Out,
+    uri: Uri = "",
+) -> None:
+    """Write a run's pictures, scores and result in the guideline's folder form."""
+    from hdmap_mlflow import export, tracking
+
+    print(f"wrote {export.export(tracking.absolute_uri(uri or None), run_id, out)}")
+
+
+def report(
+    experiment: Annotated[str, typer.Option(help="The experiment whose finished runs are reported.")] = "hdmap",
+    out: Annotated[Path, typer.Option(help="Folder for report.html, report.md and report.csv.")] = Path("report"),
+    validation: Annotated[str, typer.Option(help="Only runs of this protocol; empty: all, which must agree.")] = "",
+    data_digest: Annotated[str, typer.Option(help="Only runs on this data; empty: all, which must agree.")] = "",
+    uri: Uri = "",
+) -> None:
+    """Compare an experiment's finished runs: transfer matrix, leaderboard, selection rules; HTML, Markdown and CSV."""
+    from hdmap_mlflow import tracking
+    from hdmap_mlflow.report.make import make
+    from hdmap_mlflow.report.render import headline
+
+    store = tracking.absolute_uri(uri or None)
+    page, tables = make(store, experiment, out, validation or None, data_digest or None)
+    print("\n".join(line.replace("**", "") for line in headline(tables)))
+    print(f"\nwrote {page}, and report.md and report.csv beside it")
+
+
 def check_data(root: Root) -> None:
     """Print a table of every domain and every problem found; exit code 1 if there is one."""
     from hdmap_mlflow.data import layout
@@ -109,6 +174,10 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "import-mat": import_mat,
     "check-data": check_data,
     "models": models,
+    "rescore": rescore,
+    "verify": verify,
+    "export": export,
+    "report": report,
 }
 
 app = typer.Typer(

@@ -15,11 +15,13 @@ COLUMNS = {
     "image_AUROC": "AUROC",
     "image_AP": "AP",
     "image_F1": "F1",
+    "FPR_at_normal_q99": "FPR",
+    "TPR_at_normal_q99": "TPR",
     "baseline_max_AUROC": "image max",
     "baseline_mean_AUROC": "image mean",
 }
 TRIVIAL = ("baseline_max_AUROC", "baseline_mean_AUROC")
-HEADER = ("domain", "role", "maps", *COLUMNS.values())
+HEADER = ("domain", "role", "maps", "AUROC", "95 % interval", *list(COLUMNS.values())[1:])
 WARNINGS = {
     "source_test": "Validation and report use the same source maps (`source_test`): the source figures are optimistic.",
     "source_holdout": "",
@@ -39,6 +41,7 @@ class Result:
     counts: Mapping[str, int]  # reported maps a domain
     metrics: Mapping[str, float]
     simulated: bool
+    cards: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
     def rows(self) -> list[list[str]]:
         """The transfer table: a row a domain, `-` where a metric is undefined."""
@@ -47,8 +50,24 @@ class Result:
             scope = "source" if i == 0 else target_scope(domain)
             values = [self.metrics.get(metric_name(scope, name)) for name in COLUMNS]
             cells = ["-" if value is None else f"{value:.3f}" for value in values]
+            bounds = self._bounds(domain)
+            cells.insert(1, f"{bounds[0]:.3f}-{bounds[1]:.3f}" if bounds else "-")
             rows.append([domain, "source" if i == 0 else "target", str(self.counts[domain]), *cells])
         return rows
+
+    def _bounds(self, domain: str) -> list[float] | None:
+        return self.cards.get("intervals", {}).get(domain, {}).get("image_AUROC")
+
+    def bars(self) -> tuple[list[tuple[str, float, list[float]]], dict[str, float]]:
+        """(domain, AUROC, interval) of every domain that has one, and the better trivial score of each domain."""
+        rows, trivial = [], {}
+        for i, domain in enumerate(self.domains):
+            scope = "source" if i == 0 else target_scope(domain)
+            auroc, bounds = self.metrics.get(metric_name(scope, "image_AUROC")), self._bounds(domain)
+            if auroc is not None and bounds:
+                rows.append((domain, auroc, bounds))
+                trivial[domain] = max(self.metrics[metric_name(scope, name)] for name in TRIVIAL)
+        return rows, trivial
 
     def verdict(self) -> str:
         """One line on how the image AUROC carries over, with the guideline's grade."""
@@ -73,8 +92,17 @@ class Result:
         if scores[0] is not None and scores[0] <= max(0.5, *defined[1:]):
             lines.append("On the source the model does not beat chance and the trivial scores: its transfer ratio and "
                          "grade mean nothing.")  # fmt: skip
-        lines.append("F1 at the threshold of the source's validation maps; image max and image mean are the AUROC of "
-                     "the trivial scores.")  # fmt: skip
+        for domain, card in self.cards.get("saturation", {}).items():
+            if card["alarm"]:
+                share, clamped = card["clamped_fraction"], card["clamped_AUROC"]
+                lines.append(
+                    f"Saturation on {domain}: clamped to [0, 1] as anomalib does, {share:.0%} of its scores are at a "
+                    f"clamp and the AUROC would read {clamped:.3f}."
+                )
+        lines.append(
+            "F1, and the realised FPR and TPR (at the 99 % quantile of normals), are at thresholds of the source's "
+            "validation maps; image max and image mean are the AUROC of the trivial scores."
+        )
         return [line for line in lines if line]
 
     def markdown(self) -> str:
@@ -109,6 +137,7 @@ class Result:
             "target_results": {domain: of(target_scope(domain)) for domain in self.domains[1:]},
             "avg_target_auroc": self.metrics.get("target_mean/image_AUROC"),
             "transfer": of("transfer"),
+            "cards": dict(self.cards),
             "validation": {"strategy": self.config.data.validation, **of("val")},
             "training_info": dataclasses.asdict(training),
             "best_checkpoint": str(checkpoint),

@@ -7,7 +7,7 @@ import dataclasses
 import logging
 import platform
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import datetime
 from importlib import metadata
 from pathlib import Path
@@ -20,7 +20,10 @@ from hdmap_mlflow.meter import Meter
 from hdmap_mlflow.result import Result
 
 if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
     from hdmap_mlflow.data.layout import Domain
+    from hdmap_mlflow.evaluate import Scores
     from hdmap_mlflow.tracking import Record
 
 PACKAGES = ("anomalib", "torch", "torchvision", "lightning", "timm", "mlflow", "numpy", "scikit-learn", "tifffile")
@@ -114,7 +117,7 @@ def execute(
 def _flow(
     config: RunConfig, data: Data, record: Record, meter: Meter, workdir: Path, on_epoch: OnEpoch | None
 ) -> Result:
-    from hdmap_mlflow import evaluate, metrics, train
+    from hdmap_mlflow import cards, evaluate, metrics, train
     from hdmap_mlflow.data.datamodule import MultiDomainHDMAPDataModule
     from hdmap_mlflow.models import backbones, builder, features
 
@@ -149,18 +152,93 @@ def _flow(
     with meter.phase("record"):
         counts = {scores.domain: len(scores.part("test")) for scores in (scored, *transferred)}
         measured = metrics.summary(scored, transferred)
-        result = Result(record.run_id, record.uri, config, data.names, counts, measured, data.simulated)
+        told = cards.build(scored, transferred, _distances(data))
+        result = Result(record.run_id, record.uri, config, data.names, counts, measured, data.simulated, told)
         record.metrics(measured)
         for scores in (scored, *transferred):
             record.artifact(evaluate.write(scores, workdir), "scores")
         record.json(result.record(training, checkpoint, workdir), "result.json")
+        record.json(told, "cards.json")
         record.note(result.markdown())
         ratio = measured.get("transfer/ratio")
         record.tags({"hdmap.grade": "undefined" if ratio is None else metrics.grade(ratio)})
         if config.tracking.checkpoint == "best":
             record.checkpoint(checkpoint, config.tracking.max_checkpoint_mb)
+
+    with meter.phase("pictures"):
+        all_scores = (scored, *transferred)
+        for path, picture in _figures(result, all_scores):
+            save(workdir, path, picture)
+        if config.tracking.heatmaps:
+            for one in all_scores:
+                for path, picture in _heatmaps(result, one, model, datamodule, device):
+                    save(workdir, path, picture)
+        for folder in ("figures", "heatmaps"):
+            if (workdir / folder).exists():
+                record.folder(workdir / folder, folder)
     record.metrics({metrics.metric_name("cost", name): value for name, value in meter.results.items()})
     return result
+
+
+def _distances(data: Data) -> dict[str, dict[str, float]]:
+    """Label-free distances of the targets from the source, from a few healthy training maps a domain."""
+    import numpy as np
+
+    from hdmap_mlflow import shift
+    from hdmap_mlflow.data.layout import read_map
+
+    maps = {}
+    for domain in data.domains:
+        paths = domain.table.loc[domain.table["split"] == "train", "path"]
+        chosen = paths.iloc[np.unique(np.linspace(0, len(paths) - 1, shift.MAPS).round().astype(int))]
+        if len(chosen) > 1:
+            maps[domain.name] = np.stack([read_map(domain.folder / path) for path in chosen])
+    return shift.distances(maps, data.names[0]) if data.names[0] in maps else {}
+
+
+def _figures(result: Result, all_scores: Sequence[Scores]) -> Iterator[tuple[str, Figure]]:
+    """Path below the run's folder, and figure: scores and ROC a domain, the transfer, the repair curve."""
+    from hdmap_mlflow import figures, metrics
+
+    simulated = result.simulated
+    fitted = metrics.thresholds(all_scores[0].part("val"))
+    for i, scores in enumerate(all_scores):
+        role = "source" if i == 0 else "target"
+        yield (
+            f"figures/scores_{scores.domain}.png",
+            figures.score_figure(scores.domain, role, scores.part("test"), fitted, simulated),
+        )
+    rows, trivial = result.bars()
+    if rows:
+        yield "figures/transfer.png", figures.transfer_figure(result.config.name, rows, trivial, simulated)
+    if result.cards["repair"]:
+        yield "figures/repair.png", figures.repair_figure(result.cards["repair"], simulated)
+
+
+def _heatmaps(result: Result, scores: Scores, model: Any, datamodule: Any, device: str) -> Iterator[tuple[str, Figure]]:
+    """Path below the run's folder, and picture: a domain's chosen maps, scored once more for their anomaly maps."""
+    from hdmap_mlflow import evaluate, heatmaps
+
+    table = scores.part("test").reset_index(drop=True)
+    threshold = result.metrics.get("val/threshold_F1")
+    chosen = heatmaps.choose(table, threshold, result.config.tracking.heatmaps)
+    loader = datamodule.chosen_dataloader(scores.domain, [one.row for one in chosen])
+    found = list(evaluate.anomaly_maps(model, loader, device))
+    marked = datamodule.scored[scores.domain, "test"]["mask"].ne("").to_numpy()
+    values = [anomaly for _, anomaly, _ in found if anomaly is not None]
+    limits = (min(v.min() for v in values), max(v.max() for v in values)) if values else (0, 1)
+    for one, (image, anomaly, mask) in zip(chosen, found, strict=True):
+        row = table.iloc[one.row]
+        words = heatmaps.title(scores.domain, row, one, threshold, result.simulated)
+        picture = heatmaps.map_figure(words, image, anomaly, mask if marked[one.row] else None, limits)
+        yield f"heatmaps/{scores.domain}/{heatmaps.file_name(one, table)}", picture
+
+
+def save(workdir: Path, path: str, figure: Figure) -> None:
+    """Write a figure below a folder."""
+    file = workdir / path
+    file.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(file, dpi=90)
 
 
 def _record_inputs(record: Record, config: RunConfig, data: Data) -> None:

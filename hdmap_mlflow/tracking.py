@@ -13,7 +13,7 @@ from typing import Any
 from urllib.parse import urlparse
 
 from filelock import FileLock
-from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, RunStatus, RunTag
+from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, Run, RunStatus, RunTag
 from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 from mlflow.tracking.context.registry import resolve_tags
@@ -21,6 +21,7 @@ from tenacity import Retrying, stop_after_attempt, wait_exponential
 
 from hdmap_mlflow.errors import BadInput
 
+os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
 NOTE = "mlflow.note.content"
 PARENT = "mlflow.parentRunId"
 logging.getLogger("mlflow.store.db.utils").setLevel(logging.WARNING)  # "Creating initial database tables" and the like
@@ -52,7 +53,8 @@ def open_store(uri: str, experiment: str) -> tuple[MlflowClient, str]:
                 path.parent.mkdir(parents=True, exist_ok=True)
                 stack.enter_context(FileLock(f"{path}.lock"))
             found = client.get_experiment_by_name(experiment)
-            return client, found.experiment_id if found else client.create_experiment(experiment, _artifacts(uri))
+            kind = {"mlflow.experimentKind": "custom_model_development"}  # the UI opens on training runs, not on GenAI
+            return client, found.experiment_id if found else client.create_experiment(experiment, _artifacts(uri), kind)
         except (MlflowException, OSError) as error:
             reason = " ".join(str(error).split())[:160]
             raise BadInput(
@@ -118,6 +120,10 @@ class Record:
             with attempt:
                 self.client.log_artifact(self.run_id, str(path), folder or None)
 
+    def folder(self, path: Path, name: str) -> None:
+        """Upload everything below a folder as `<name>/...`."""
+        self.client.log_artifacts(self.run_id, str(path), name)
+
     def checkpoint(self, path: Path, max_mb: float) -> None:
         """Upload a checkpoint. One too large, or refused by the store, is said in a tag and never loses the run."""
         size = path.stat().st_size / 1e6
@@ -162,6 +168,63 @@ def start(uri: str, experiment: str, name: str, tags: Mapping[str, str], parent:
         record.end(RunStatus.to_string(RunStatus.FAILED), reason)
         raise
     record.end(RunStatus.to_string(RunStatus.FINISHED))
+
+
+# ------------------------------------------------------------------------------------------- reading back
+def find_runs(uri: str, experiment: str) -> list[Run]:
+    """All runs of an experiment, the newest first. Raises BadInput that names the experiments there are."""
+    client = _reader(uri)
+    found: list[Run] = []
+    entity = client.get_experiment_by_name(experiment)
+    if entity is None:
+        names = ", ".join(one.name for one in client.search_experiments()) or "none"
+        raise BadInput(f"no experiment '{experiment}' in {uri}; there are: {names}; give --experiment or --uri")
+    token = None
+    while token != "":
+        page = client.search_runs([entity.experiment_id], max_results=500, page_token=token)
+        found += page
+        token = page.token or ""
+    return found
+
+
+def get_run(uri: str, run_id: str) -> Run:
+    """One run by its id. Raises BadInput for an id that the store does not know."""
+    try:
+        return _reader(uri).get_run(run_id)
+    except MlflowException:
+        raise BadInput(f"no run {run_id} in {uri}; `mlflow ui` shows the ids, --uri names another store") from None
+
+
+def _reader(uri: str) -> MlflowClient:
+    """A client for a store that exists: reading makes none. Raises BadInput if it does not answer."""
+    path = Path(uri.removeprefix("sqlite:///"))
+    if uri.startswith("sqlite:///") and not path.exists():
+        raise BadInput(f"there is no store {path}; train first, or give --uri sqlite:///FILE")
+    client = MlflowClient(tracking_uri=uri)
+    with _impatient():
+        try:
+            client.search_experiments(max_results=1)
+        except (MlflowException, OSError) as error:
+            reason = " ".join(str(error).split())[:160]
+            raise BadInput(f"tracking store {uri} does not answer ({reason}); start it or give --uri") from None
+    return client
+
+
+def artifacts(uri: str, run_id: str, path: str, into: Path | None = None) -> Path:
+    """Local path of an artifact file or folder, fetched where it is remote. Raises BadInput if the run has none."""
+    client = MlflowClient(tracking_uri=uri)
+    if not client.list_artifacts(run_id, path) and path not in {
+        found.path for found in client.list_artifacts(run_id, str(Path(path).parent).replace(".", ""))
+    }:
+        raise BadInput(f"run {run_id} keeps no {path}; it did not finish, or an older version wrote it")
+    if into:
+        into.mkdir(parents=True, exist_ok=True)
+    return Path(client.download_artifacts(run_id, path, str(into) if into else None))
+
+
+def reopen(uri: str, run_id: str) -> Record:
+    """A finished run to which something is added."""
+    return Record(MlflowClient(tracking_uri=uri), run_id, uri)
 
 
 def project_run() -> str | None:

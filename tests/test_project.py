@@ -41,10 +41,20 @@ ALLOWED = {
     "data": {"data"},
     "models": {"models", "data.faults"},
     "train": set(),
-    "evaluate": set(),
+    "evaluate": {"pixels"},
     "metrics": {"evaluate"},
+    "statistics": set(),
+    "pixels": set(),
+    "shift": {"models.backbones", "models"},
+    "figures": {"metrics"},
+    "heatmaps": {"metrics"},
+    "cards": {"evaluate", "metrics", "statistics"},
     "result": {"metrics", "terminal"},
     "tracking": set(),
+    "history": {"tracking", "evaluate"},
+    "rescore": {"history", "tracking", "evaluate", "metrics", "cards", "result"},
+    "export": {"history", "tracking"},
+    "report": {"report", "history", "metrics", "statistics", "tracking"},
 }
 ONLY_IN = {"mlflow": {"tracking"}, "optuna": {"tune"}, "ray": {"grid"}, "anomalib": {"data", "models", "train"}}
 

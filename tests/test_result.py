@@ -1,5 +1,7 @@
 """What a finished run says of itself."""
 
+import dataclasses
+
 import pytest
 
 from hdmap_mlflow.config import build_config
@@ -39,3 +41,13 @@ def test_the_table_has_a_row_a_domain_and_says_what_is_undefined():
         ["domain_B", "target", "8", "0.800"],
     ]
     assert one.rows()[0][4] == "-"
+
+
+def test_the_table_shows_intervals_and_the_saturation_alarm():
+    told = {
+        "intervals": {"domain_B": {"image_AUROC": [0.7, 0.9]}},
+        "saturation": {"domain_B": {"alarm": True, "clamped_fraction": 0.5, "clamped_AUROC": 0.6}},
+    }
+    one = dataclasses.replace(result(0.9), cards=told)
+    assert one.rows()[1][4] == "0.700-0.900"
+    assert "Saturation on domain_B" in one.markdown() and "50%" in one.markdown()

@@ -13,7 +13,7 @@ from torchvision.transforms.v2 import InterpolationMode, Resize
 
 from hdmap_mlflow.config import DataConfig
 from hdmap_mlflow.data.faults import NATIVE, CutPaste
-from hdmap_mlflow.data.layout import Domain, read_map
+from hdmap_mlflow.data.layout import Domain, read_map, read_mask
 from hdmap_mlflow.data.splits import split
 from hdmap_mlflow.data.store import Packed
 
@@ -27,7 +27,9 @@ class MapDataset(Dataset):
     """Maps of a table as anomalib items: float32 (3, H, W), one channel repeated, never clipped.
 
     Rows marked `synthetic` get a scaled-CutPaste fault at native size, the same one every time for a seed and a row.
-    `transform` (a resize) comes last. Maps are taken from `packed`, where it is given.
+    `transform` (a resize) comes last. At native size the fault mask comes along, (H, W) bool, where any map has one:
+    empty for good maps, and for fault maps that lack theirs. Maps are taken
+    from `packed`, where it is given.
     """
 
     def __init__(
@@ -43,6 +45,7 @@ class MapDataset(Dataset):
         self.seed = seed
         self.transform = transform
         self.fault = fault
+        self.masks = transform is None and bool((table["mask"] != "").any())
 
     def __len__(self) -> int:
         return len(self.table)
@@ -54,9 +57,16 @@ class MapDataset(Dataset):
         if row["synthetic"]:
             generator = torch.Generator().manual_seed(self.seed * 1_000_003 + index)
             image, _, _ = self.fault.paste(image, generator)
+        mask = self._mask(row, image) if self.masks else None
         if self.transform:
             image = self.transform(image)
-        return ImageItem(image=image.repeat(3, 1, 1), gt_label=torch.tensor(int(row["label"])), image_path=row["file"])
+        label = torch.tensor(int(row["label"]))
+        return ImageItem(image=image.repeat(3, 1, 1), gt_label=label, gt_mask=mask, image_path=row["file"])
+
+    def _mask(self, row: pd.Series, image: torch.Tensor) -> torch.Tensor:
+        if not row["mask"] or row["synthetic"]:
+            return torch.zeros(image.shape[1:], dtype=torch.bool)
+        return torch.from_numpy(read_mask(Path(row["file"].removesuffix(row["path"])) / row["mask"]))
 
 
 class MultiDomainHDMAPDataModule(AnomalibDataModule):
@@ -101,6 +111,11 @@ class MultiDomainHDMAPDataModule(AnomalibDataModule):
         """All `val` or `test` maps of a domain in the order of its table, at native size unless transformed."""
         data = MapDataset(self.scored[domain, split], self.seed or 0, transform, self.packed[domain])
         return self._loader(data, self.eval_batch_size)
+
+    def chosen_dataloader(self, domain: str, rows: Sequence[int]) -> DataLoader:
+        """Some reported maps of a domain, by their place in its table, in the order given and at native size."""
+        table = self.scored[domain, "test"].iloc[list(rows)].reset_index(drop=True)
+        return self._loader(MapDataset(table, packed=self.packed[domain]), self.eval_batch_size)
 
     def _loader(self, data: MapDataset, batch_size: int, shuffle: bool = False) -> DataLoader:
         return DataLoader(

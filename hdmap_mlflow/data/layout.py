@@ -55,8 +55,8 @@ class Domain:
 
 
 def digest(domains: Sequence[Domain]) -> str:
-    """Content digest of several domains in their order, 16 hex digits."""
-    return hashlib.sha256("".join(domain.digest() for domain in domains).encode()).hexdigest()[:16]
+    """Content digest of a set of domains, whichever is the source, 16 hex digits."""
+    return hashlib.sha256("".join(sorted(domain.digest() for domain in domains)).encode()).hexdigest()[:16]
 
 
 def find_root(root: str) -> Path:

@@ -28,10 +28,10 @@ class Backbone:
     std: tuple[float, ...]
 
 
-def resolve(weights: str, backbone: str) -> Backbone:
+def resolve(weights: str, backbone: str, fetch: bool = True) -> Backbone:
     """Resolve `hub`, `embedded`, `random` or a local folder for a timm architecture.
 
-    A local folder is timm's form: `config.json` beside `model.safetensors` (or `pytorch_model.bin`).
+    `fetch=False` asks nothing of the hub but what timm knows by itself. A local folder is timm's form: `config.json` beside `model.safetensors` (or `pytorch_model.bin`).
     Raises BadInput if the weights cannot be had, or do not fit the architecture.
     """
     import timm
@@ -47,7 +47,7 @@ def resolve(weights: str, backbone: str) -> Backbone:
         raise BadInput(f"timm knows no backbone '{backbone}'; similar: {', '.join(close) or 'none'}")
     if weights == "random":
         return Backbone(backbone, IMAGENET_MEAN, IMAGENET_STD)
-    return _hub(backbone)
+    return _hub(backbone, fetch)
 
 
 @cache
@@ -66,7 +66,7 @@ def layers(backbone: str) -> dict[str, tuple[int, int]]:
     return {layer["module"]: (layer["num_chs"], layer["reduction"]) for layer in info.info}
 
 
-def _hub(backbone: str) -> Backbone:
+def _hub(backbone: str, fetch: bool) -> Backbone:
     """Fetch (or find in the cache) the hub's file before anything is built, so that its absence is known at once."""
     import timm
     from huggingface_hub import hf_hub_download
@@ -75,7 +75,7 @@ def _hub(backbone: str) -> Backbone:
     cfg = timm.get_pretrained_cfg(backbone)
     if cfg is None or not (cfg.hf_hub_id or cfg.url):
         raise BadInput(f"the hub has no weights for backbone '{backbone}'; {WAY_OUT}")
-    if cfg.hf_hub_id:
+    if cfg.hf_hub_id and fetch:
         try:
             hf_hub_download(cfg.hf_hub_id, "model.safetensors", etag_timeout=5)
         except (LocalEntryNotFoundError, HfHubHTTPError, OSError) as error:

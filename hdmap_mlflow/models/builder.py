@@ -83,11 +83,12 @@ def build(config: RunConfig, *, fetch: bool = True):  # noqa: ANN201 - AnomalibM
 
     entry = find_model(config.model.name)
     arguments = signature.arguments(entry.path, config.model.settings)
-    weights = config.model.weights if fetch or config.model.weights != "hub" else "random"
+    weights = config.model.weights
+    random = weights == "random" or (weights == "hub" and not fetch)
     steps: list = [Resize(config.data.image_size, InterpolationMode(config.data.interpolation), antialias=True)]
     scale: tuple = (backbones.IMAGENET_MEAN, backbones.IMAGENET_STD)
     if entry.weights and entry.weights.library == "timm":
-        backbone = backbones.resolve(weights, arguments[entry.weights.setting])
+        backbone = backbones.resolve(weights, arguments[entry.weights.setting], fetch)
         arguments[entry.weights.setting] = backbone.name
         scale = (backbone.mean, backbone.std)
     if "pre_trained" in signature.parameters(entry.path):
@@ -96,7 +97,7 @@ def build(config: RunConfig, *, fetch: bool = True):  # noqa: ANN201 - AnomalibM
         steps.append(Normalize(*scale))
     if entry.textures:
         arguments[entry.textures] = textures.folder(config.model.name, entry.textures, arguments[entry.textures])
-    with downloads(config.model.name), backbones.random_weights() if weights == "random" else contextlib.nullcontext():
+    with downloads(config.model.name), backbones.random_weights() if random else contextlib.nullcontext():
         model = signature.load_class(entry.path)(
             pre_processor=PreProcessor(transform=Compose(steps)),
             post_processor=False,
@@ -104,7 +105,7 @@ def build(config: RunConfig, *, fetch: bool = True):  # noqa: ANN201 - AnomalibM
             evaluator=Evaluator(val_metrics=[AUROC(fields=["pred_score", "gt_label"], prefix="val_image_")]),
             **arguments,
         )
-    if weights == "random":
+    if random:
         backbones.leave_files_out(model)
     return model
 

@@ -1,0 +1,1 @@
+"""Finished runs -> transfer matrix, leaderboard, selection rules; as HTML, Markdown and CSV."""

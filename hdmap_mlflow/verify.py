@@ -1,0 +1,68 @@
+"""Does a run's checkpoint still give the scores that the run recorded? Rebuild it, score a sample, compare."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+import numpy as np
+
+from hdmap_mlflow import history
+from hdmap_mlflow.errors import BadInput
+
+TOLERANCE = 1e-3  # of the spread (sd) of a domain's stored scores; another device or BLAS moves the last digits
+
+
+@dataclass(frozen=True)
+class Verified:
+    """Largest difference between a stored and a repeated score a domain, in units of the sd of its stored scores."""
+
+    run_id: str
+    maps: int
+    differences: dict[str, float]
+
+    @property
+    def holds(self) -> bool:
+        return all(difference <= TOLERANCE for difference in self.differences.values())
+
+
+def verify(uri: str, run_id: str, maps: int = 16, data_root: str | None = None) -> Verified:
+    """Score `maps` reported maps of every domain again and stamp the run with the tag `hdmap.verified`.
+
+    `data_root` says where the data is on this machine. Raises BadInput where the run, its checkpoint or its scores are
+    missing, and where the data here is not the data that the run read.
+    """
+    from hdmap_mlflow import evaluate, run, tracking, train
+    from hdmap_mlflow.data.datamodule import MultiDomainHDMAPDataModule
+    from hdmap_mlflow.models import builder
+
+    record = history.read_run(uri, run_id)
+    config = builder.check(history.read_config(uri, run_id))  # JSON knows fewer types than the model's signature
+    if data_root:
+        config = config.model_copy(update={"data": config.data.model_copy(update={"root": data_root})})
+    checkpoint = next(tracking.artifacts(uri, run_id, "checkpoint").iterdir())
+    data = run.read(config)
+    if data.digest != record.tag("data_digest"):
+        raise BadInput(f"the data in {data.root} (digest {data.digest}) is not what run {run_id[:8]} read "
+                       f"({record.tag('data_digest')}); give --data-root FOLDER")  # fmt: skip
+    train.seed(config.train)
+    model = builder.build(config, fetch=False)
+    train.load_checkpoint(model, checkpoint)
+    module, device = MultiDomainHDMAPDataModule(data.domains, config.data), train.accelerator(config.train.device)
+    differences = {}
+    for domain in data.names:
+        stored = record.scores[domain].query("split == 'test'").reset_index(drop=True)
+        rows = np.unique(np.linspace(0, len(stored) - 1, maps).round().astype(int))
+        again = evaluate.score(model, module.chosen_dataloader(domain, rows.tolist()), domain, "test", device, False)
+        kept = stored.iloc[rows].set_index("path")["score"].to_numpy(float)
+        if again.table["path"].tolist() != stored["path"].iloc[rows].tolist():
+            raise BadInput(f"the maps of {domain} have other names here than in run {run_id[:8]}; rename them")
+        gap = np.abs(again.table["score"].to_numpy(float) - kept).max()
+        differences[domain] = float(gap / (stored["score"].astype(float).std() or 1.0))
+    found = Verified(run_id, maps, differences)
+    word = "yes" if found.holds else "NO"
+    now = datetime.now(UTC).strftime("%Y-%m-%d")
+    worst = max(differences.values())
+    told = f"{word}, {now}: {maps} maps a domain scored again, largest difference {worst:.2g} sd"
+    tracking.reopen(uri, run_id).tags({"hdmap.verified": told})
+    return found

@@ -1,0 +1,145 @@
+"""The report from plain records: no MLflow, no torch, no model."""
+
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from scipy.stats import norm
+
+from hdmap_mlflow.errors import BadInput
+from hdmap_mlflow.history import RunRecord
+from hdmap_mlflow.report.charts import charts
+from hdmap_mlflow.report.grid import arrange
+from hdmap_mlflow.report.render import headline, html, markdown
+from hdmap_mlflow.report.tables import long_table, tabulate
+
+GOLDEN = Path(__file__).with_name("report.golden.md")
+DOMAINS = ("A", "B", "C")
+
+
+def scores(domain, quality, seed, split="test", n=40):
+    """Evenly spread scores, so that the same call gives the same table on every machine."""
+    rng = np.random.default_rng([ord(domain), seed])
+    label = np.repeat([0, 1], n // 2)
+    score = np.round(norm.ppf((rng.permutation(n) + 0.5) / n) + quality * label, 6)
+    trivial = np.round(rng.uniform(size=n) + 0.3 * label, 6)
+    paths = [f"{split}/{i:03d}.tiff" for i in range(n)]
+    return pd.DataFrame({"path": paths, "label": label, "group": "", "split": split, "score": score,
+                         "image_max": trivial, "image_mean": trivial[::-1]})  # fmt: skip
+
+
+def record(model, source, seed, quality, **changes):
+    found = {d: scores(d, quality - 0.5 * (d != source), seed + 10 * len(model)) for d in DOMAINS}
+    found[source] = pd.concat([scores(source, quality, seed + 7, "val"), found[source]])
+    tags = {"model": model, "condition": "quick", "source": source, "validation": "source_holdout", "data_digest": "d1"}
+    tags |= {"fingerprint": f"{model}{source}{seed}", "simulated": "true", "weights": "embedded:1"}
+    params = {"train.seed": str(seed), "data.source_domain": source, "model.depth": "3"}
+    metrics = {"cost/fit_seconds": 2.0 + seed, "cost/evaluate_seconds": 1.0, "cost/fit_peak_MB": 500.0}
+    base = RunRecord(f"{model}{source}{seed}", f"{model}/{source}/s{seed}", "FINISHED", params, metrics,
+                     {f"hdmap.{k}": v for k, v in tags.items()}, started=seed, scores=found)  # fmt: skip
+    return replace(base, **changes)
+
+
+def grid(models=(("good", 2.5), ("poor", 1.0)), sources="AB", seeds=(0, 1)):
+    return [record(m, s, seed, q) for m, q in models for s in sources for seed in seeds]
+
+
+def retagged(one, **tags):
+    return replace(one, tags={**one.tags, **{f"hdmap.{k}": v for k, v in tags.items()}})
+
+
+def test_the_text_of_a_report_is_the_golden_one():
+    text = markdown(tabulate(arrange(grid()[:-1]), ["lost/s9 (abc): failed: no weights"]))
+    if not GOLDEN.exists():  # delete the file to write it anew, and read what changed
+        GOLDEN.write_text(text)
+    assert text == GOLDEN.read_text()
+
+
+def test_a_better_model_leads_alone_and_an_equal_one_ties():
+    board = tabulate(arrange(grid())).leaderboard
+    assert [(s.label, s.rank) for s in board] == [("good/quick", 1), ("poor/quick", 2)]
+    twin = [retagged(replace(r, run_id=r.run_id + "x"), model="twin", fingerprint=r.run_id + "x") for r in grid()[:4]]
+    tied = tabulate(arrange([*grid(), *twin]))
+    assert {s.label: s.rank for s in tied.leaderboard} == {"good/quick": 1, "twin/quick": 1, "poor/quick": 3}
+    assert "Not told apart from it by a paired test: twin/quick." in headline(tied)
+
+
+@pytest.mark.parametrize(("tag", "flag"), [("data_digest", "--data-digest"), ("validation", "--validation")])
+def test_runs_of_differing_data_or_protocol_are_not_ranked(tag, flag):
+    mixed = [*grid(), retagged(record("odd", "A", 0, 2), **{tag: "other"})]
+    with pytest.raises(BadInput, match=f"cannot be ranked together: choose one with {flag}"):
+        arrange(mixed)
+    chosen = arrange(mixed, **({"validation": "other"} if tag == "validation" else {"data_digest": "oth"}))
+    assert [entry.label for entry in chosen.entries] == ["odd/quick"]
+    with pytest.raises(BadInput, match="no finished run is of that"):
+        arrange(mixed, validation="none")
+
+
+def test_what_is_missing_is_listed_and_never_filled():
+    tables = tabulate(arrange(grid()[:-1]))
+    assert "poor/quick: no run from B with seed 1" in tables.missing and "no run was trained on C" in tables.missing
+    assert tables.grid.common == [("A", 0), ("A", 1), ("B", 0)]
+    assert ("C", "A") not in tables.matrices["good/quick"]
+
+
+def test_without_a_common_run_there_is_no_rank():
+    tables = tabulate(arrange([record("good", "A", 0, 2), record("poor", "B", 0, 1)]))
+    assert [s.rank for s in tables.leaderboard] == [None, None] and tables.pairs == []
+    assert "not ranked" in " ".join(headline(tables))
+
+
+def test_a_cell_is_the_mean_over_seeds_and_its_interval_holds_it():
+    tables = tabulate(arrange(grid()))
+    cell = tables.matrices["good/quick"]["A", "C"]
+    assert cell.n == 2 and cell.sd is not None and cell.interval[0] < cell.mean < cell.interval[1]
+
+
+def test_a_domain_of_one_class_is_absent_and_said():
+    records = []
+    for one in grid():
+        good = {d: t[t["label"] == 0].reset_index(drop=True) if d == "C" else t for d, t in one.scores.items()}
+        records.append(replace(one, scores=good))
+    tables = tabulate(arrange(records))
+    assert not any(domain == "C" for _, domain in tables.matrices["good/quick"])
+    assert "C: one class of maps only, so it has no AUROC" in tables.missing
+    assert "nan" not in markdown(tables)
+
+
+def test_the_oracle_never_does_worse_than_the_pick_by_validation():
+    picks = tabulate(arrange(grid())).picks
+    assert {pick.source for pick in picks} == {"A", "B"}
+    assert all(pick.regret >= 0 for pick in picks) and all(p.regret == 0 for p in picks if p.rule == "oracle")
+
+
+def test_a_repeat_of_a_run_is_counted_once_and_other_settings_are_another_entry():
+    again = replace(grid()[0], run_id="later", started=99)
+    deeper = replace(record("good", "A", 0, 2), params={"train.seed": "0", "model.depth": "5"}, run_id="deep")
+    found = arrange([*grid(), again, retagged(deeper, fingerprint="deep")])
+    assert found.superseded == 1
+    assert next(e for e in found.entries if "depth=3" in e.label).runs["A", 0].run_id == "later"
+    assert [e.label for e in found.entries] == ["good/quick (depth=3)", "good/quick (depth=5)", "poor/quick"]
+
+
+def test_the_page_is_one_small_file_that_says_simulated():
+    tables = tabulate(arrange(grid()))
+    page = html(tables, charts(tables), {"a picture": "AAAA"}, "today")
+    assert len(page) < 300_000 and "SIMULATED maps" in page and page.count("<svg") == 3
+    assert "http://" not in page.replace("http://www.w3.org", "").replace("http://purl.org", "").replace(
+        "http://creativecommons.org", "")  # fmt: skip
+    assert 'src="data:image/png;base64,AAAA"' in page and "<script" not in page
+
+
+def test_the_csv_has_a_row_a_run_and_domain():
+    table = long_table(arrange(grid()))
+    assert len(table) == 8 * 3 and table["image_AUROC"].between(0, 1).all()
+    assert set(table["role"]) == {"source", "target"}
+
+
+def test_a_report_needs_neither_mlflow_nor_torch():
+    code = "import sys, hdmap_mlflow.report.render, hdmap_mlflow.report.charts, hdmap_mlflow.report.make\n"
+    code += "print([m for m in ('mlflow', 'torch', 'anomalib') if m in sys.modules])"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.strip() == "[]"
