@@ -31,7 +31,8 @@ class Backbone:
 def resolve(weights: str, backbone: str, fetch: bool = True) -> Backbone:
     """Resolve `hub`, `embedded`, `random` or a local folder for a timm architecture.
 
-    `fetch=False` asks nothing of the hub but what timm knows by itself. A local folder is timm's form: `config.json` beside `model.safetensors` (or `pytorch_model.bin`).
+    `fetch=False` asks nothing of the hub but what timm knows by itself. A local folder is timm's form: `config.json`
+    beside `model.safetensors` (or `pytorch_model.bin`).
     Raises BadInput if the weights cannot be had, or do not fit the architecture.
     """
     import timm

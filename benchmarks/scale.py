@@ -1,0 +1,102 @@
+"""Cost against the number of training maps, and the exponent of the law.
+
+python -m benchmarks.scale --model padim --counts 200,1000,5000,20000,100000
+
+One simulated domain; every count is a run in a process of its own, with nothing kept from those before but the packed
+maps, which the first run makes. Seconds and peak resident memory are those of the phases that the run itself records.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+BACKBONE = "model.weights=random,model.backbone=resnet18,data.feature_cache_mb=0,data.batch_size=64,train.device=cpu"
+SETTINGS = {
+    "padim": "model.layers=[layer1,layer2,layer3],model.n_features=100",
+    "patchcore": "model.layers=[layer2,layer3],model.coreset_sampling_ratio=0.01,model.max_bank_mb=10",
+}
+PHASES = ("read", "fit", "evaluate")
+
+
+def one(model: str, root: str, count: int, size: int) -> dict[str, float]:
+    """The costs of one run in this process: seconds and peak MB a phase."""
+    from mlflow.tracking import MlflowClient
+
+    from hdmap_mlflow import run
+
+    overrides = f"{BACKBONE},{SETTINGS[model]},data.image_size=[{size},{size}],data.max_train={count}"
+    flags = {"data.root": root, "data.target_domains": "", "data.source_domain": "domain_A"}
+    with tempfile.TemporaryDirectory() as folder:
+        os.chdir(folder)
+        os.environ["MLFLOW_TRACKING_URI"] = f"sqlite:///{folder}/mlflow.db"
+        result = run.execute(run.configure(model, "baseline", flags=flags, overrides=overrides), say=lambda _: None)
+        metrics = MlflowClient(result.uri).get_run(result.run_id).data.metrics
+        os.chdir("/")
+    costs = {f"{p}_{unit}": metrics[f"cost/{p}_{unit}"] for p in PHASES for unit in ("seconds", "peak_MB")}
+    return costs | {"AUROC": metrics["source/image_AUROC"]}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", default="padim", choices=SETTINGS)
+    parser.add_argument("--counts", default="200,1000,5000,20000")
+    parser.add_argument("--test", type=int, default=200, help="good and as many fault test maps")
+    parser.add_argument("--size", type=int, default=64, help="pixels")
+    parser.add_argument("--child", type=int, help=argparse.SUPPRESS)
+    parser.add_argument("--root", help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if arguments.child:
+        print(json.dumps(one(arguments.model, arguments.root, arguments.child, arguments.size)))
+        return
+    counts = [int(count) for count in arguments.counts.split(",")]
+    rows: list[dict[str, Any]] = []
+    with tempfile.TemporaryDirectory() as folder:
+        root = _one_domain(Path(folder) / "maps", max(counts), arguments.test)
+        print(f"{arguments.model}, {arguments.size} px, {2 * arguments.test} test maps\n")
+        print(
+            "| train maps | read, s | fit, s | evaluate, s | peak of fit, MB | AUROC |\n|---:|---:|---:|---:|---:|---:|"
+        )
+        for count in counts:
+            rows.append(_child(arguments, root, count, f"{folder}/cache"))
+            cells = [rows[-1][name] for name in ("read_seconds", "fit_seconds", "evaluate_seconds")]
+            print(f"| {count:,} | " + " | ".join(f"{cell:.1f}" for cell in cells)
+                  + f" | {rows[-1]['fit_peak_MB']:,.0f} | {rows[-1]['AUROC']:.4f} |", flush=True)  # fmt: skip
+    large = [i for i, count in enumerate(counts) if count >= 1000]
+    if len(large) > 1:
+        law = np.polyfit(np.log([counts[i] for i in large]), np.log([rows[i]["fit_seconds"] for i in large]), 1)
+        print(f"\nfit seconds grow as N^{law[0]:.2f} from 1,000 maps on")
+
+
+def _one_domain(root: Path, train: int, test: int) -> str:
+    """domain_A of the simulated four."""
+    import shutil
+
+    from hdmap_mlflow.data.simulate import simulate
+
+    simulate(root, train, test)
+    for name in ("domain_B", "domain_C", "domain_D"):
+        shutil.rmtree(root / name)
+    return str(root)
+
+
+def _child(arguments: argparse.Namespace, root: str, count: int, cache: str) -> dict[str, Any]:
+    command = [sys.executable, "-W", "ignore", "-m", "benchmarks.scale", "--model", arguments.model, "--root", root]
+    command += ["--child", str(count), "--size", str(arguments.size)]
+    environment = os.environ | {"HDMAP_CACHE": cache, "TQDM_DISABLE": "1"}
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
+    if done.returncode:
+        sys.exit(f"{count} maps failed:\n{done.stderr[-2000:]}")
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+if __name__ == "__main__":
+    main()
