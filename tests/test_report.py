@@ -142,7 +142,7 @@ def test_the_cards_of_runs_bring_the_shift_and_the_saturation_alarm():
     text = markdown(tabulate(arrange(records)))
     cells = tabulate(arrange(records)).matrices["good/quick"]
     assert f"| A to B | 0.500 | 0.250 | {cells['A', 'A'].mean - cells['A', 'B'].mean:+.3f} |" in text
-    assert "Saturation alarm for 4 of 4 tested domains" in text and "0.500 instead of 0.900" in text
+    assert "Saturation alarm in 4 of 4 tests" in text and "0.500 instead of 0.900" in text
 
 
 def test_the_csv_has_a_row_a_run_and_domain():

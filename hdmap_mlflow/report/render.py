@@ -199,7 +199,7 @@ def _shift(tables: Tables) -> Section:
             own, there = (tables.matrices[label].get((source, to)) for to in (source, domain))
             row.append(number(own.mean - there.mean, sign=True) if own and there else "-")
         rows.append(row)
-    note = "No labels used: Wasserstein distance of pixel values in units of the source's mean; squared MMD of features."
+    note = "Without labels: Wasserstein distance of pixels in units of the source's mean; squared MMD of features."
     header = ["shift", "intensity", "feature MMD", *(f"AUROC drop, {label}" for label in columns)]
     return Section("Domain shift against the drop", header, rows, [note])
 
@@ -210,8 +210,10 @@ def _saturation(tables: Tables) -> list[str]:
     if not ringing:
         return []
     worst = max(ringing, key=lambda card: abs(card["image_AUROC"] - card["clamped_AUROC"]))
-    return [f"Saturation alarm for {len(ringing)} of {len(cards)} tested domains: with scores clamped as anomalib does, "
-            f"the worst AUROC would read {worst['clamped_AUROC']:.3f} instead of {worst['image_AUROC']:.3f}."]  # fmt: skip
+    return [
+        f"Saturation alarm in {len(ringing)} of {len(cards)} tests (run x domain): with scores clamped as anomalib "
+        f"does, the worst AUROC would read {worst['clamped_AUROC']:.3f} instead of {worst['image_AUROC']:.3f}."
+    ]
 
 
 def matrix_rows(tables: Tables, label: str) -> list[list[str]]:
