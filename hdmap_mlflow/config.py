@@ -87,6 +87,7 @@ class TrackingConfig(_Part):
     experiment: str = "hdmap"
     checkpoint: Literal["best", "none"] = "best"
     max_checkpoint_mb: Annotated[float, Field(gt=0)] = 2000
+    figures: bool = True
     heatmaps: Annotated[int, Field(ge=0)] = 2  # of each kind and domain: most and least anomalous, wrong
     output_dir: str = "results"
 

@@ -33,6 +33,7 @@ class RunRecord:
     tags: Mapping[str, str]
     started: int = 0
     scores: Mapping[str, pd.DataFrame] = field(default_factory=dict, repr=False)
+    cards: Mapping[str, Any] = field(default_factory=dict, repr=False)
 
     def tag(self, name: str) -> str:
         return self.tags.get(f"hdmap.{name}", "")
@@ -83,9 +84,12 @@ def read_experiment(uri: str, experiment: str) -> tuple[list[RunRecord], list[st
 def _record(uri: str, run: Any, scores: bool) -> RunRecord:
     found = read_scores(uri, run.info.run_id) if scores else {}
     data, info = run.data, run.info
-    return RunRecord(
-        info.run_id, info.run_name, info.status, data.params, data.metrics, data.tags, info.start_time or 0, found
-    )
+    try:
+        cards = read_json(uri, info.run_id, "cards.json") if scores else {}
+    except BadInput:  # a run from before the cards; `hdmap rescore` makes them
+        cards = {}
+    return RunRecord(info.run_id, info.run_name, info.status, data.params, data.metrics, data.tags,
+                     info.start_time or 0, found, cards)  # fmt: skip
 
 
 def read_scores(uri: str, run_id: str) -> dict[str, pd.DataFrame]:

@@ -167,8 +167,9 @@ def _flow(
 
     with meter.phase("pictures"):
         all_scores = (scored, *transferred)
-        for path, picture in _figures(result, all_scores):
-            save(workdir, path, picture)
+        if config.tracking.figures:
+            for path, picture in _figures(result, all_scores):
+                save(workdir, path, picture)
         if config.tracking.heatmaps:
             for one in all_scores:
                 for path, picture in _heatmaps(result, one, model, datamodule, device):

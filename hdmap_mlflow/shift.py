@@ -8,8 +8,8 @@ import numpy as np
 from scipy.stats import wasserstein_distance
 from sklearn.metrics.pairwise import euclidean_distances
 
-MAPS = 64  # healthy training maps a domain, evenly spaced
-SIZE = (64, 192)
+MAPS = 48  # healthy training maps a domain, evenly spaced
+SIZE = (32, 96)
 LAYERS = (2, 3)  # features of EfficientNet-Lite0 after blocks.2 (40 channels) and blocks.4 (112)
 
 
@@ -21,7 +21,8 @@ def distances(maps: Mapping[str, np.ndarray], source: str) -> dict[str, dict[str
     EfficientNet-Lite0, unbiased and squared, with a Gaussian kernel of median width; about 0 for the same domain,
     slightly negative at times, at most 2.
     """
-    described = {domain: features(images) for domain, images in maps.items()}
+    ends = np.cumsum([len(images) for images in maps.values()])[:-1]
+    described = dict(zip(maps, np.split(features(np.concatenate(list(maps.values()))), ends), strict=True))
     level = maps[source].mean()
     return {
         domain: {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
@@ -36,6 +37,7 @@ def verify(uri: str, run_id: str, maps: int = 16, data_root: str | None = None) 
     from hdmap_mlflow.data.datamodule import MultiDomainHDMAPDataModule
     from hdmap_mlflow.models import builder
 
+    logging.getLogger("timm").setLevel(logging.ERROR)  # tells of the classifier's weights, which no backbone needs
     record = history.read_run(uri, run_id)
     config = builder.check(history.read_config(uri, run_id))  # JSON knows fewer types than the model's signature
     if data_root:

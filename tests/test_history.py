@@ -32,7 +32,7 @@ def made(maps, tmp_path_factory):
         mask[10:12, 20:60] = 255
         cv2.imwrite(str(data / "domain_B/test/masks" / f"{path.stem}.png"), mask)
     uri = f"sqlite:///{folder / 'mlflow.db'}"
-    more = f",tracking.uri={uri},tracking.heatmaps=1,tracking.output_dir={folder / 'out'}"
+    more = f",tracking.uri={uri},tracking.figures=true,tracking.heatmaps=1,tracking.output_dir={folder / 'out'}"
     config = run.configure("patchcore", flags={"data.root": str(data)}, overrides=RANDOM_PATCHCORE + more)
     return uri, run.execute(config, say=lambda _line: None).run_id
 
@@ -137,3 +137,16 @@ def test_unfinished_and_scoreless_runs_are_named_and_nan_scores_name_their_maps(
         history.read_run(uri, ids[1])
     with pytest.raises(BadInput, match="test/good/7.tiff"):
         history.read_run(uri, ids[2])
+
+
+def test_a_report_is_written_and_kept_as_a_run_of_its_own(made, tmp_path):
+    uri, run_id = made
+    found = CliRunner().invoke(app, ["report", "--uri", uri, "--out", str(tmp_path / "report")])
+    assert found.exit_code == 0 and "has the highest mean target AUROC" in found.output
+    assert files(tmp_path / "report") == {"report.html", "report.md", "report.csv"}
+    assert "data:image/png;base64," in (tmp_path / "report/report.html").read_text()
+    client = mlflow.MlflowClient(uri)
+    (kept,) = client.search_runs(["1"], "tags.`hdmap.kind` = 'report'")
+    assert kept.info.status == "FINISHED" and "## Leaderboard" in kept.data.tags["mlflow.note.content"]
+    records, _ = history.read_experiment(uri, "hdmap")
+    assert [record.run_id for record in records] == [run_id], "a report is not a run to be reported"

@@ -133,6 +133,18 @@ def test_the_page_is_one_small_file_that_says_simulated():
     assert 'src="data:image/png;base64,AAAA"' in page and "<script" not in page
 
 
+def test_the_cards_of_runs_bring_the_shift_and_the_saturation_alarm():
+    cards = {
+        "shift": {"B": {"intensity": 0.5, "feature_MMD": 0.25}},
+        "saturation": {"B": {"alarm": True, "image_AUROC": 0.9, "clamped_AUROC": 0.5}},
+    }
+    records = [replace(r, cards=cards) if r.source == "A" else r for r in grid()]
+    text = markdown(tabulate(arrange(records)))
+    cells = tabulate(arrange(records)).matrices["good/quick"]
+    assert f"| A to B | 0.500 | 0.250 | {cells['A', 'A'].mean - cells['A', 'B'].mean:+.3f} |" in text
+    assert "Saturation alarm in 4 of 4 tests" in text and "0.500 instead of 0.900" in text
+
+
 def test_the_csv_has_a_row_a_run_and_domain():
     table = long_table(arrange(grid()))
     assert len(table) == 8 * 3 and table["image_AUROC"].between(0, 1).all()

@@ -79,6 +79,7 @@ def remarks(tables: Tables) -> list[str]:
     lines.append("Target maps chose nothing. Figures are from raw scores, never normalised or clamped.")
     if random:
         lines.append(f"Random backbone weights, so not the method's quality: {', '.join(random)}.")
+    lines += _saturation(tables)
     if len(sizes) > 1:
         lines.append("Training sets differ in size (data.max_train): budgets are not equal.")
     if tables.grid.superseded:
@@ -93,7 +94,7 @@ def weights_of(entry: Entry) -> str:
 
 def sections(tables: Tables) -> list[Section]:
     """All tables but the matrices, in order."""
-    return [_leaderboard(tables), _tests(tables), _travels(tables), _picks(tables), _cost(tables)]
+    return [_leaderboard(tables), _tests(tables), _travels(tables), _picks(tables), _cost(tables), _shift(tables)]
 
 
 def _leaderboard(tables: Tables) -> Section:
@@ -183,6 +184,36 @@ def _cost(tables: Tables) -> Section:
     ]  # fmt: skip
     header = ["entry", "weights", "runs", "seeds", "fit, mean s", "evaluate, mean s", "peak memory of fit, MB"]
     return Section("Runs and cost", header, rows)
+
+
+def _shift(tables: Tables) -> Section:
+    """Label-free distances beside the drop of every entry, from the runs' cards."""
+    found: dict[tuple[str, str], Mapping[str, float]] = {}
+    for run in tables.grid.runs:
+        cards = run.cards.get("shift", {})
+        found |= {(run.source, domain): card for domain, card in cards.items() if "intensity" in card}
+    rows, columns = [], list(tables.matrices)
+    for (source, domain), card in sorted(found.items()):
+        row = [f"{source} to {domain}", number(card["intensity"]), number(card["feature_MMD"])]
+        for label in columns:
+            own, there = (tables.matrices[label].get((source, to)) for to in (source, domain))
+            row.append(number(own.mean - there.mean, sign=True) if own and there else "-")
+        rows.append(row)
+    note = "Without labels: Wasserstein distance of pixels in units of the source's mean; squared MMD of features."
+    header = ["shift", "intensity", "feature MMD", *(f"AUROC drop, {label}" for label in columns)]
+    return Section("Domain shift against the drop", header, rows, [note])
+
+
+def _saturation(tables: Tables) -> list[str]:
+    cards = [card for run in tables.grid.runs for card in run.cards.get("saturation", {}).values()]
+    ringing = [card for card in cards if card["alarm"]]
+    if not ringing:
+        return []
+    worst = max(ringing, key=lambda card: abs(card["image_AUROC"] - card["clamped_AUROC"]))
+    return [
+        f"Saturation alarm in {len(ringing)} of {len(cards)} tests (run x domain): with scores clamped as anomalib "
+        f"does, the worst AUROC would read {worst['clamped_AUROC']:.3f} instead of {worst['image_AUROC']:.3f}."
+    ]
 
 
 def matrix_rows(tables: Tables, label: str) -> list[list[str]]:
