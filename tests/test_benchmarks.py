@@ -20,7 +20,7 @@ status = open("/proc/self/status").read()
 data = int(status.split("VmData:")[1].split()[0]) * 1024
 resource.setrlimit(resource.RLIMIT_DATA, (data + 400_000_000, resource.RLIM_INFINITY))
 kind = sys.argv[1]
-kept, moments, stream = [], None, StreamingCoreset(2_000, 20_000)
+kept, moments, stream = [], None, StreamingCoreset(300, 20_000)
 for batch in range(300):
     if kind == "all":
         kept.append(torch.rand(32, 50, 640))

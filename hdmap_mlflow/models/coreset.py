@@ -89,13 +89,15 @@ class StreamingCoreset:
     """A coreset of more points than the memory holds: `size` points, from batches as they come.
 
     Points are gathered until there are `size + buffer`; these are reduced to `size`, and gathering goes on. As long as
-    all points fit, they are reduced once, at the end, as if there were no stream.
+    all points fit, they are reduced once, at the end, and in the published way: by their distances in a random
+    projection. Those of a longer stream are compared as they are.
     """
 
     def __init__(self, size: int, buffer: int) -> None:
         self.size, self.limit = size, size + buffer
         self.points: Tensor | None = None
         self.held = 0
+        self.streams = False
 
     def add(self, points: Tensor) -> None:
         """Take points (n, D); those before are reduced first where there is no room."""
@@ -103,7 +105,8 @@ class StreamingCoreset:
             self.points = points.new_empty(self.limit, points.shape[1])
         while len(points):
             if self.held == self.limit:
-                self._reduce()
+                self._reduce(self.points)
+                self.streams = True
             part, points = points.split([n := min(len(points), self.limit - self.held), len(points) - n])
             self.points[self.held : self.held + n] = part
             self.held += n
@@ -112,16 +115,15 @@ class StreamingCoreset:
         """The coreset (size, D), or all points where there are no more than that."""
         assert self.points is not None
         if self.held > self.size:
-            self._reduce()
+            points = self.points[: self.held]
+            self._reduce(points if self.streams else project(points))
         return self.points[: self.held].clone()
 
-    def _reduce(self) -> None:
-        """In the published order of random draws: the projection, then the first pick."""
+    def _reduce(self, measured: Tensor) -> None:
+        """Keep `size` of the points held, by the distances between the rows of `measured`."""
         assert self.points is not None
-        points = self.points[: self.held]
-        projected = project(points)
-        start = int(torch.randint(high=len(points), size=(1,), device=points.device))
-        self.points[: self.size] = points[greedy(projected, self.size, start)]
+        start = int(torch.randint(high=len(measured), size=(1,), device=measured.device))
+        self.points[: self.size] = self.points[greedy(measured.float(), self.size, start)]
         self.held = self.size
 
 
