@@ -1,4 +1,4 @@
-"""The one exception that means: the input is wrong, and this is the way out."""
+"""The exceptions of our own: the input is wrong, a run was ended on purpose, some runs of many failed."""
 
 
 class BadInput(Exception):
@@ -7,3 +7,11 @@ class BadInput(Exception):
     The command line prints the line without a traceback and exits with code 2; a run that had already
     started is marked FAILED with the line as its reason.
     """
+
+
+class Stopped(Exception):
+    """A run that was ended on purpose, by pruning for example: it is recorded as KILLED with this reason."""
+
+
+class Incomplete(Exception):
+    """Some of many runs failed: one line that says how many and how to go on. Exit code 1."""

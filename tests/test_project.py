@@ -43,8 +43,13 @@ ALLOWED = {
     "metrics": {"evaluate"},
     "result": {"metrics", "terminal"},
     "tracking": set(),
+    "gpus": set(),
+    "process": {"gpus"},
+    "executor": {"process", "tracking"},
+    "board": {"process"},
+    "plan": {"run", "data.layout", "data.simulate", "models", "process", "tracking"},
 }
-ONLY_IN = {"mlflow": {"tracking"}, "optuna": {"tune"}, "ray": {"grid"}, "anomalib": {"data", "models", "train"}}
+ONLY_IN = {"mlflow": {"tracking"}, "optuna": {"tune"}, "ray": {"executor"}, "anomalib": {"data", "models", "train"}}
 
 
 def _imports(path: Path) -> set[str]:
