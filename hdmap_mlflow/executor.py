@@ -238,21 +238,21 @@ def fit(share: Share, jobs: int, nodes: list[dict[str, float]]) -> tuple[Share, 
     GPUs: one a run where there are any. CPUs: all, divided by the runs at once, which `jobs`, the GPUs or the memory
     (3 GB a run) decide. Raises BadInput if not one run fits.
     """
-    total = {name: sum(node.get(name, 0) for node in nodes) for name in ("CPU", "GPU", "memory")}
-    gpus = share.gpus if share.gpus is not None else float(total["GPU"] > 0)
-    wanted = jobs or (total["GPU"] // gpus if gpus else total["memory"] // ((share.memory_mb or RUN_MB) * 1e6))
-    cpus = share.cpus or _whole(total["CPU"] / max(1, min(wanted, total["CPU"] if not jobs else wanted)))
+    gpus = share.gpus if share.gpus is not None else float(any(node.get("GPU") for node in nodes))
+    mb = share.memory_mb or RUN_MB
+    slots = [node.get("GPU", 0) // gpus if gpus else min(node["CPU"], node["memory"] // (mb * 1e6)) for node in nodes]
+    most = max(1, sum(slots))
+    wanted = min(jobs or most, most) if gpus else jobs or most
+    fair = min((node["CPU"] / n for node, n in zip(nodes, slots, strict=True) if n), default=1.0) * sum(slots) / wanted
+    cpus = share.cpus or (float(math.floor(fair)) if fair >= 1 else fair)
     share = share.model_copy(update={"cpus": cpus, "gpus": gpus})
     needs = {"CPU": cpus, "GPU": gpus, "memory": share.memory_mb * 1e6}
     held = sum(min(math.floor(node.get(name, 0) / n + 1e-6) for name, n in needs.items() if n) for node in nodes)
     if not held:
-        raise BadInput(f"no node holds a run of {cpus:g} CPUs, {gpus:g} GPUs and {share.memory_mb:g} MB; all together "
-                       f"have {total['CPU']:g} CPUs and {total['GPU']:g} GPUs; ask for less a run")  # fmt: skip
-    return share, min(held, jobs or held)
-
-
-def _whole(cpus: float) -> float:
-    return float(math.floor(cpus)) if cpus >= 1 else cpus
+        have = {name: sum(node.get(name, 0) for node in nodes) for name in ("CPU", "GPU")}
+        raise BadInput(f"no node holds a run of {cpus:g} CPUs, {gpus:g} GPUs and {share.memory_mb:g} MB; all nodes "
+                       f"together have {have['CPU']:g} CPUs and {have['GPU']:g} GPUs; ask for less a run")  # fmt: skip
+    return share, int(min(held, wanted))
 
 
 def _died(task: Task, error: Exception) -> Outcome:

@@ -17,10 +17,10 @@ from hdmap_mlflow import config as configuration
 from hdmap_mlflow.config import RunConfig
 from hdmap_mlflow.errors import BadInput
 from hdmap_mlflow.meter import Meter
-from hdmap_mlflow.result import Result
 
 if TYPE_CHECKING:
     from hdmap_mlflow.data.layout import Domain
+    from hdmap_mlflow.result import Result
     from hdmap_mlflow.tracking import Record
 
 PACKAGES = ("anomalib", "torch", "torchvision", "lightning", "timm", "mlflow", "numpy", "scikit-learn", "tifffile")
@@ -131,6 +131,7 @@ def _flow(
     from hdmap_mlflow import evaluate, metrics, train
     from hdmap_mlflow.data.datamodule import MultiDomainHDMAPDataModule
     from hdmap_mlflow.models import backbones, builder, registry
+    from hdmap_mlflow.result import Result  # scikit-learn costs a second
 
     source, *targets = data.names
     device, progress = train.accelerator(config.train.device), sys.stderr.isatty()
