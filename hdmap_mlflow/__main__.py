@@ -126,6 +126,7 @@ def grid(
     """Run models x conditions x sources x seeds over all GPUs; what is finished is not run again."""
     from hdmap_mlflow import grid as many
     from hdmap_mlflow import plan as planning
+    from hdmap_mlflow import tracking
     from hdmap_mlflow.gpus import Idle
     from hdmap_mlflow.process import Share
 
@@ -133,17 +134,18 @@ def grid(
     share = Share(cpus=cpus_per_run, gpus=None if gpus_per_run < 0 else gpus_per_run, memory_mb=memory_per_run,
                   timeout=run_timeout, idle=idle)  # fmt: skip
     again = frozenset(word.strip() for word in retry.split(",") if word.strip())
-    launch = many.Launch(share, jobs, not no_ray, ray_address, stagger=stagger, retry=again, force=force)
-    flags = {"models": models, "conditions": conditions, "sources": sources, "targets": targets, "seeds": seeds,
-             "data_root": data_root, "validation": validation, "split_seed": split_seed, "overrides": overrides,
-             "condition_file": condition_file}  # fmt: skip
-    cells = planning.expand(planning.read_blocks({k: v or None for k, v in flags.items()}, grid), repeat)
-    store = many.open_store(cells)
-    cells = planning.look_up(cells, store)
-    if plan:
-        many.show_plan(cells, store, launch)
-    else:
-        many.carry_out(cells, store, launch)
+    wanted = {"models": models, "conditions": conditions, "sources": sources, "targets": targets, "seeds": seeds,
+              "data_root": data_root, "validation": validation, "split_seed": split_seed, "overrides": overrides,
+              "condition_file": condition_file}  # fmt: skip
+    try:
+        launch = many.Launch(share, jobs, not no_ray, ray_address, stagger=stagger, retry=again, force=force)
+        cells = planning.expand(planning.read_blocks({k: v or None for k, v in wanted.items()}, grid), repeat)
+        store = many.open_store(cells)
+        cells = planning.look_up(cells, store)
+        (many.show_plan if plan else many.carry_out)(cells, store, launch)
+    except BadInput as problem:
+        tracking.fail_project_run(str(problem))
+        raise
 
 
 def gpus(

@@ -218,6 +218,8 @@ class Store:
     def __init__(self, uri: str, experiment: str) -> None:
         self.uri = uri
         self.client, self.experiment_id = open_store(uri, experiment)
+        if run_id := project_run():  # `mlflow run` chose the experiment
+            self.experiment_id = self.client.get_run(run_id).info.experiment_id
 
     def runs(self, *, newest: int | None = None, **tags: str) -> list[Past]:
         """Runs with these `hdmap.` tags, the newest first; all of them, or the `newest` that finished."""

@@ -47,11 +47,8 @@ def task(seed=0, uri=None, **more):
 
 def cells(count, uri=None):
     """A grid of the seeds 0, 1, 2 ... with made-up identities."""
-    return [
-        Cell(config(seed, uri), {"hdmap.fingerprint": f"{seed:016x}", "hdmap.data_digest": "d", "hdmap.model": "patchcore",
-                                 "hdmap.condition": "quick"}, 0)
-        for seed in range(count)
-    ]  # fmt: skip
+    tags = {"hdmap.data_digest": "d", "hdmap.model": "patchcore", "hdmap.condition": "quick"}
+    return [Cell(config(seed, uri), tags | {"hdmap.fingerprint": f"{seed:016x}"}, 0) for seed in range(count)]
 
 
 def alive(pid):

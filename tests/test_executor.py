@@ -4,6 +4,7 @@ import signal
 import subprocess
 import sys
 import time
+import types
 from pathlib import Path
 
 import mlflow
@@ -178,6 +179,37 @@ def test_a_run_waits_for_its_gpu_and_gives_up_in_time(store, monkeypatch):
         outcome = drain(pool)[0]
     assert outcome.status == "failed" and "GPU 0 (55 %, 9,000 MB) not idle" in outcome.reason and not notes(0)
     gpus.wait_until_idle(Idle(utilisation=60, memory_mb=10_000))
+
+
+def test_the_gpus_are_read_through_nvml_and_shown(monkeypatch):
+    """A stand-in for NVML with an idle and a busy GPU; without a driver there is none."""
+    from typer.testing import CliRunner
+
+    from hdmap_mlflow.__main__ import app
+
+    class Error(Exception):
+        pass
+
+    nvml = types.SimpleNamespace(
+        NVMLError=Error,
+        nvmlInit=lambda: None,
+        nvmlShutdown=lambda: None,
+        nvmlDeviceGetCount=lambda: 2,
+        nvmlDeviceGetHandleByIndex=lambda index: index,
+        nvmlDeviceGetMemoryInfo=lambda index: types.SimpleNamespace(used=[1e8, 9e9][index], total=16e9),
+        nvmlDeviceGetUUID=lambda index: f"GPU-{index}",
+        nvmlDeviceGetName=lambda index: "Tesla",
+        nvmlDeviceGetUtilizationRates=lambda index: types.SimpleNamespace(gpu=[0, 97][index]),
+        nvmlDeviceGetComputeRunningProcesses=lambda index: [1] * index,
+    )
+    monkeypatch.setitem(sys.modules, "pynvml", nvml)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    shown = CliRunner().invoke(app, ["gpus"])
+    assert shown.exit_code == 0 and "1 of 2 GPUs idle" in shown.output
+    assert "97 %" in shown.output and "9,000 of 16,000" in shown.output
+    assert CliRunner().invoke(app, ["gpus", "--idle-memory", "50"]).exit_code == 1
+    monkeypatch.setattr(nvml, "nvmlInit", lambda: (_ for _ in ()).throw(Error()))
+    assert "no NVIDIA GPU" in CliRunner().invoke(app, ["gpus"]).output
 
 
 def test_only_the_visible_gpus_count(monkeypatch):
