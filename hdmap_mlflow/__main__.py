@@ -22,7 +22,7 @@ Out = Annotated[Path, typer.Option(help="Folder to write; must not exist or be e
 
 
 def train(
-    model: Annotated[str, typer.Argument(help="A model of the registry.")] = "patchcore",
+    model: Annotated[str, typer.Argument(help="A model of the registry, or package.module:Class.")] = "patchcore",
     data_root: Annotated[str, typer.Option(help="Folder with the domains, or demo (small, simulated).")] = "demo",
     source_domain: Annotated[str, typer.Option(help="The domain to train on.")] = "domain_A",
     target_domains: Annotated[str, typer.Option(help="auto (all others) or a comma list.")] = "auto",
@@ -166,6 +166,15 @@ def gpus(
         raise typer.Exit(1)
 
 
+def models(
+    name: Annotated[str, typer.Argument(help="One model, with all its settings; empty: the table of all.")] = "",
+) -> None:
+    """Print the registry: which models there are, what each needs, its conditions and its paper."""
+    from hdmap_mlflow import catalogue
+
+    catalogue.show_model(name) if name else catalogue.show_models()
+
+
 COMMANDS: dict[str, Callable[..., None]] = {
     "train": train,
     "simulate": simulate,
@@ -173,6 +182,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "check-data": check_data,
     "grid": grid,
     "gpus": gpus,
+    "models": models,
 }
 
 app = typer.Typer(
@@ -192,6 +202,7 @@ def _interrupt(signum: int, frame: object) -> None:
 
 def main() -> None:
     """Run a subcommand. Exit codes: 0 done, 1 failed, 2 wrong input (one line on standard error), 130 interrupted."""
+    sys.path.append(os.getcwd())  # where a model of the user's own may lie
     signal.signal(signal.SIGTERM, _interrupt)  # a terminated run is recorded as KILLED
     warnings.filterwarnings("ignore", category=FutureWarning)  # of the libraries, at import
     if not sys.stderr.isatty():

@@ -13,11 +13,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from hdmap_mlflow.errors import BadInput, Stopped
+from hdmap_mlflow.errors import BadInput, OutOfMemory, Stopped
 from hdmap_mlflow.process import GRACE_SECONDS, Outcome, Status, Task, identity
 
 EXIT_CODES = {"finished": 0, "failed": 1, "out_of_memory": 1, "killed": 130}
-MEMORY = ("out of memory", "can't allocate memory", "alloc_failed")  # torch says these in a plain RuntimeError
 
 
 def flow(task: Task) -> dict[str, Any]:
@@ -27,7 +26,10 @@ def flow(task: Task) -> dict[str, Any]:
 
     try:
         on_epoch = load_hook(task.hook)(**task.arguments) if task.hook else None
-        here = {"hdmap.process": identity(), "hdmap.gpu": os.environ.get("CUDA_VISIBLE_DEVICES") or "none"}
+        here = {
+            "hdmap.process": identity(int(os.environ["HDMAP_WATCHER"])),
+            "hdmap.gpu": os.environ.get("CUDA_VISIBLE_DEVICES") or "none",
+        }
         config = builder.check(task.config)  # JSON knows fewer types than the model's signature
         result = run.execute(config, kind=task.kind, on_epoch=on_epoch, tags={**task.tags, **here})
     except BadInput as problem:
@@ -61,28 +63,16 @@ def main(file: str, flow: Callable[[Task], dict[str, Any]] = flow) -> int:
     except Stopped as stop:
         status, reason = "killed", str(stop)
     except BadInput as problem:
-        status, reason = "failed", str(problem)
+        status, reason = "out_of_memory" if isinstance(problem, OutOfMemory) else "failed", str(problem)
         print(f"hdmap: {problem}", file=sys.stderr)
     except BaseException as error:
         traceback.print_exc()
-        status = "out_of_memory" if ran_out_of_memory(error) else "failed"
-        reason = f"{type(error).__name__}: {error}"
+        status, reason = "failed", f"{type(error).__name__}: {error}"
     outcome = Outcome(index=task.index, run_id=task.run_id, status=status, reason=reason, **found)
     part = Path(file).with_name("outcome.part")
     part.write_text(outcome.model_dump_json())
     part.replace(part.with_name("outcome.json"))
     return EXIT_CODES[status]
-
-
-def ran_out_of_memory(error: BaseException | None) -> bool:
-    """Whether an error, or what caused it, says that the host's or the GPU's memory did not suffice."""
-    while error is not None:
-        if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
-            return True
-        if isinstance(error, RuntimeError) and any(words in str(error).lower() for words in MEMORY):
-            return True
-        error = error.__cause__ or error.__context__
-    return False
 
 
 def _interrupt(signum: int, frame: object) -> None:

@@ -64,7 +64,7 @@ class ModelConfig(_Part):
 
 
 class TrainConfig(_Part):
-    """How the model is trained; `None` leaves a setting as the model's authors have it."""
+    """How the model is trained; `None` leaves a setting as the model's authors have it. `sgd` has momentum 0.9."""
 
     seed: Seed = 0
     max_epochs: Count = 1
@@ -175,6 +175,13 @@ def load_conditions(path: Path) -> dict[str, dict[str, Any]]:
             raise BadInput(f"condition file {path}: two conditions are named '{entry['name']}'; rename one")
         conditions[entry["name"]] = entry
     return conditions
+
+
+def packaged_conditions(model: str) -> dict[str, dict[str, Any]]:
+    """The conditions that come with a model, by name without the model's prefix; none for a class of the user's own."""
+    file = PACKAGED_CONDITIONS / f"{model}.json"
+    found = load_conditions(file) if file.exists() else {}
+    return {name.removeprefix(f"{model}_"): condition for name, condition in found.items()}
 
 
 def find_condition(model: str, name: str, path: Path | None = None) -> dict[str, Any]:

@@ -9,6 +9,10 @@ class BadInput(Exception):
     """
 
 
+class OutOfMemory(BadInput):
+    """The run did not fit the memory of the machine or of the GPU; the line says what to lower."""
+
+
 class Stopped(Exception):
     """A run that was ended on purpose, by pruning for example: it is recorded as KILLED with this reason."""
 

@@ -240,10 +240,17 @@ def fit(share: Share, jobs: int, nodes: list[dict[str, float]]) -> tuple[Share, 
     """
     gpus = share.gpus if share.gpus is not None else float(any(node.get("GPU") for node in nodes))
     mb = share.memory_mb or RUN_MB
-    slots = [node.get("GPU", 0) // gpus if gpus else min(node["CPU"], node["memory"] // (mb * 1e6)) for node in nodes]
+    slots = [
+        node.get("GPU", 0) // gpus if gpus else min(node.get("CPU", 0), node.get("memory", 0) // (mb * 1e6))
+        for node in nodes
+    ]
     most = max(1, sum(slots))
     wanted = min(jobs or most, most) if gpus else jobs or most
-    fair = min((node["CPU"] / n for node, n in zip(nodes, slots, strict=True) if n), default=1.0) * sum(slots) / wanted
+    fair = (
+        min((node.get("CPU", 0) / n for node, n in zip(nodes, slots, strict=True) if n), default=1.0)
+        * sum(slots)
+        / wanted
+    )
     cpus = share.cpus or (float(math.floor(fair)) if fair >= 1 else fair)
     share = share.model_copy(update={"cpus": cpus, "gpus": gpus})
     needs = {"CPU": cpus, "GPU": gpus, "memory": share.memory_mb * 1e6}

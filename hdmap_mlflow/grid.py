@@ -49,6 +49,8 @@ class Launch:
             raise BadInput(f"--retry {word}: give failed, running (a run whose host is gone) or both")
         if self.jobs < 0 or self.stagger < 0:
             raise BadInput("--jobs and --stagger are 0 or more")
+        if (self.share.gpus or 0) > 1 and self.share.gpus % 1:  # type: ignore[operator]
+            raise BadInput(f"--gpus-per-run {self.share.gpus:g}: above 1 only whole GPUs can be given")
         if self.share.idle and self.share.gpus and self.share.gpus < 1:
             raise BadInput("--wait-idle needs whole GPUs: a run would wait for its neighbour; give --gpus-per-run 1")
 
@@ -163,13 +165,14 @@ def _finish(cells: Sequence[Cell], outcomes: Mapping[int, Outcome], record: Reco
     before = {i: cell.status for i, cell in enumerate(cells)}
     rows = final_rows([cell.name for cell in cells], outcomes, before)
     show_table("grid", COLUMNS, rows, left=2)
-    bad = [row for row in rows if row[1] != "finished"]
+    bad = [row[1] for row in rows if row[1] != "finished"]
     if record:
         lines = ["| " + " | ".join(row).replace("\n", " ") + " |" for row in (COLUMNS, ["---"] * len(COLUMNS), *rows)]
         record.note("\n".join(lines)[:5000])
     if bad:
+        hint = "elsewhere they still run, or add --retry running" if set(bad) == {"running"} else "add --retry failed"
         raise Incomplete(f"{len(bad)} of {len(rows)} runs did not finish; the reasons stand above and in MLflow. "
-                         "To run them again, add --retry failed")  # fmt: skip
+                         f"To run them again: {hint}")  # fmt: skip
     print(f"all {len(rows)} runs are finished")
 
 

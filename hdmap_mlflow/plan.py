@@ -186,8 +186,8 @@ def _configs(block: Block) -> list[RunConfig]:
 
 
 def _conditions(model: str, block: Block) -> list[str]:
-    file = Path(block.condition_file) if block.condition_file else configuration.PACKAGED_CONDITIONS / f"{model}.json"
-    return list(configuration.load_conditions(file))
+    file = block.condition_file
+    return list(configuration.load_conditions(Path(file)) if file else configuration.packaged_conditions(model))
 
 
 class _Reader:
@@ -234,11 +234,11 @@ def _check(config: RunConfig) -> tuple[RunConfig, str]:
             return RunConfig.model_validate(known["config"]), known["code"]
     import inspect
 
-    from hdmap_mlflow.models import builder, registry
+    from hdmap_mlflow.models import builder, registry, signature
 
     path = registry.find_model(config.model.name).path
-    checked, code = builder.check(config), builder.code_digest(path)
-    source = Path(inspect.getfile(builder.load_class(path)))
+    checked, code = builder.check(config), signature.code_digest(path)
+    source = Path(inspect.getfile(signature.load_class(path)))
     known = {"config": checked.model_dump(mode="json"), "file": str(source), "sha": _sha(source.read_bytes()),
              "code": code}  # fmt: skip
     kept.parent.mkdir(parents=True, exist_ok=True)

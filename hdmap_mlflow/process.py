@@ -121,7 +121,7 @@ def watch(task: Task, share: Share, stopped: Callable[[], bool] = lambda: False)
         file = Path(folder) / "task.json"
         file.write_text(task.model_dump_json())
         try:
-            if share.idle:
+            if share.idle and share.gpus != 0:
                 wait_until_idle(share.idle, stopped)
             status, reason = _run(task, share, file, log, stopped)
         except BadInput as problem:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from hdmap_mlflow import config as configuration
 from hdmap_mlflow.config import RunConfig
-from hdmap_mlflow.errors import BadInput
+from hdmap_mlflow.errors import BadInput, OutOfMemory
 from hdmap_mlflow.meter import Meter
 
 if TYPE_CHECKING:
@@ -77,9 +77,9 @@ def read(config: RunConfig) -> Data:
 
 def identity(config: RunConfig, data: Data, code: str = "") -> dict[str, str]:
     """The tags by which runs are found and compared; `code` is the model's digest where it is known already."""
-    from hdmap_mlflow.models import builder, registry
+    from hdmap_mlflow.models import registry, signature
 
-    code = code or builder.code_digest(registry.find_model(config.model.name).path)
+    code = code or signature.code_digest(registry.find_model(config.model.name).path)
     return {
         "hdmap.model": config.model.name,
         "hdmap.condition": config.condition,
@@ -120,7 +120,7 @@ def execute(
     tags = {**(tags or {}), "hdmap.kind": kind, **known}
     with tracking.start(uri, config.tracking.experiment, config.name, tags, parent) as record:
         say(f"run {config.name}, id {record.run_id}")
-        with _log(workdir, record):
+        with _log(workdir, record), _memory(config):
             _record_inputs(record, config, data)
             return _flow(config, data, record, meter, workdir, on_epoch)
 
@@ -130,7 +130,7 @@ def _flow(
 ) -> Result:
     from hdmap_mlflow import evaluate, metrics, train
     from hdmap_mlflow.data.datamodule import MultiDomainHDMAPDataModule
-    from hdmap_mlflow.models import backbones, builder, registry
+    from hdmap_mlflow.models import backbones, builder
     from hdmap_mlflow.result import Result  # scikit-learn costs a second
 
     source, *targets = data.names
@@ -147,8 +147,8 @@ def _flow(
         if on_epoch:
             on_epoch(values, epoch)
 
-    with meter.phase("fit"):
-        trains = registry.find_model(config.model.name).trains
+    with meter.phase("fit"), builder.downloads(config.model.name):
+        trains = builder.trains(config, model)
         checkpoint, training = train.fit(
             config, model, datamodule, trains=trains, workdir=workdir, on_epoch=report, progress=progress
         )
@@ -202,6 +202,24 @@ def _workdir(config: RunConfig) -> Path:
         raise BadInput(f"cannot write to tracking.output_dir={config.tracking.output_dir} ({error.strerror}); "
                        "give another folder") from None  # fmt: skip
     return folder
+
+
+@contextlib.contextmanager
+def _memory(config: RunConfig) -> Iterator[None]:
+    """Name what ran out of memory, and what to lower. torch says it of the machine's in words only."""
+    try:
+        yield
+    except (MemoryError, RuntimeError) as error:
+        cuda = type(error).__name__ == "OutOfMemoryError"
+        if not (cuda or isinstance(error, MemoryError) or "can't allocate memory" in str(error)):
+            raise
+        height, width = config.data.image_size
+        where = "GPU" if cuda else "the machine's"
+        raise OutOfMemory(
+            f"{config.model.name} ran out of {where} memory at batch size "
+            f"{config.data.batch_size}, {height}x{width} px; lower data.batch_size, data.eval_batch_size, "
+            f"data.image_size or data.max_train, or take a smaller backbone"
+        ) from error
 
 
 @contextlib.contextmanager

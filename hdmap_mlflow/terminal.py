@@ -6,17 +6,20 @@ from collections.abc import Sequence
 
 
 def show_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[object]], left: int = 1) -> None:
-    """Print rows under column names; the first `left` columns are text, the others are aligned right."""
+    """Print rows under column names; the first `left` columns are text, the others are aligned right.
+
+    A narrow terminal wraps text; a pipe is given all the width that it takes.
+    """
     from rich import box
     from rich.console import Console
     from rich.table import Table
 
     table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD)
     for i, name in enumerate(columns):
-        table.add_column(name, justify="left" if i < left else "right", no_wrap=True)
+        table.add_column(name, justify="left" if i < left else "right", no_wrap=i == 0 or i >= left)
     for row in rows:
         table.add_row(*(f"{cell:.4g}" if isinstance(cell, float) else str(cell) for cell in row))
     console = Console(highlight=False, markup=False)
     if not console.is_terminal:
-        console.width = 200  # a pipe has no width of its own: nothing is cut
+        console.width = 400  # a pipe has no width of its own
     console.print(table)

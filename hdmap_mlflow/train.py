@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -110,7 +111,10 @@ def fit(
     except SystemExit:  # what Lightning makes of an interrupt and of SIGTERM; the run must end as KILLED
         raise KeyboardInterrupt from None
     trainer = engine.trainer
-    checkpoint = Path(best.best_model_path)
+    checkpoint = Path(best.best_model_path or workdir / "checkpoint" / f"{stem}.ckpt")
+    if not best.best_model_path:  # a zero-shot model: anomalib validates it only, and nothing was saved
+        checkpoint.parent.mkdir(exist_ok=True)
+        torch.save({"state_dict": model.state_dict()}, checkpoint)
     if trains:
         load_checkpoint(model, checkpoint)
     stopped = trains and early_stopping.stopped_epoch > 0
@@ -145,26 +149,40 @@ class _EpochReport(Callback):
 
 
 class _OptimizerSettings(Callback):
-    """Applies the configured optimizer, learning rate and weight decay to whatever the model set up for itself."""
+    """Applies the configured optimizer, learning rate and weight decay to whatever the model set up for itself.
+
+    The learning rate is that of the first group of parameters; the others keep their ratio to it, and a schedule its
+    shape.
+    """
 
     def __init__(self, settings: TrainConfig) -> None:
-        self.kind = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW, "sgd": torch.optim.SGD, None: None}[
-            settings.optimizer
-        ]
-        pairs = {"lr": settings.learning_rate, "weight_decay": settings.weight_decay}
-        self.values: dict[str, Any] = {name: value for name, value in pairs.items() if value is not None}
+        self.settings = settings
+        self.kind: Any = {
+            "adam": torch.optim.Adam,
+            "adamw": torch.optim.AdamW,
+            "sgd": partial(torch.optim.SGD, momentum=0.9),
+            None: None,
+        }[settings.optimizer]
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        schedulers = [config.scheduler for config in trainer.lr_scheduler_configs]
         if self.kind is not None:
-            if trainer.lr_scheduler_configs:
+            if schedulers:
                 raise BadInput(f"{type(pl_module).__name__} schedules its own optimizer; leave train.optimizer out")
             trainer.strategy.optimizers = [
                 self.kind([{"params": group["params"], "lr": group["lr"]} for group in optimizer.param_groups])
                 for optimizer in trainer.optimizers
             ]
-        for optimizer in trainer.optimizers:
-            for group in optimizer.param_groups:
-                group.update(self.values)
-        for scheduler in trainer.lr_scheduler_configs:
-            if "lr" in self.values and hasattr(scheduler.scheduler, "base_lrs"):
-                scheduler.scheduler.base_lrs = [self.values["lr"]] * len(scheduler.scheduler.base_lrs)
+        groups = [group for optimizer in trainer.optimizers for group in optimizer.param_groups]
+        if self.settings.learning_rate is not None and groups:
+            # A schedule may have warmed the rate down already: what it starts from is kept beside.
+            scale = self.settings.learning_rate / groups[0].get("initial_lr", groups[0]["lr"])
+            for group in groups:
+                group["lr"] *= scale
+            for scheduler in schedulers:
+                scheduler.base_lrs = [rate * scale for rate in scheduler.base_lrs]
+                if hasattr(scheduler, "schedule"):  # Dinomaly's: every step's rate, made beforehand
+                    scheduler.schedule = scheduler.schedule * scale
+        if self.settings.weight_decay is not None:
+            for group in groups:
+                group["weight_decay"] = self.settings.weight_decay

@@ -11,6 +11,7 @@ import time
 from pathlib import Path
 
 from hdmap_mlflow import child
+from hdmap_mlflow.errors import OutOfMemory
 
 VARIABLES = ("CUDA_VISIBLE_DEVICES", "OMP_NUM_THREADS", "MLFLOW_RUN_ID", "MLFLOW_EXPERIMENT_ID")
 
@@ -41,7 +42,7 @@ def flow(task):
         time.sleep(60)
         del hoard
     elif verb == "cuda" and task.config.data.batch_size > int(value):
-        raise type("OutOfMemoryError", (RuntimeError,), {})("CUDA out of memory")
+        raise OutOfMemory("ran out of GPU memory")
     elif verb == "record":
         record(task)
     write(end=time.time())

@@ -88,7 +88,6 @@ def test_training_asks_for_a_fault_where_one_was_pasted() -> None:
     [
         ({"anomaly_probability": 1.0}, "both kinds"),
         ({"anomaly_probability": 0.0}, "both kinds"),
-        ({"optimizer": "lion"}, "adamw"),
         ({"severity_range": (2.0, 1.0)}, "severity"),
         ({"patch_width_range": (0, 10)}, "patch width"),
         ({"pre_processor": PreProcessor(Compose([Resize((32, 96)), Normalize([0.5], [0.5])]))}, "Normalize"),

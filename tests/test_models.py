@@ -1,19 +1,20 @@
 """The registry, the check of settings against signatures, and the weights."""
 
 import json
+from pathlib import Path
 
 import pytest
 
 from hdmap_mlflow import run
-from hdmap_mlflow.config import PACKAGED_CONDITIONS, load_conditions
+from hdmap_mlflow.config import packaged_conditions
 from hdmap_mlflow.errors import BadInput
-from hdmap_mlflow.models import backbones, builder, registry
+from hdmap_mlflow.models import backbones, registry, signature, textures
 
 
 @pytest.mark.parametrize("model", registry.REGISTRY)
 def test_every_packaged_condition_is_accepted_by_its_model(model):
-    conditions = load_conditions(PACKAGED_CONDITIONS / f"{model}.json")
-    assert {f"{model}_quickstart", f"{model}_baseline"} <= set(conditions)
+    conditions = packaged_conditions(model)
+    assert {"quickstart", "baseline"} <= set(conditions)
     for name in conditions:
         assert run.configure(model, name).model.name == model
 
@@ -25,7 +26,7 @@ def test_every_search_space_names_settings_that_exist_and_holds_the_default(mode
     for key, law in entry.space.items():
         assert key in flat, key
         if law["type"] == "categorical":
-            assert flat[key] in [str(choice) for choice in law["choices"]]
+            assert flat[key] in [c if isinstance(c, str) else json.dumps(c) for c in law["choices"]]
         else:
             assert law["low"] <= float(flat[key]) <= law["high"]
 
@@ -37,7 +38,19 @@ def test_every_search_space_names_settings_that_exist_and_holds_the_default(mode
         ("patchcore", "model.num_neighbors=few", "model.num_neighbors"),
         ("patchcore", "model.backbone=resnet1", "did you mean"),
         ("patchcore", "model.layers=[layer9]", "it has: "),
-        ("reverse_distillation", "model.backbone=vgg16", "takes backbones named"),
+        ("reverse_distillation", "model.backbone=vgg16", "takes model.backbone resnet*"),
+        ("reverse_distillation", "model.weights=embedded", "hub or random only"),
+        ("dfm", "model.layer=layer9", "it has: "),
+        ("cfa", "data.image_size=[64,96]", "square"),
+        ("ganomaly", "data.image_size=[96,96]", "power of two"),
+        ("efficient_ad", "data.image_size=[128,128]", "at least 256"),
+        ("efficient_ad", "data.batch_size=2", "data.batch_size=1 only"),
+        ("dsr", "train.max_epochs=1", "train.max_epochs=2 or more"),
+        ("draem", "model.weights=random", "starts from scratch"),
+        ("draem", "model.dtd_dir=/no/such/folder", "PNG or JPEG"),
+        ("draem_sevnet", "model.learning_rate=0.1", "set by train.learning_rate"),
+        ("dinomaly", "model.encoder_name=resnet18", "takes model.encoder_name vit_"),
+        ("stfpm", "model.pre_trained=maybe", "neither true"),
         ("reverse_distillation", "data.image_size=[100,100]", "multiples of 32"),
         ("reverse_distillation", "model.anomaly_map_mode=divide", "model.anomaly_map_mode"),
     ],
@@ -47,6 +60,39 @@ def test_a_wrong_model_setting_is_one_line_before_anything_is_loaded(model, over
         run.configure(model, "quickstart", overrides=overrides)
     assert says in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_each_model_that_trains_can_be_tuned_and_every_model_has_a_paper():
+    for name, entry in registry.REGISTRY.items():
+        assert entry.paper, name
+        assert not entry.trains or "train.learning_rate" in entry.space, name
+
+
+def test_every_setting_of_the_class_is_on_the_record_even_where_the_condition_leaves_it_out(tmp_path):
+    file = tmp_path / "mine.json"
+    file.write_text('{"condition_1": {"name": "bare", "config": {"image_size": [64, 96]}}}')
+    flat = run.configure("stfpm", "bare", str(file)).flat()
+    assert flat["model.backbone"] == "resnet18" and flat["model.layers"] == '["layer1", "layer2", "layer3"]'
+    assert flat["train.learning_rate"] == "0.4" and flat["train.max_epochs"] == "100"
+
+
+def test_settings_that_follow_from_others_are_worked_out_unless_they_are_given():
+    glass = run.configure("glass", "baseline", overrides="data.image_size=[64,96]").model.settings
+    assert glass["input_shape"] == (64, 96)
+    fre = run.configure("fre", "baseline", overrides="data.image_size=[128,64],model.backbone=resnet18").model.settings
+    assert fre["input_dim"] == 256 * 4 * 2
+    assert run.configure("fre", "baseline", overrides="model.input_dim=7").model.settings["input_dim"] == 7
+
+
+def test_textures_are_made_once_and_a_folder_of_the_users_own_is_taken(tmp_path, monkeypatch):
+    monkeypatch.setenv("HDMAP_CACHE", str(tmp_path / "cache"))
+    made = Path(textures.folder("draem", "dtd_dir", "generated"))
+    pictures = sorted(made.rglob("*.png"))
+    assert len(pictures) == textures.COUNT and len({file.read_bytes() for file in pictures}) == textures.COUNT
+    stamps = [file.stat().st_mtime_ns for file in pictures]
+    textures.folder("draem", "dtd_dir", "generated")
+    assert [file.stat().st_mtime_ns for file in pictures] == stamps
+    assert textures.folder("draem", "dtd_dir", str(pictures[0].parent)) == str(pictures[0].parent)
 
 
 def test_unknown_model_names_the_nearest():
@@ -59,7 +105,7 @@ def test_embedded_weights_fit_and_are_written_once(tmp_path, monkeypatch):
     import timm
 
     found = backbones.resolve("embedded", backbones.EMBEDDED)
-    assert found.pretrained and found.mean == (0.5, 0.5, 0.5)
+    assert found.mean == (0.5, 0.5, 0.5)
     model = timm.create_model(found.name, pretrained=True, features_only=True)
     random = timm.create_model(backbones.EMBEDDED, pretrained=False, features_only=True)
     assert backbones.weights_digest(model) != backbones.weights_digest(random)
@@ -84,8 +130,30 @@ def test_weights_never_fall_back_silently(tmp_path, monkeypatch):
         backbones.resolve("hub", "resnet18")
 
 
+@pytest.mark.parametrize(
+    ("architecture", "folder", "says"),
+    [("resnet18", "vitaly", "must not have"), ("vit_tiny_patch16_224", "tiny", "needs the letters")],
+)
+def test_a_path_that_anomalib_would_misread_is_refused(architecture, folder, says, tmp_path):
+    (tmp_path / folder).mkdir()
+    (tmp_path / folder / "config.json").write_text(json.dumps({"architecture": architecture}))
+    with pytest.raises(BadInput, match=says):
+        backbones.resolve(str(tmp_path / folder), architecture)
+
+
+def test_random_weights_ask_nothing_of_the_hub_and_leave_the_libraries_as_they_were(monkeypatch):
+    import timm
+    import torchvision
+
+    before = timm.create_model
+    with backbones.random_weights():
+        timm.create_model("resnet10t", pretrained=True)
+        torchvision.models.resnet18(weights="DEFAULT")
+    assert timm.create_model is before
+
+
 def test_a_class_that_is_no_anomalib_model_is_refused():
     with pytest.raises(BadInput, match="not an anomalib model"):
-        builder.load_class("collections:OrderedDict")
+        signature.load_class("collections:OrderedDict")
     with pytest.raises(BadInput, match="cannot be imported"):
-        builder.load_class("no_such_package.models:Model")
+        signature.load_class("no_such_package.models:Model")

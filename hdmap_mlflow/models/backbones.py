@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
+from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
+from typing import Any
 
 from hdmap_mlflow.cache import cache_dir
 from hdmap_mlflow.errors import BadInput
@@ -17,10 +21,9 @@ WAY_OUT = "give model.weights=FOLDER (timm's local-dir form), weights=embedded o
 
 @dataclass(frozen=True)
 class Backbone:
-    """What a constructor gets: `name` and `pretrained` for timm, and the input scaling that the weights want."""
+    """What a constructor gets for timm, and the input scaling that the weights want."""
 
     name: str
-    pretrained: bool
     mean: tuple[float, ...]
     std: tuple[float, ...]
 
@@ -36,15 +39,31 @@ def resolve(weights: str, backbone: str) -> Backbone:
     if weights == "embedded":
         if backbone != EMBEDDED:
             raise BadInput(f"weights=embedded are of {EMBEDDED}, not of {backbone}; set model.backbone={EMBEDDED}")
-        return Backbone(f"local-dir:{_embedded_folder()}", True, (0.5,) * 3, (0.5,) * 3)
+        return Backbone(f"local-dir:{_embedded_folder()}", (0.5,) * 3, (0.5,) * 3)
     if weights not in ("hub", "random"):
         return _local(Path(weights.removeprefix("local-dir:")).expanduser(), backbone)
     if not timm.is_model(backbone):
         close = timm.list_models(f"*{backbone[:6]}*")[:5]
         raise BadInput(f"timm knows no backbone '{backbone}'; similar: {', '.join(close) or 'none'}")
     if weights == "random":
-        return Backbone(backbone, False, IMAGENET_MEAN, IMAGENET_STD)
+        return Backbone(backbone, IMAGENET_MEAN, IMAGENET_STD)
     return _hub(backbone)
+
+
+@cache
+def layers(backbone: str) -> dict[str, tuple[int, int]]:
+    """Layers of a timm architecture that features can be taken from, with their channels and reduction of size.
+
+    None for a name that timm does not know. No weight is made.
+    """
+    import timm
+    import torch
+
+    if not timm.is_model(backbone):
+        return {}
+    with torch.device("meta"):
+        info: Any = timm.create_model(backbone, features_only=True).feature_info
+    return {layer["module"]: (layer["num_chs"], layer["reduction"]) for layer in info.info}
 
 
 def _hub(backbone: str) -> Backbone:
@@ -62,7 +81,7 @@ def _hub(backbone: str) -> Backbone:
         except (LocalEntryNotFoundError, HfHubHTTPError, OSError) as error:
             raise BadInput(f"the hub cannot be reached for the weights of '{backbone}' "
                            f"({type(error).__name__}); {WAY_OUT}") from None  # fmt: skip
-    return Backbone(backbone, True, tuple(cfg.mean), tuple(cfg.std))
+    return Backbone(backbone, tuple(cfg.mean), tuple(cfg.std))
 
 
 def _local(folder: Path, backbone: str) -> Backbone:
@@ -72,9 +91,10 @@ def _local(folder: Path, backbone: str) -> Backbone:
     content = json.loads(config.read_text())
     if content.get("architecture") != backbone:
         raise BadInput(f"weights={folder} are of {content.get('architecture')}, not of model.backbone={backbone}")
+    _check_path(folder.resolve(), backbone)
     cfg = content.get("pretrained_cfg", {})
     mean, std = cfg.get("mean", IMAGENET_MEAN), cfg.get("std", IMAGENET_STD)
-    return Backbone(f"local-dir:{folder.resolve()}", True, tuple(mean), tuple(std))
+    return Backbone(f"local-dir:{folder.resolve()}", tuple(mean), tuple(std))
 
 
 def _embedded_folder() -> Path:
@@ -90,9 +110,7 @@ def _embedded_folder() -> Path:
     from safetensors.torch import save_file
 
     folder = cache_dir() / "weights" / EMBEDDED
-    if "vit" in str(folder).lower():
-        raise BadInput(f"anomalib would take {folder} for a vision transformer, for the 'vit' in its path; "
-                       "set HDMAP_CACHE to a folder without")  # fmt: skip
+    _check_path(folder, EMBEDDED)
     folder.mkdir(parents=True, exist_ok=True)
     with FileLock(str(folder) + ".lock"):
         if not (folder / "config.json").exists():
@@ -105,6 +123,46 @@ def _embedded_folder() -> Path:
                       "pretrained_cfg": {"mean": [0.5] * 3, "std": [0.5] * 3, "input_size": [3, 224, 224]}}  # fmt: skip
             (folder / "config.json").write_text(json.dumps(config))  # last: its presence says that all is there
     return folder
+
+
+def _check_path(folder: Path, architecture: str) -> None:
+    """anomalib tells transformers from other networks by the letters of the path."""
+    if ("vit" in str(folder).lower()) != ("vit" in architecture):
+        kind, word = ("a", "needs") if "vit" in architecture else ("no", "must not have")
+        raise BadInput(f"{architecture} is {kind} vision transformer, so the path of its weights {word} the letters "
+                       f"'vit' for anomalib: move {folder}, or set HDMAP_CACHE if it is the cache")  # fmt: skip
+
+
+@contextlib.contextmanager
+def random_weights() -> Iterator[None]:
+    """Within it, timm's and torchvision's models start from random weights even where pretrained ones are asked for."""
+    import timm
+    import torchvision
+    from torchvision.models._api import WeightsEnum
+
+    create: Any = timm.create_model
+    state = WeightsEnum.get_state_dict
+
+    def create_model(name: str, pretrained: bool = False, *args: Any, **kwargs: Any) -> Any:
+        return create(name, False, *args, **kwargs)
+
+    def get_state_dict(self: Any, *args: Any, **kwargs: Any) -> Any:
+        name = type(self).__name__.removesuffix("_Weights").lower()
+        return torchvision.models.get_model(name, weights=None).state_dict()
+
+    timm.create_model = create_model  # type: ignore[assignment]
+    WeightsEnum.get_state_dict = get_state_dict
+    try:
+        yield
+    finally:
+        timm.create_model, WeightsEnum.get_state_dict = create, state
+
+
+def leave_files_out(model: Any) -> None:
+    """Keep the random weights of models that fetch files of their own when their training starts."""
+    if hasattr(model, "prepare_pretrained_model"):  # EfficientAD's teacher, DSR's dictionary
+        model.prepare_pretrained_model = lambda: None
+        model.model.load_pretrained_discrete_model_weights = lambda *_, **__: None
 
 
 def weights_digest(module) -> str:  # noqa: ANN001 - torch is imported late

@@ -6,7 +6,7 @@ added patches of `data.faults`, and the classifier's own output as the score in 
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any
 
 import timm
 import torch
@@ -24,29 +24,23 @@ from torchvision.transforms.v2 import Compose, Normalize, Resize
 from hdmap_mlflow.data.faults import CutPaste
 from hdmap_mlflow.errors import BadInput
 
-OPTIMIZERS: dict[str, Any] = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW, "sgd": torch.optim.SGD}
-
 
 class CutPasteModule(AnomalibModule):
-    """What models that learn from synthetic faults share: maps in their own unit, healthy ones only, an optimizer.
+    """What models that learn from synthetic faults share: maps in their own unit, healthy ones only, AdamW.
 
-    A subclass sets `model` and calls `learn_from` in its constructor.
+    A subclass sets `model` and calls `learn_from` in its constructor; `learning_rate` and `weight_decay` are constant
+    over the epochs, and `train.*` of a run replaces them.
     """
 
-    def learn_from(self, faults: CutPaste, optimizer: str, learning_rate: float, weight_decay: float) -> None:
-        """Keep the faults and the optimizer: `adam`, `adamw`, or `sgd` (momentum 0.9), at a constant rate.
+    learning_rate = 1e-3
+    weight_decay = 1e-4
 
-        Raises BadInput for another, for a rate or decay out of range, and for a pre-processor that normalises.
-        """
-        if optimizer not in OPTIMIZERS:
-            raise BadInput(f"optimizer is {optimizer!r}; give one of {', '.join(OPTIMIZERS)}")
-        if learning_rate <= 0 or weight_decay < 0:
-            raise BadInput(f"learning_rate is {learning_rate}, weight_decay {weight_decay}; give > 0 and >= 0")
+    def learn_from(self, faults: CutPaste) -> None:
+        """Keep the faults. Raises BadInput for a pre-processor that normalises."""
         transform = getattr(self.pre_processor, "transform", None)
         if transform is not None and extract_transforms_by_type(transform, Normalize):
             raise BadInput("faults are pasted in the unit of the maps; take Normalize out of the pre-processor")
         self.faults = faults
-        self.optimizer = (OPTIMIZERS[optimizer], learning_rate, weight_decay)
 
     def on_fit_start(self) -> None:
         """Raises BadInput, before any map is read, if the faults do not fit the size that the pre-processor makes."""
@@ -54,10 +48,8 @@ class CutPasteModule(AnomalibModule):
             self.faults.check_fits(*self.input_size)
 
     def configure_optimizers(self) -> Any:
-        """The optimizer, without a schedule: with one, the project's `train.optimizer` could not replace it."""
-        kind, rate, decay = self.optimizer
-        momentum = {"momentum": 0.9} if kind is torch.optim.SGD else {}
-        return kind(self.model.parameters(), lr=rate, weight_decay=decay, **momentum)
+        """AdamW without a schedule: with one, the project's `train.optimizer` could not replace it."""
+        return torch.optim.AdamW(self.model.parameters(), lr=self.learning_rate, weight_decay=self.weight_decay)
 
     @property
     def trainer_arguments(self) -> dict[str, Any]:
@@ -110,7 +102,6 @@ class CutPasteClassifier(CutPasteModule):
         severity_range: bounds of the uniform severity, in units of the map's own level. One near 0 labels faults
             that do not show.
         anomaly_probability: share of training maps that get a fault.
-        optimizer, learning_rate, weight_decay: constant over the epochs.
 
     Raises BadInput for a setting out of range or a normalising pre-processor.
     """
@@ -126,9 +117,6 @@ class CutPasteClassifier(CutPasteModule):
         patch_count: int = 1,
         severity_range: tuple[float, float] = (0.5, 4.0),
         anomaly_probability: float = 0.5,
-        optimizer: Literal["adam", "adamw", "sgd"] = "adamw",
-        learning_rate: float = 1e-3,
-        weight_decay: float = 1e-4,
         pre_processor: PreProcessor | bool = True,
         post_processor: PostProcessor | bool = True,
         evaluator: Evaluator | bool = True,
@@ -145,7 +133,7 @@ class CutPasteClassifier(CutPasteModule):
             relative=True,
             probability=anomaly_probability,
         )
-        self.learn_from(faults, optimizer, learning_rate, weight_decay)
+        self.learn_from(faults)
         self.model = CutPasteModel(backbone, pre_trained)
         self.loss = nn.BCEWithLogitsLoss()
 

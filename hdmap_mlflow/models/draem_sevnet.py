@@ -32,12 +32,12 @@ STRIDE = 32  # five halvings in the discriminative encoder, undone in its decode
 class Prediction(NamedTuple):
     """What the networks say of B maps.
 
-    anomaly_map (B, 1, H, W): probability of a fault; mask_maximum (B,): its largest value; severity (B,): in units of
-    `severity_max`, in (0, 1), or None without a head.
+    anomaly_map (B, 1, H, W): probability of a fault; mask_logit (B,): log odds of its largest value, unbounded;
+    severity (B,): in units of `severity_max`, in (0, 1), or None without a head.
     """
 
     anomaly_map: Tensor
-    mask_maximum: Tensor
+    mask_logit: Tensor
     severity: Tensor | None
 
 
@@ -101,14 +101,17 @@ class DraemSevNetModel(nn.Module):
     def predict(self, images: Tensor) -> Prediction:
         """Maps (B, 3, H, W), pre-processed, to a `Prediction`."""
         _, logits, severity = self.networks(self.prepare(images))
-        anomaly_map = logits.softmax(dim=1)[:, 1:]
-        return Prediction(anomaly_map, anomaly_map.amax(dim=(1, 2, 3)), severity)
+        log_odds = logits[:, 1:] - logits[:, :1]
+        return Prediction(log_odds.sigmoid(), log_odds.amax(dim=(1, 2, 3)), severity)
 
     def score(self, prediction: Prediction) -> Tensor:
-        """Anomaly scores (B,) in [0, 1]: mask maximum and scaled severity joined as `combination` says."""
-        mask, severity = prediction.mask_maximum, prediction.severity
-        if severity is None:
-            return mask
+        """Anomaly scores (B,): mask maximum and scaled severity joined as `combination` says, in [0, 1].
+
+        Without a head: the log odds of the mask maximum, because probabilities of sure faults round to 1 and tie.
+        """
+        if prediction.severity is None:
+            return prediction.mask_logit
+        mask, severity = prediction.mask_logit.sigmoid(), prediction.severity
         if self.combination == "maximum":
             return torch.maximum(mask, severity)
         a, b = (1.0, 1.0) if self.combination == "simple_average" else self.score_weights
@@ -124,7 +127,8 @@ class DraemSevNet(CutPasteModule):
     """DRAEM with scaled-CutPaste faults and a severity head; without the head it is scaled-CutPaste DRAEM.
 
     Batches hold maps (B, 3, H, W) of three equal channels, roughly in [0, 1] and never clipped; H and W divide by 32.
-    `pred_score` is raw, in [0, 1]; `pred_severity` (B,) on a predicted batch is in the unit of `severity_max`.
+    `pred_score` is raw: in [0, 1], or log odds without a head. With a head, a predicted batch also has `pred_severity`
+    (B,), in the unit of `severity_max`.
 
     Args:
         in_channels: 3, or 1 to use the mean of the three equal channels (less to compute).
@@ -143,12 +147,13 @@ class DraemSevNet(CutPasteModule):
         focal_alpha, focal_gamma: focal loss of the mask; background weighs 1 - alpha, the much rarer fault alpha.
         ssim_weight, severity_weight: of these losses, beside 1 for L2 and focal.
         severity_loss: on severity / severity_max.
-        optimizer, learning_rate, weight_decay: constant over the epochs.
 
     Raises BadInput for a setting out of range, a normalising pre-processor, or a map size that does not divide by 32.
     """
 
     model: DraemSevNetModel
+    learning_rate = 1e-4
+    weight_decay = 0.0
 
     def __init__(
         self,
@@ -170,9 +175,6 @@ class DraemSevNet(CutPasteModule):
         ssim_weight: float = 2.0,
         severity_weight: float = 0.5,
         severity_loss: SeverityLoss = "smooth_l1",
-        optimizer: Literal["adam", "adamw", "sgd"] = "adam",
-        learning_rate: float = 1e-4,
-        weight_decay: float = 0.0,
         pre_processor: PreProcessor | bool = True,
         post_processor: PostProcessor | bool = True,
         evaluator: Evaluator | bool = True,
@@ -211,7 +213,7 @@ class DraemSevNet(CutPasteModule):
             severity=(0.0, severity_max),
             probability=anomaly_probability,
         )
-        self.learn_from(faults, optimizer, learning_rate, weight_decay)
+        self.learn_from(faults)
         self.severity_max = severity_max
         self.ssim_weight = ssim_weight
         self.severity_weight = severity_weight

@@ -1,0 +1,44 @@
+"""The registry as tables: all models, or one with its conditions, settings and search space."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from hdmap_mlflow import run
+from hdmap_mlflow.config import packaged_conditions
+from hdmap_mlflow.models.registry import REGISTRY, find_model
+from hdmap_mlflow.terminal import show_table
+
+
+def show_models() -> None:
+    """A row a model; quick, because no model is imported."""
+    rows = []
+    for model, entry in REGISTRY.items():
+        weights = entry.weights.words() if entry.weights else "none"
+        names = list(packaged_conditions(model))
+        conditions = ", ".join(names[:2]) + (f", {len(names) - 2} more" if len(names) > 2 else "")
+        rows.append([model, "yes" if entry.trains else "no", weights, entry.needs.words(), conditions, entry.paper])
+    columns = ["model", "trains", "weights", "needs", "conditions", "paper"]
+    show_table("models", columns, rows, left=len(columns))
+
+
+def show_model(model: str) -> None:
+    """Everything about one model: class, paper, needs, conditions, and each setting as published and as searched."""
+    entry, conditions = find_model(model), packaged_conditions(model)
+    print("\n".join(filter(None, [f"{model}: {entry.path}", entry.paper, f"needs: {entry.needs.words()}"])))
+    show_table("conditions", ["name", "description"], [[c, conditions[c]["description"]] for c in conditions], left=2)
+    flat = run.configure(model, "baseline").flat()
+    own = [key for key in flat if key.startswith("model.")]
+    keys = own + [key for key in entry.space if key not in own]
+    show_table("settings", ["setting", "published", "searched"],
+               [[key, flat[key], _words(entry.space.get(key, {}))] for key in keys], left=3)  # fmt: skip
+
+
+def _words(law: Mapping[str, Any]) -> str:
+    if not law:
+        return ""
+    if law["type"] == "categorical":
+        return " | ".join(map(str, law["choices"]))
+    step = f", step {law['step']}" if law.get("step", 1) != 1 else ""
+    return f"{law['low']:g} to {law['high']:g}" + (", log" if law.get("log") else "") + step

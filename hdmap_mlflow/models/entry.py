@@ -1,0 +1,107 @@
+"""What the flow must know of a model: an entry of the registry and its parts."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from fnmatch import fnmatch
+from typing import Any, Literal
+
+from hdmap_mlflow.config import RunConfig
+
+GENERATED = "generated"  # a setting that names a folder of textures: those that we make
+
+
+@dataclass(frozen=True)
+class Weights:
+    """Where the weights of a model's frozen networks come from.
+
+    `setting` is the constructor's argument that names the architecture ("" where it is fixed); `names` are patterns of
+    the architectures that it takes (all, if empty); `library` is who knows these names; `local` says that a folder in
+    timm's form is taken, too.
+    """
+
+    setting: str = "backbone"
+    library: Literal["timm", "torchvision", "own"] = "timm"
+    local: bool = True
+    names: tuple[str, ...] = ()
+
+    def takes(self, architecture: str) -> bool:
+        return not self.names or any(fnmatch(architecture, name) for name in self.names)
+
+    def words(self) -> str:
+        """For the table of models."""
+        if self.library != "timm" or not self.local:
+            return "hub, random"
+        return "hub, local, random" if self.names else "hub, local, embedded, random"
+
+
+@dataclass(frozen=True)
+class Needs:
+    """What a model asks of a run. Sizes are pixels of `data.image_size`.
+
+    `multiple` and `least` hold for height and width; `batch` fixes the training batch; `scaled` says that maps are
+    normalised as the weights want, else they reach the model in their own unit; `package` must be installed; a model
+    that is `online` only cannot be run without the hub.
+    """
+
+    multiple: int = 1
+    least: int = 32
+    square: bool = False
+    power_of_two: bool = False
+    batch: int | None = None
+    epochs: int = 1
+    scaled: bool = True
+    package: str = ""
+    online: bool = False
+
+    def problem(self, config: RunConfig) -> str | None:
+        """What a configuration breaks, with the setting to change, or None."""
+        height, width = config.data.image_size
+        size = f"data.image_size is {height}x{width}"
+        if height % self.multiple or width % self.multiple:
+            return f"needs height and width in multiples of {self.multiple}; {size}"
+        if min(height, width) < self.least:
+            return f"needs at least {self.least} pixels in height and width; {size}"
+        if self.square and height != width:
+            return f"needs square maps; {size}"
+        if self.power_of_two and height.bit_count() != 1:
+            return f"needs a power of two in height and width; {size}"
+        if self.batch and config.data.batch_size != self.batch:
+            return f"trains with data.batch_size={self.batch} only; got {config.data.batch_size}"
+        if config.train.max_epochs < self.epochs:
+            return f"needs train.max_epochs={self.epochs} or more; got {config.train.max_epochs}"
+        return None
+
+    def words(self) -> str:
+        """For the table of models."""
+        size = [f"multiple of {self.multiple}"] if self.multiple > 1 else []
+        size += [f">= {self.least} px"] if self.least > max(32, self.multiple) else []
+        size += ["square"] if self.square else []
+        size += ["power of two"] if self.power_of_two else []
+        rest = [f"batch {self.batch}"] if self.batch else []
+        rest += [f">= {self.epochs} epochs"] if self.epochs > 1 else []
+        rest += [self.package] if self.package else []
+        return ", ".join(size + rest + (["the hub"] if self.online else [])) or "-"
+
+
+@dataclass(frozen=True)
+class ModelEntry:
+    """One model of the registry.
+
+    `path` is `module:Class`; `trains` says whether epochs of gradient descent improve it (else passes over the data
+    fit it; None: known once it is built); `weights` is None where every network starts from scratch; `defaults` are
+    the published settings that are not the class's own, flat or dotted as in a condition file; `space` is the search
+    space, a setting to `{"type", "low", "high", "log", "step"}` or `{"type": "categorical", "choices"}`; `textures`
+    names the setting that takes a folder of textures; `derived` are settings that follow from the run's others.
+    """
+
+    path: str
+    paper: str
+    trains: bool | None
+    weights: Weights | None = None
+    needs: Needs = Needs()
+    defaults: Mapping[str, Any] = field(default_factory=dict)
+    space: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    textures: str = ""
+    derived: Mapping[str, Callable[[RunConfig], Any]] = field(default_factory=dict)

@@ -1,0 +1,127 @@
+"""What a model's class takes: its constructor's signature, against which every setting is checked."""
+
+from __future__ import annotations
+
+import enum
+import hashlib
+import importlib
+import inspect
+import typing
+from collections.abc import Mapping
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from pydantic import ConfigDict, TypeAdapter, ValidationError
+
+from hdmap_mlflow import __version__
+from hdmap_mlflow.config import nearest
+from hdmap_mlflow.errors import BadInput
+
+# Built by `builder` for every model, so that all are judged alike.
+COMPONENTS = ("pre_processor", "post_processor", "evaluator", "visualizer")
+# One place for each setting: what the run already says is no setting of the model.
+ELSEWHERE = {
+    "pre_trained": "model.weights",
+    "lr": "train.learning_rate",
+    "learning_rate": "train.learning_rate",
+    "weight_decay": "train.weight_decay",
+}
+
+
+def load_class(path: str) -> type:
+    """The class that `module:Class` names. Raises BadInput if there is none, or if it is no anomalib model."""
+    from anomalib.models.components import AnomalibModule
+
+    module, _, name = path.partition(":")
+    try:
+        found = getattr(importlib.import_module(module), name)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise BadInput(f"model class {path} cannot be imported ({error}); expected package.module:Class") from None
+    if not (inspect.isclass(found) and issubclass(found, AnomalibModule)):
+        raise BadInput(f"{path} is not an anomalib model; its class must derive from AnomalibModule")
+    return found
+
+
+def code_digest(path: str) -> str:
+    """Version of this package and digest of the source of the model's module: part of a run's fingerprint."""
+    source = inspect.getsource(importlib.import_module(load_class(path).__module__))
+    return f"{__version__}-{hashlib.sha256(source.encode()).hexdigest()[:8]}"
+
+
+@cache
+def parameters(path: str) -> dict[str, inspect.Parameter]:
+    """The arguments of a model class's constructor by name, with their resolved types; its components left out.
+
+    A constructor that only hands on `*args, **kwargs` takes what the class above it takes.
+    """
+    constructors = [vars(cls)["__init__"] for cls in load_class(path).__mro__ if "__init__" in vars(cls)]
+    constructor = next(c for c in constructors if inspect.Parameter.VAR_POSITIONAL not in _kinds(c))
+    try:
+        hints = typing.get_type_hints(constructor)
+    except NameError:  # names imported for type checkers only
+        hints = {}
+    return {
+        name: parameter.replace(annotation=hints.get(name, Any))
+        for name, parameter in inspect.signature(constructor).parameters.items()
+        if name not in ("self", *COMPONENTS)
+        and parameter.kind in (parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY)
+    }
+
+
+def _kinds(function: Any) -> set[Any]:
+    return {parameter.kind for parameter in inspect.signature(function).parameters.values()}
+
+
+def check(model: str, path: str, given: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings of a model as its signature types them, and the class's own defaults for those not given.
+
+    Values are plain data: enumerations by value, paths as text. Raises BadInput that names the key and the nearest
+    known one, or the value and what is wrong with it.
+    """
+    known = {name: parameter for name, parameter in parameters(path).items() if name not in ELSEWHERE}
+    for key in given:
+        if key in ELSEWHERE:
+            raise BadInput(f"model.{key} is set by {ELSEWHERE[key]}")
+        if key not in known:
+            raise BadInput(f"unknown key 'model.{key}' for {model}{nearest(key, known)}; it takes: {', '.join(known)}")
+    out = {}
+    for name, parameter in known.items():
+        if name in given:
+            out[name] = _read(f"model.{name}", parameter.annotation, given[name])
+        elif parameter.default is parameter.empty:
+            raise BadInput(f"{model} needs model.{name}; give it in the condition or the overrides")
+        elif _is_plain(value := _plain(parameter.default)):
+            out[name] = value
+    return out
+
+
+def arguments(path: str, settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Checked settings as the constructor wants them: members of enumerations in place of their values."""
+    return {name: _as_annotated(parameters(path)[name].annotation, value) for name, value in settings.items()}
+
+
+def _read(key: str, hint: Any, value: Any) -> Any:
+    configured = inspect.isclass(hint) and hasattr(hint, "__pydantic_core_schema__")  # beside which none may be given
+    try:
+        adapter = TypeAdapter(hint, config=None if configured else ConfigDict(arbitrary_types_allowed=True))
+        return _plain(adapter.validate_python(value))
+    except ValidationError as error:
+        problem = error.errors()[0]["msg"]
+        raise BadInput(f"{key}: {problem[0].lower()}{problem[1:]}, got {value!r}") from None
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, enum.Enum):
+        return value.value
+    return str(value) if isinstance(value, Path) else value
+
+
+def _is_plain(value: Any) -> bool:
+    if isinstance(value, list | tuple):
+        return all(map(_is_plain, value))
+    return value is None or isinstance(value, bool | int | float | str)
+
+
+def _as_annotated(hint: Any, value: Any) -> Any:
+    return hint(value) if inspect.isclass(hint) and issubclass(hint, enum.Enum) else value
