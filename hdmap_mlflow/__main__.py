@@ -15,7 +15,7 @@ from typing import Annotated
 
 import typer
 
-from hdmap_mlflow.errors import BadInput
+from hdmap_mlflow.errors import BadInput, Incomplete
 
 Root = Annotated[Path, typer.Argument(help="Data root: <root>/<domain>/{train/good,test/good,test/fault}.")]
 Out = Annotated[Path, typer.Option(help="Folder to write; must not exist or be empty.")]
@@ -159,6 +159,78 @@ def check_data(root: Root) -> None:
         raise typer.Exit(1)
 
 
+def grid(
+    models: Annotated[str, typer.Option(help="Comma list, or all. Default: patchcore.")] = "",
+    conditions: Annotated[str, typer.Option(help="Comma list, or all. Default: quickstart.")] = "",
+    sources: Annotated[str, typer.Option(help="Comma list, or all (default).")] = "",
+    targets: Annotated[str, typer.Option(help="auto (all other domains, default) or a comma list.")] = "",
+    seeds: Annotated[str, typer.Option(help="Comma list. Default: 0.")] = "",
+    data_root: Annotated[str, typer.Option(help="Folder with the domains. Default: demo.")] = "",
+    validation: Annotated[str, typer.Option(help="source_holdout (default), source_test or synthetic.")] = "",
+    split_seed: Annotated[str, typer.Option(help="Seed of the validation split. Default: 0.")] = "",
+    overrides: Annotated[str, typer.Option(help='For every run, e.g. "train.max_epochs=3".')] = "",
+    condition_file: Annotated[str, typer.Option(help="A condition file of your own.")] = "",
+    grid: Annotated[str, typer.Option(help="YAML file with the flags above, or a list of such blocks.")] = "",
+    plan: Annotated[bool, typer.Option("--plan", help="Show what would run; start nothing.")] = False,
+    retry: Annotated[str, typer.Option(help="Run again: failed, running (of a host that is gone).")] = "",
+    force: Annotated[bool, typer.Option("--force", help="Run everything, finished or not.")] = False,
+    repeat: Annotated[int, typer.Option(min=1, help="Each run so many times.")] = 1,
+    jobs: Annotated[int, typer.Option(min=0, help="Runs at once; 0: as many as fit.")] = 0,
+    gpus_per_run: Annotated[float, typer.Option(help="Fractions allowed; -1: one where there are any.")] = -1,
+    cpus_per_run: Annotated[float, typer.Option(min=0, help="Threads of a run; 0: divided evenly.")] = 0,
+    memory_per_run: Annotated[float, typer.Option(min=0, help="Limit in MB; 0: none.")] = 0,
+    run_timeout: Annotated[float, typer.Option(min=0, help="Limit of a run in seconds; 0: none.")] = 0,
+    stagger: Annotated[float, typer.Option(min=0, help="Seconds between two starts.")] = 5,
+    no_ray: Annotated[bool, typer.Option("--no-ray", help="Without Ray; in order, unless --jobs says more.")] = False,
+    ray_address: Annotated[str, typer.Option(help="A Ray cluster's HOST:PORT or auto; empty: this machine.")] = "",
+    wait_idle: Annotated[bool, typer.Option("--wait-idle", help="Each run waits until its GPU is idle.")] = False,
+    idle_utilisation: Annotated[float, typer.Option(min=0, max=100, help="Idle is up to so many percent ...")] = 10,
+    idle_memory: Annotated[float, typer.Option(min=0, help="... and so many MB.")] = 2000,
+    max_wait: Annotated[float, typer.Option(min=0, help="Seconds to wait for idle GPUs.")] = 3600,
+) -> None:
+    """Run models x conditions x sources x seeds over all GPUs; what is finished is not run again."""
+    from hdmap_mlflow import grid as many
+    from hdmap_mlflow import plan as planning
+    from hdmap_mlflow import tracking
+    from hdmap_mlflow.gpus import Idle
+    from hdmap_mlflow.process import Share
+
+    idle = Idle(utilisation=idle_utilisation, memory_mb=idle_memory, max_wait=max_wait) if wait_idle else None
+    share = Share(cpus=cpus_per_run, gpus=None if gpus_per_run < 0 else gpus_per_run, memory_mb=memory_per_run,
+                  timeout=run_timeout, idle=idle)  # fmt: skip
+    again = frozenset(word.strip() for word in retry.split(",") if word.strip())
+    wanted = {"models": models, "conditions": conditions, "sources": sources, "targets": targets, "seeds": seeds,
+              "data_root": data_root, "validation": validation, "split_seed": split_seed, "overrides": overrides,
+              "condition_file": condition_file}  # fmt: skip
+    try:
+        launch = many.Launch(share, jobs, not no_ray, ray_address, stagger=stagger, retry=again, force=force)
+        cells = planning.expand(planning.read_blocks({k: v or None for k, v in wanted.items()}, grid), repeat)
+        store = many.open_store(cells)
+        cells = planning.look_up(cells, store)
+        (many.show_plan if plan else many.carry_out)(cells, store, launch)
+    except BadInput as problem:
+        tracking.fail_project_run(str(problem))
+        raise
+
+
+def gpus(
+    idle_utilisation: Annotated[float, typer.Option(min=0, max=100, help="Idle is up to so many percent ...")] = 10,
+    idle_memory: Annotated[float, typer.Option(min=0, help="... and so many MB.")] = 2000,
+) -> None:
+    """Print every NVIDIA GPU of this machine and whether it is idle; exit code 1 if none is."""
+    from hdmap_mlflow.gpus import Idle, visible
+    from hdmap_mlflow.terminal import show_table
+
+    idle, found = Idle(utilisation=idle_utilisation, memory_mb=idle_memory), visible()
+    rows = [[g.index, g.name, f"{g.utilisation:g} %", f"{g.used_mb:,.0f} of {g.total_mb:,.0f}", g.processes,
+             "idle" if idle.holds(g) else "busy"] for g in found]  # fmt: skip
+    if rows:
+        show_table("GPUs", ("GPU", "name", "used", "MB", "processes", "is"), rows, left=2)
+    print(f"{sum(map(idle.holds, found))} of {len(found)} GPUs idle" if found else "no NVIDIA GPU, or no driver for it")
+    if not any(map(idle.holds, found)):
+        raise typer.Exit(1)
+
+
 def models(
     name: Annotated[str, typer.Argument(help="One model, with all its settings; empty: the table of all.")] = "",
 ) -> None:
@@ -173,6 +245,8 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "simulate": simulate,
     "import-mat": import_mat,
     "check-data": check_data,
+    "grid": grid,
+    "gpus": gpus,
     "models": models,
     "rescore": rescore,
     "verify": verify,
@@ -206,6 +280,9 @@ def main() -> None:
         app()
     except BadInput as problem:
         sys.exit(_complain(str(problem)))
+    except Incomplete as problem:
+        _complain(str(problem))
+        sys.exit(1)
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         sys.exit(130)

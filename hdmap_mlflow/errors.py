@@ -1,4 +1,4 @@
-"""The one exception that means: the input is wrong, and this is the way out."""
+"""The exceptions of our own: the input is wrong, a run was ended on purpose, some runs of many failed."""
 
 
 class BadInput(Exception):
@@ -11,3 +11,11 @@ class BadInput(Exception):
 
 class OutOfMemory(BadInput):
     """The run did not fit the memory of the machine or of the GPU; the line says what to lower."""
+
+
+class Stopped(Exception):
+    """A run that was ended on purpose, by pruning for example: it is recorded as KILLED with this reason."""
+
+
+class Incomplete(Exception):
+    """Some of many runs failed: one line that says how many and how to go on. Exit code 1."""

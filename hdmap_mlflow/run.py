@@ -17,13 +17,13 @@ from hdmap_mlflow import config as configuration
 from hdmap_mlflow.config import RunConfig
 from hdmap_mlflow.errors import BadInput, OutOfMemory
 from hdmap_mlflow.meter import Meter
-from hdmap_mlflow.result import Result
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
     from hdmap_mlflow.data.layout import Domain
     from hdmap_mlflow.evaluate import Scores
+    from hdmap_mlflow.result import Result
     from hdmap_mlflow.tracking import Record
 
 PACKAGES = ("anomalib", "torch", "torchvision", "lightning", "timm", "mlflow", "numpy", "scikit-learn", "tifffile")
@@ -38,13 +38,20 @@ def configure(
     overrides: str = "",
 ) -> RunConfig:
     """The checked configuration of a model's condition. Raises BadInput before any weight or map is read."""
-    from hdmap_mlflow.models import builder, registry
+    from hdmap_mlflow.models import builder
+
+    return builder.check(compose(model, condition, conditions, flags, overrides))
+
+
+def compose(
+    model: str, condition: str, conditions: str | None, flags: Mapping[str, Any] | None, overrides: str
+) -> RunConfig:
+    """The configuration before the model's class has checked its settings, which costs the import of torch."""
+    from hdmap_mlflow.models import registry
 
     entry = registry.find_model(model)
     found = configuration.find_condition(model, condition, Path(conditions) if conditions else None)
-    return builder.check(
-        configuration.build_config(model, found, defaults=entry.defaults, flags=flags, overrides=overrides)
-    )
+    return configuration.build_config(model, found, defaults=entry.defaults, flags=flags, overrides=overrides)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,11 +78,11 @@ def read(config: RunConfig) -> Data:
     return Data(root, domains, layout.digest(domains), simulate.is_simulated(root))
 
 
-def identity(config: RunConfig, data: Data) -> dict[str, str]:
-    """The tags by which runs are found and compared."""
+def identity(config: RunConfig, data: Data, code: str = "") -> dict[str, str]:
+    """The tags by which runs are found and compared; `code` is the model's digest where it is known already."""
     from hdmap_mlflow.models import registry, signature
 
-    code = signature.code_digest(registry.find_model(config.model.name).path)
+    code = code or signature.code_digest(registry.find_model(config.model.name).path)
     return {
         "hdmap.model": config.model.name,
         "hdmap.condition": config.condition,
@@ -93,11 +100,13 @@ def execute(
     kind: str = "run",
     parent: str | None = None,
     on_epoch: OnEpoch | None = None,
+    tags: Mapping[str, str] | None = None,
     say: Callable[[str], None] = print,
 ) -> Result:
     """Run one condition and record it. Failures end the MLflow run as FAILED and are raised again.
 
     `kind` and `parent` place the run below a study or a grid; `on_epoch` gets every epoch's metrics and may raise.
+    `tags` are added to the run's own; a fingerprint among them must be the one that is found here (BadInput).
     """
     from hdmap_mlflow import tracking
 
@@ -106,7 +115,12 @@ def execute(
     with meter.phase("read"):
         data = read(config)
     workdir = _workdir(config)
-    tags = {"hdmap.kind": kind, **identity(config, data)}
+    known = identity(config, data)
+    planned = (tags or {}).get("hdmap.fingerprint", known["hdmap.fingerprint"])
+    if planned != known["hdmap.fingerprint"]:
+        raise BadInput(f"the maps or the code on {platform.node()} are not those of the plan (fingerprint "
+                       f"{known['hdmap.fingerprint']}, planned {planned}); make them the same")  # fmt: skip
+    tags = {**(tags or {}), "hdmap.kind": kind, **known}
     with tracking.start(uri, config.tracking.experiment, config.name, tags, parent) as record:
         say(f"run {config.name}, id {record.run_id}")
         with _log(workdir, record), _memory(config):
@@ -120,6 +134,7 @@ def _flow(
     from hdmap_mlflow import cards, evaluate, metrics, train
     from hdmap_mlflow.data.datamodule import MultiDomainHDMAPDataModule
     from hdmap_mlflow.models import backbones, builder, features
+    from hdmap_mlflow.result import Result  # scikit-learn costs a second
 
     source, *targets = data.names
     device, progress = train.accelerator(config.train.device), sys.stderr.isatty()

@@ -8,6 +8,7 @@ import logging
 import os
 import time
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlparse
@@ -19,7 +20,7 @@ from mlflow.tracking import MlflowClient
 from mlflow.tracking.context.registry import resolve_tags
 from tenacity import Retrying, stop_after_attempt, wait_exponential
 
-from hdmap_mlflow.errors import BadInput
+from hdmap_mlflow.errors import BadInput, Incomplete, Stopped
 
 os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
 NOTE = "mlflow.note.content"
@@ -144,15 +145,19 @@ class Record:
 
 
 @contextlib.contextmanager
-def start(uri: str, experiment: str, name: str, tags: Mapping[str, str], parent: str | None = None) -> Iterator[Record]:
+def start(
+    uri: str, experiment: str, name: str, tags: Mapping[str, str], parent: str | None = None, resume: str | None = None
+) -> Iterator[Record]:
     """A run that ends as it truly ended: FINISHED, FAILED with its reason, or KILLED.
 
-    Inside `mlflow run` the project's own run is written; its experiment was chosen by `mlflow run`.
+    Inside `mlflow run` the project's own run is written; its experiment was chosen by `mlflow run`. `resume` is the id
+    of a run to go on with.
     """
     client, experiment_id = open_store(uri, experiment) if not project_run() else (MlflowClient(uri), "")
     run_id = project_run()
+    run_id = run_id or resume
     if run_id:
-        client.update_run(run_id, name=name)
+        client.update_run(run_id, status="RUNNING", name=name)
     else:
         links = {PARENT: parent} if parent else {}
         run_id = client.create_run(experiment_id, run_name=name, tags=resolve_tags(links)).info.run_id
@@ -163,8 +168,11 @@ def start(uri: str, experiment: str, name: str, tags: Mapping[str, str], parent:
     except KeyboardInterrupt:
         record.end(RunStatus.to_string(RunStatus.KILLED), "interrupted")
         raise
+    except Stopped as stop:
+        record.end(RunStatus.to_string(RunStatus.KILLED), str(stop))
+        raise
     except BaseException as error:
-        reason = str(error) if isinstance(error, BadInput) else f"{type(error).__name__}: {error}"
+        reason = str(error) if isinstance(error, BadInput | Incomplete) else f"{type(error).__name__}: {error}"
         record.end(RunStatus.to_string(RunStatus.FAILED), reason)
         raise
     record.end(RunStatus.to_string(RunStatus.FINISHED))
@@ -244,3 +252,82 @@ def fail_project_run(reason: str) -> None:
 def ui_command(uri: str) -> str:
     """The command that shows a store, or the address of a server that already does."""
     return f"open {uri}" if uri.startswith("http") else f"mlflow ui --backend-store-uri {uri}"
+
+
+@dataclass(frozen=True)
+class Past:
+    """A run that the store knows. `status` is finished, failed, killed or running; `process` says whose it is."""
+
+    run_id: str
+    name: str
+    status: str
+    fingerprints: frozenset[str]  # its own, and the one that it was planned with
+    process: str
+    reason: str
+    seconds: float
+    peak_mb: float
+
+
+class Store:
+    """The runs of one experiment, seen from outside: looked up, made for a child process, closed when it is gone."""
+
+    def __init__(self, uri: str, experiment: str) -> None:
+        self.uri = uri
+        self.client, self.experiment_id = open_store(uri, experiment)
+        if run_id := project_run():  # `mlflow run` chose the experiment
+            self.experiment_id = self.client.get_run(run_id).info.experiment_id
+
+    def runs(self, *, newest: int | None = None, **tags: str) -> list[Past]:
+        """Runs with these `hdmap.` tags, the newest first; all of them, or the `newest` that finished."""
+        wanted = [f"tags.\"hdmap.{name}\" = '{value}'" for name, value in tags.items()]
+        wanted += ["attributes.status = 'FINISHED'"] if newest else []
+        out: list[Past] = []
+        token = None
+        while True:
+            page = self.client.search_runs(
+                [self.experiment_id], " and ".join(wanted), max_results=newest or 1000, page_token=token
+            )
+            out += map(_past, page)
+            token = page.token
+            if newest or not token:
+                return out
+
+    def create(self, name: str, tags: Mapping[str, str], parent: str | None) -> str:
+        """Id of a new run for a child process to write; it is RUNNING until the child or `close` ends it."""
+        links = {PARENT: parent} if parent else {}
+        every = {**resolve_tags(links), **tags, "hdmap.status": "running"}
+        return self.client.create_run(self.experiment_id, run_name=name, tags=every).info.run_id
+
+    def close(self, run_id: str, status: str, reason: str = "", log: str = "") -> bool:
+        """End a run whose process is gone as what became of it, with the log of one that failed; True if FINISHED.
+
+        A run that had finished stays so; anything else that it wrote of its own end gives way.
+        """
+        now, record = self.client.get_run(run_id).info.status, Record(self.client, run_id, self.uri)
+        if now == "FINISHED":
+            return True
+        if status != "finished" and log:
+            record.tags({"hdmap.log_tail": log[-MAX_VALUE:]})
+            self.client.log_text(run_id, log, "logs/output.log")
+        if now == "RUNNING" or now != _ended(status):
+            record.end(_ended(status), reason)
+        return status == "finished"
+
+
+def _ended(status: str) -> str:
+    return {"finished": "FINISHED", "killed": "KILLED"}.get(status, "FAILED")
+
+
+def _past(run: Any) -> Past:
+    tags, metrics, info = run.data.tags, run.data.metrics, run.info
+    peaks = [v for k, v in metrics.items() if k.startswith("cost/") and k.endswith("_peak_MB")]
+    return Past(
+        run_id=info.run_id,
+        name=info.run_name,
+        status=info.status.lower(),
+        fingerprints=frozenset({tags.get("hdmap.fingerprint", ""), tags.get("hdmap.planned", "")} - {""}),
+        process=tags.get("hdmap.process", ""),
+        reason=tags.get("hdmap.reason", ""),
+        seconds=((info.end_time or info.start_time) - info.start_time) / 1000,
+        peak_mb=max(peaks, default=0.0),
+    )

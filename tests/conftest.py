@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -47,6 +49,26 @@ def maps(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for name, gain in (("domain_A", 1.0), ("domain_B", 1.5), ("domain_C", 4.0)):
         write_domain(root, name, gain=gain)
     return root
+
+
+@pytest.fixture(scope="session")
+def _empty_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A SQLite store with the experiment hdmap; making one takes MLflow seconds, copying it none."""
+    from hdmap_mlflow.tracking import Store
+
+    file = tmp_path_factory.mktemp("store") / "mlflow.db"
+    Store(f"sqlite:///{file}", "hdmap").client._tracking_client.store.engine.dispose()
+    return file
+
+
+@pytest.fixture
+def store(_empty_store: Path, _own_store: None):  # noqa: ANN201
+    """The test's own store, ready."""
+    from hdmap_mlflow.tracking import Store
+
+    uri = os.environ["MLFLOW_TRACKING_URI"]
+    shutil.copy(_empty_store, uri.removeprefix("sqlite:///"))
+    return Store(uri, "hdmap")
 
 
 @pytest.fixture(autouse=True)

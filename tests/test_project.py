@@ -55,8 +55,13 @@ ALLOWED = {
     "rescore": {"history", "tracking", "evaluate", "metrics", "cards", "result"},
     "export": {"history", "tracking"},
     "report": {"report", "history", "metrics", "statistics", "tracking"},
+    "gpus": set(),
+    "process": {"gpus"},
+    "executor": {"process", "tracking"},
+    "board": {"process"},
+    "plan": {"run", "data", "models", "process", "tracking"},
 }
-ONLY_IN = {"mlflow": {"tracking"}, "optuna": {"tune"}, "ray": {"grid"}, "anomalib": {"data", "models", "train"}}
+ONLY_IN = {"mlflow": {"tracking"}, "optuna": {"tune"}, "ray": {"executor"}, "anomalib": {"data", "models", "train"}}
 
 
 def _imports(path: Path) -> set[str]:

@@ -1,0 +1,276 @@
+"""Many runs at once, each in a process of its own: in threads of this process, or through Ray on one or many machines.
+
+    with Cluster(store, share, jobs) as pool:      # or Here(...): the same without Ray
+        pool.submit(task)
+        while pool.busy:
+            for event in pool.wait():      # process.Started and process.Outcome, as they come
+                ...
+
+The only module that imports Ray.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import queue
+import signal
+import threading
+import time
+from abc import ABC, abstractmethod
+from collections import deque
+from typing import TYPE_CHECKING, Any
+
+from hdmap_mlflow.errors import BadInput
+from hdmap_mlflow.process import Outcome, Share, Started, Task, identity, watch
+
+if TYPE_CHECKING:
+    from hdmap_mlflow.tracking import Store
+
+RUN_MB = 3000  # assumed of a run where nothing is said: as many at once as the memory holds
+Event = Started | Outcome
+
+
+class Executor(ABC):
+    """Runs tasks, at most `at_once`, `stagger` seconds between two starts.
+
+    Each gets an MLflow run when it starts, which is closed as what became of it if the child could not do so. As a
+    context manager it leaves nothing behind: children are stopped and their runs end as KILLED.
+    """
+
+    at_once: int
+    share: Share
+
+    def __init__(self, store: Store, stagger: float = 0.0) -> None:
+        self.store, self.stagger = store, stagger
+        self._waiting: deque[Task] = deque()
+        self._running: dict[int, Task] = {}
+        self._next_start = 0.0
+
+    @property
+    def busy(self) -> bool:
+        """Whether a submitted task has not ended yet."""
+        return bool(self._waiting or self._running)
+
+    def submit(self, task: Task) -> None:
+        """Queue a task; `task.index` is its handle and names one task at a time."""
+        self._waiting.append(task)
+        self._start_waiting()
+
+    def wait(self, timeout: float = 1.0) -> list[Event]:
+        """What happened since the last call; returns after `timeout` seconds if nothing did."""
+        self._start_waiting()
+        return [self._settle(event) for event in self._events(timeout)]
+
+    def cancel_all(self) -> list[Event]:
+        """Stop every child and forget what waits; returns the outcomes, whose runs are KILLED unless they had ended."""
+        self._waiting.clear()
+        events: list[Event] = []
+        if self._running:
+            self._cancel()
+        while self._running:
+            events += [self._settle(event) for event in self._events(1.0)]
+        return events
+
+    def __enter__(self) -> Executor:
+        return self
+
+    def __exit__(self, *_error: object) -> None:
+        try:
+            self.cancel_all()
+        finally:
+            self._close()
+
+    def _start_waiting(self) -> None:
+        while self._waiting and len(self._running) < self.at_once and time.monotonic() >= self._next_start:
+            task = self._waiting.popleft()
+            tags = {**task.tags, "hdmap.kind": task.kind, "hdmap.process": identity()}  # the child puts its own there
+            run_id = self.store.create(task.config.name, tags, task.parent)
+            self._running[task.index] = task = task.model_copy(update={"run_id": run_id})
+            self._start(task)
+            self._next_start = time.monotonic() + self.stagger
+
+    def _settle(self, event: Event) -> Event:
+        """Bring MLflow in line with how a task ended."""
+        if isinstance(event, Started):
+            return event
+        task = self._running.pop(event.index)
+        if event.log and not event.log.exists():  # written on another host
+            event.log.parent.mkdir(parents=True, exist_ok=True)
+            event.log.write_text(event.text)
+        if self.store.close(task.run_id, event.status, event.reason, event.text) and event.status != "finished":
+            return event.model_copy(update={"status": "finished", "reason": ""})  # it died after its record was whole
+        return event
+
+    @abstractmethod
+    def _start(self, task: Task) -> None: ...
+    @abstractmethod
+    def _events(self, timeout: float) -> list[Event]: ...
+    @abstractmethod
+    def _cancel(self) -> None: ...
+    @abstractmethod
+    def _close(self) -> None: ...
+
+
+class Here(Executor):
+    """On this machine without Ray, `jobs` at once; the GPUs are those of the environment, for every run."""
+
+    def __init__(self, store: Store, share: Share, jobs: int = 1, stagger: float = 0.0) -> None:
+        super().__init__(store, stagger)
+        self.at_once = jobs
+        self.share = share if share.cpus else share.model_copy(update={"cpus": max(1, (os.cpu_count() or 1) // jobs)})
+        self._queue: queue.Queue[Event] = queue.Queue()
+        self._stop = threading.Event()
+
+    def _start(self, task: Task) -> None:
+        threading.Thread(target=self._watch, args=(task,)).start()
+
+    def _watch(self, task: Task) -> None:
+        try:
+            for event in watch(task, self.share, self._stop.is_set):
+                self._queue.put(event)
+        except Exception as error:  # the watcher itself: an unwritable folder, no process to be had
+            self._queue.put(_lost(task, f"{type(error).__name__}: {error}"))
+
+    def _events(self, timeout: float) -> list[Event]:
+        try:
+            found = [self._queue.get(timeout=timeout)]
+        except queue.Empty:
+            return []
+        while not self._queue.empty():
+            found.append(self._queue.get())
+        return found
+
+    def _cancel(self) -> None:
+        self._stop.set()
+
+    def _close(self) -> None:
+        pass
+
+
+class Cluster(Executor):
+    """Through Ray: on this machine, or on the cluster at `address`. Every run has its own share of CPUs and GPUs.
+
+    `fit` fills in what the share leaves open; `devices` overrides how many GPUs this machine offers. Raises BadInput
+    without Ray, without an answer from `address`, or where no node can hold a run.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        share: Share,
+        jobs: int = 0,
+        stagger: float = 0.0,
+        address: str = "",
+        devices: int | None = None,
+    ) -> None:
+        super().__init__(store, stagger)
+        self.ray = _connect(address, devices)
+        try:
+            nodes = [node["Resources"] for node in self.ray.nodes() if node["Alive"]]
+            self.share, self.at_once = fit(share, jobs, nodes)
+        except BaseException:
+            self.ray.shutdown()
+            raise
+        self._streams: dict[Any, Task] = {}
+        memory = {"memory": self.share.memory_mb * 1e6} if self.share.memory_mb else {}
+        # A run that dies is the driver's to judge: Ray must not start it again by itself.
+        self._remote = self.ray.remote(watch).options(
+            num_cpus=self.share.cpus, num_gpus=self.share.gpus, max_retries=0, num_returns="streaming", **memory
+        )
+
+    def _start(self, task: Task) -> None:
+        self._streams[self._remote.remote(task, self.share)] = task
+
+    def _events(self, timeout: float) -> list[Event]:
+        if not self._streams:
+            time.sleep(timeout)
+            return []
+        ready, _ = self.ray.wait(list(self._streams), num_returns=1, timeout=timeout)
+        return [event for stream in ready if (event := self._next(stream))]
+
+    def _next(self, stream: Any) -> Event | None:
+        """What a stream says next; a worker that is gone is the end of its run."""
+        try:
+            event = self.ray.get(next(stream))
+        except StopIteration:
+            del self._streams[stream]
+            return None
+        except self.ray.exceptions.RayError as error:
+            event = _died(self._streams[stream], error)
+        if isinstance(event, Outcome):
+            del self._streams[stream]
+        return event
+
+    def _cancel(self) -> None:
+        for stream in self._streams:
+            self.ray.cancel(stream)
+
+    def _close(self) -> None:
+        self.ray.shutdown()
+
+
+def _connect(address: str, devices: int | None) -> Any:
+    try:
+        import ray
+    except ImportError:
+        raise BadInput("Ray is not installed: pip install -e '.[grid]', or run in order with --no-ray") from None
+    quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR", "configure_logging": False}
+    terminate = signal.getsignal(signal.SIGTERM)
+    try:
+        if address:
+            ray.init(address=address, **quiet)
+        else:  # nothing large goes through Ray, so its object store is the smallest that it accepts
+            small: dict[str, Any] = {"include_dashboard": False, "object_store_memory": 80_000_000}
+            ray.init(address="local", num_gpus=devices, **small, **quiet)
+    except (ConnectionError, RuntimeError, TimeoutError, ValueError) as error:
+        reason = " ".join(str(error).split())[:160]
+        raise BadInput(f"no Ray cluster answers at {address or 'this machine'} ({reason}); start one with `ray start "
+                       "--head`, or leave --ray-address out") from None  # fmt: skip
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, terminate)  # Ray puts its own there, which would leave runs open
+    return ray
+
+
+def fit(share: Share, jobs: int, nodes: list[dict[str, float]]) -> tuple[Share, int]:
+    """A run's share with what was left open filled in, and how many such runs the nodes hold at once.
+
+    GPUs: one a run where there are any. CPUs: all, divided by the runs at once, which `jobs`, the GPUs or the memory
+    (3 GB a run) decide. Raises BadInput if not one run fits.
+    """
+    gpus = share.gpus if share.gpus is not None else float(any(node.get("GPU") for node in nodes))
+    mb = share.memory_mb or RUN_MB
+    slots = [
+        node.get("GPU", 0) // gpus if gpus else min(node.get("CPU", 0), node.get("memory", 0) // (mb * 1e6))
+        for node in nodes
+    ]
+    most = max(1, sum(slots))
+    wanted = min(jobs or most, most) if gpus else jobs or most
+    fair = (
+        min((node.get("CPU", 0) / n for node, n in zip(nodes, slots, strict=True) if n), default=1.0)
+        * sum(slots)
+        / wanted
+    )
+    cpus = share.cpus or (float(math.floor(fair)) if fair >= 1 else fair)
+    share = share.model_copy(update={"cpus": cpus, "gpus": gpus})
+    needs = {"CPU": cpus, "GPU": gpus, "memory": share.memory_mb * 1e6}
+    held = sum(min(math.floor(node.get(name, 0) / n + 1e-6) for name, n in needs.items() if n) for node in nodes)
+    if not held:
+        have = {name: sum(node.get(name, 0) for node in nodes) for name in ("CPU", "GPU")}
+        raise BadInput(f"no node holds a run of {cpus:g} CPUs, {gpus:g} GPUs and {share.memory_mb:g} MB; all nodes "
+                       f"together have {have['CPU']:g} CPUs and {have['GPU']:g} GPUs; ask for less a run")  # fmt: skip
+    return share, int(min(held, wanted))
+
+
+def _died(task: Task, error: Exception) -> Outcome:
+    """The outcome of a task whose Ray worker did not live to tell."""
+    name = type(error).__name__
+    if "Cancelled" in name:
+        return Outcome(index=task.index, run_id=task.run_id, status="killed", reason="interrupted")
+    if name == "OutOfMemoryError":
+        return Outcome(index=task.index, run_id=task.run_id, status="out_of_memory", reason="the node's memory ran out")
+    return _lost(task, f"its Ray worker died ({' '.join(str(error).split())[:200]})")
+
+
+def _lost(task: Task, reason: str) -> Outcome:
+    return Outcome(index=task.index, run_id=task.run_id, status="failed", reason=reason)

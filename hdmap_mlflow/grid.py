@@ -1,0 +1,192 @@
+"""Many runs over the GPUs of a machine or a cluster: models x conditions x sources x seeds, each exactly once."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shlex
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from hdmap_mlflow import plan
+from hdmap_mlflow.board import Board, clock, final_rows
+from hdmap_mlflow.errors import BadInput, Incomplete
+from hdmap_mlflow.plan import Cell
+from hdmap_mlflow.process import Outcome, Share, Task
+from hdmap_mlflow.terminal import show_table
+
+if TYPE_CHECKING:
+    from hdmap_mlflow.executor import Executor
+    from hdmap_mlflow.tracking import Record, Store
+
+COLUMNS = ("run", "status", "seconds", "target AUROC", "where", "reason")
+
+
+@dataclass(frozen=True)
+class Launch:
+    """How a grid is executed. `retry` names what is run again beside what is missing: failed, running.
+
+    `jobs` 0: as many at once as the share of each allows. `child` replaces the command of the runs' processes.
+    """
+
+    share: Share = Share()
+    jobs: int = 0
+    ray: bool = True
+    ray_address: str = ""
+    devices: int | None = None
+    stagger: float = 5.0
+    retry: frozenset[str] = frozenset()
+    force: bool = False
+    child: tuple[str, ...] = ()
+    resume: str = field(default_factory=lambda: shlex.join(["hdmap", *sys.argv[1:]]))
+
+    def __post_init__(self) -> None:
+        for word in self.retry - {"failed", "running"}:
+            raise BadInput(f"--retry {word}: give failed, running (a run whose host is gone) or both")
+        if self.jobs < 0 or self.stagger < 0:
+            raise BadInput("--jobs and --stagger are 0 or more")
+        if (self.share.gpus or 0) > 1 and self.share.gpus % 1:  # type: ignore[operator]
+            raise BadInput(f"--gpus-per-run {self.share.gpus:g}: above 1 only whole GPUs can be given")
+        if self.share.idle and self.share.gpus and self.share.gpus < 1:
+            raise BadInput("--wait-idle needs whole GPUs: a run would wait for its neighbour; give --gpus-per-run 1")
+
+    def wants(self, cell: Cell) -> bool:
+        return self.force or cell.status == "missing" or cell.status in self.retry
+
+    def executor(self, store: Store) -> Executor:
+        from hdmap_mlflow.executor import Cluster, Here
+
+        if self.ray:
+            return Cluster(store, self.share, self.jobs, self.stagger, self.ray_address, self.devices)
+        return Here(store, self.share, self.jobs or 1, self.stagger)
+
+
+def open_store(cells: Sequence[Cell]) -> Store:
+    """The store that all the grid's runs share, initialised before any child opens it."""
+    from hdmap_mlflow.tracking import Store
+
+    tracking = cells[0].config.tracking
+    return Store(tracking.uri or "", tracking.experiment)
+
+
+def show_plan(cells: Sequence[Cell], store: Store, launch: Launch) -> None:
+    """Print what would run, what is there already, the expected time and memory, and the data's digests."""
+    costs = plan.estimate(cells, store)
+    rows, total, unknown = [], 0.0, 0
+    for cell in cells:
+        seconds, memory = costs.get((cell.config.model.name, cell.config.condition), (0.0, 0.0))
+        runs = launch.wants(cell)
+        if runs:
+            total, unknown = total + seconds, unknown + (not seconds)
+        status = cell.status if cell.status in ("finished", "missing") else f"{cell.status}: {cell.past.reason[:60]}"  # type: ignore[union-attr]
+        rows.append([cell.name, cell.tags["hdmap.data_digest"], status, "run" if runs else "-",
+                     f"{seconds:.0f}" if seconds else "?", f"{memory:,.0f}" if memory else "?"])  # fmt: skip
+    show_table("grid", ("run", "data", "status", "will", "seconds", "peak MB"), rows, left=4)
+    todo = sum(launch.wants(cell) for cell in cells)
+    hint = f", {unknown} of them never run before and not counted" if unknown else ""
+    print(f"{len(cells)} runs, {sum(c.status == 'finished' for c in cells)} finished, {todo} to run: "
+          f"{clock(total)} of run time{hint}; to be divided by the runs at once. Nothing was started.")  # fmt: skip
+
+
+def carry_out(cells: Sequence[Cell], store: Store, launch: Launch) -> None:
+    """Run what is to be run, below one grid run in MLflow, and print the table. Raises Incomplete if any failed."""
+    from hdmap_mlflow import tracking
+
+    if not any(map(launch.wants, cells)):
+        _finish(cells, {}, None)
+        return
+    fingerprint = hashlib.sha256("".join(sorted({c.fingerprint for c in cells})).encode()).hexdigest()[:16]
+    known = store.runs(kind="grid", fingerprint=fingerprint)
+    tags = {"hdmap.kind": "grid", "hdmap.fingerprint": fingerprint, "hdmap.resume": launch.resume}
+    name, place = f"grid/{len(cells)} runs/{fingerprint[:6]}", cells[0].config.tracking
+    with tracking.start(store.uri, place.experiment, name, tags, resume=known[0].run_id if known else None) as record:
+        record.json({"runs": [{"name": c.name, "fingerprint": c.fingerprint} for c in cells]}, "grid.json")
+        print(f"grid {record.run_id}: {sum(map(launch.wants, cells))} of {len(cells)} runs to do")
+        try:
+            outcomes = _run(cells, store, launch, record)
+        except KeyboardInterrupt:
+            print(f"interrupted; what finished is kept. To go on: {launch.resume}", file=sys.stderr)
+            raise
+        _finish(cells, outcomes, record)
+
+
+def _run(cells: Sequence[Cell], store: Store, launch: Launch, record: Record) -> dict[int, Outcome]:
+    """Outcomes by index of the cells that were run; one that ran out of memory was tried again with half the batch."""
+    folders = _Folders()
+    todo = {i: cell for i, cell in enumerate(cells) if launch.wants(cell)}
+    costs = plan.estimate(todo.values(), store)
+    seconds = {i: costs.get((c.config.model.name, c.config.condition), (0.0, 0.0))[0] for i, c in todo.items()}
+    outcomes: dict[int, Outcome] = {}
+    with launch.executor(store) as pool, Board({i: c.name for i, c in todo.items()}, seconds, pool.at_once) as board:
+        print(f"{pool.at_once} at once, each with {pool.share.cpus:g} CPUs and {pool.share.gpus or 0:g} GPUs")
+        for i, cell in todo.items():
+            pool.submit(Task(index=i, config=cell.config, folder=folders(cell), parent=record.run_id,
+                             tags={**cell.tags, "hdmap.planned": cell.fingerprint}, command=launch.child))  # fmt: skip
+        halved: set[int] = set()
+        while pool.busy:
+            for event in pool.wait():
+                if isinstance(event, Outcome) and event.status == "out_of_memory" and event.index not in halved:
+                    halved.add(event.index)
+                    if task := _halved(todo[event.index], event, record, folders, launch.child):
+                        print(f"{cells[event.index].name} ran out of memory; again with batch size "
+                              f"{task.config.data.batch_size}")  # fmt: skip
+                        pool.submit(task)
+                        continue
+                board.show(event)
+                if isinstance(event, Outcome):
+                    outcomes[event.index] = event
+                    folders.write(cells[event.index], event)
+                    done = len(outcomes) - board.failed
+                    record.metrics({"grid/finished": done, "grid/failed": board.failed}, len(outcomes))
+    return outcomes
+
+
+def _halved(
+    cell: Cell, event: Outcome, record: Record, folders: Callable[[Cell], Path], child: tuple[str, ...]
+) -> Task | None:
+    """The task once more with half the batch, tagged so; None where the batch is 1 already."""
+    data = cell.config.data
+    if data.batch_size < 2:
+        return None
+    sizes = {"batch_size": data.batch_size // 2, "eval_batch_size": max(1, data.eval_batch_size // 2)}
+    config = cell.config.model_copy(update={"data": data.model_copy(update=sizes)})
+    tags = {name: value for name, value in cell.tags.items() if name != "hdmap.fingerprint"}  # that of other settings
+    tags |= {"hdmap.planned": cell.fingerprint, "hdmap.retry": "out_of_memory", "hdmap.retry_of": event.run_id,
+             "hdmap.batch_size_planned": str(data.batch_size)}  # fmt: skip
+    return Task(index=event.index, config=config, folder=folders(cell), parent=record.run_id, tags=tags, command=child)
+
+
+def _finish(cells: Sequence[Cell], outcomes: Mapping[int, Outcome], record: Record | None) -> None:
+    """The table at the end, on the terminal and as the grid run's description; raises Incomplete if any failed."""
+    before = {i: cell.status for i, cell in enumerate(cells)}
+    rows = final_rows([cell.name for cell in cells], outcomes, before)
+    show_table("grid", COLUMNS, rows, left=2)
+    bad = [row[1] for row in rows if row[1] != "finished"]
+    if record:
+        lines = ["| " + " | ".join(row).replace("\n", " ") + " |" for row in (COLUMNS, ["---"] * len(COLUMNS), *rows)]
+        record.note("\n".join(lines)[:5000])
+    if bad:
+        hint = "elsewhere they still run, or add --retry running" if set(bad) == {"running"} else "add --retry failed"
+        raise Incomplete(f"{len(bad)} of {len(rows)} runs did not finish; the reasons stand above and in MLflow. "
+                         f"To run them again: {hint}")  # fmt: skip
+    print(f"all {len(rows)} runs are finished")
+
+
+class _Folders:
+    """The guideline's folders `<output_dir>/<model>/<timestamp>/` of one launch, and their result files."""
+
+    def __init__(self) -> None:
+        self.stamp = datetime.now().strftime("%Y%m%d_%H%M%S")
+
+    def __call__(self, cell: Cell) -> Path:
+        return Path(cell.config.tracking.output_dir) / cell.config.model.name.replace(":", ".") / self.stamp
+
+    def write(self, cell: Cell, outcome: Outcome) -> None:
+        """`result_exp_<ii>_<condition>_gpu<g>.json` of a run that finished; that it is there means success."""
+        if outcome.status == "finished":
+            file = f"result_exp_{outcome.index:02d}_{cell.config.condition}_gpu{outcome.gpu or 'none'}.json"
+            (self(cell) / file).write_text(json.dumps(outcome.result, indent=2))

@@ -1,0 +1,55 @@
+"""Runs of the fake child: their configurations, orders and notes."""
+
+import json
+import os
+import sys
+from pathlib import Path
+
+import psutil
+
+from hdmap_mlflow.config import DataConfig, ModelConfig, RunConfig, TrackingConfig, TrainConfig
+from hdmap_mlflow.plan import Cell
+from hdmap_mlflow.process import Task
+
+FAKE = Path(__file__).with_name("fake_child.py")
+
+
+def order(seed, text):
+    Path("orders").mkdir(exist_ok=True)
+    Path("orders", str(seed)).write_text(text)
+
+
+def command():
+    Path("orders").mkdir(exist_ok=True)
+    return (sys.executable, str(FAKE), str(Path("orders").absolute()))
+
+
+def notes(seed):
+    """What the fake runs of a seed wrote: a line when they began, and one with `end` when they came through."""
+    file = Path("orders", f"{seed}.log")
+    return [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
+
+
+def config(seed=0, uri=None):
+    uri = uri or os.environ["MLFLOW_TRACKING_URI"]
+    return RunConfig(
+        condition="quick",
+        data=DataConfig(batch_size=32),
+        model=ModelConfig(name="patchcore"),
+        train=TrainConfig(seed=seed),
+        tracking=TrackingConfig(uri=uri, output_dir=str(Path("results").absolute())),
+    )
+
+
+def task(seed=0, uri=None, **more):
+    return Task(index=seed, config=config(seed, uri), folder=Path("logs").absolute(), command=command(), **more)
+
+
+def cells(count, uri=None):
+    """A grid of the seeds 0, 1, 2 ... with made-up identities."""
+    tags = {"hdmap.data_digest": "d", "hdmap.model": "patchcore", "hdmap.condition": "quick"}
+    return [Cell(config(seed, uri), tags | {"hdmap.fingerprint": f"{seed:016x}"}, 0) for seed in range(count)]
+
+
+def alive(pid):
+    return psutil.pid_exists(pid) and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE

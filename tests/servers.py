@@ -1,0 +1,71 @@
+"""Servers that tests start and end: PostgreSQL of Debian's package, and MLflow on it."""
+
+import contextlib
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+
+def free_port() -> int:
+    with socket.socket() as listening:
+        listening.bind(("127.0.0.1", 0))
+        return listening.getsockname()[1]
+
+
+@contextlib.contextmanager
+def postgresql() -> Iterator[str]:
+    """URI of an empty database on a server of its own. Skips the test where PostgreSQL is not installed."""
+    places = [str(path) for path in sorted(Path("/usr/lib/postgresql").glob("*/bin"), reverse=True)]
+    initdb = shutil.which("initdb", path=os.pathsep.join([*places, os.environ["PATH"]]))
+    if not initdb:
+        pytest.skip("PostgreSQL is not installed: apt-get install postgresql")
+    as_user = ["runuser", "-u", "postgres", "--"] if os.geteuid() == 0 else []  # it refuses to be root
+    folder, port = Path(tempfile.mkdtemp(prefix="hdmap_pg_")), free_port()
+    if as_user:
+        shutil.chown(folder, "postgres")
+    pg_ctl = [*as_user, str(Path(initdb).with_name("pg_ctl")), "-D", str(folder / "data"), "-w"]
+    options = f"-p {port} -k {folder} -c listen_addresses=127.0.0.1 -c fsync=off"
+    try:
+        subprocess.run([*as_user, initdb, "-D", str(folder / "data"), "-U", "postgres", "-A", "trust", "-E", "UTF8"],
+                       check=True, capture_output=True, cwd=folder)  # fmt: skip
+        subprocess.run([*pg_ctl, "-l", str(folder / "log"), "-o", options, "start"], check=True, cwd=folder,
+                       stdout=subprocess.DEVNULL)  # fmt: skip
+        try:
+            yield f"postgresql+psycopg://postgres@127.0.0.1:{port}/postgres"
+        finally:
+            subprocess.run([*pg_ctl, "-m", "immediate", "stop"], check=True, cwd=folder, stdout=subprocess.DEVNULL)
+    finally:
+        shutil.rmtree(folder)
+
+
+@contextlib.contextmanager
+def mlflow_server(backend: str, artifacts: Path) -> Iterator[str]:
+    """URI of an MLflow server on a backend store, which takes the artifacts of its clients."""
+    uri = f"http://127.0.0.1:{free_port()}"
+    command = [sys.executable, "-m", "mlflow", "server", "--backend-store-uri", backend, "--artifacts-destination",
+               str(artifacts), "--host", "127.0.0.1", "--port", uri.rpartition(":")[2], "--workers", "2"]  # fmt: skip
+    clean = {name: value for name, value in os.environ.items() if not name.startswith("MLFLOW_")}
+    log = artifacts.with_name("server.log").open("w")
+    server = subprocess.Popen(command, stdout=log, stderr=log, env=clean, start_new_session=True)
+    try:
+        deadline = time.time() + 120
+        while time.time() < deadline:
+            with contextlib.suppress(OSError):
+                urllib.request.urlopen(f"{uri}/health", timeout=5)
+                break
+            assert server.poll() is None, Path(log.name).read_text()[-2000:]
+            time.sleep(0.5)
+        yield uri
+    finally:
+        os.killpg(server.pid, 15)
+        server.wait(30)
+        log.close()
