@@ -16,7 +16,7 @@ from scipy.stats import binomtest, bootstrap, norm, rankdata
 from sklearn.metrics import average_precision_score
 
 LEVEL = 0.95
-RESAMPLES = 100
+RESAMPLES = 200
 
 
 @dataclass(frozen=True)
@@ -102,7 +102,7 @@ def _newcombe(auroc: float, faults: int, goods: int) -> tuple[float, float]:
 
 
 def ap_interval(label: np.ndarray, score: np.ndarray) -> Interval:
-    """Average precision with a percentile bootstrap interval, stratified by label (100 resamples, seeded)."""
+    """Average precision with a percentile bootstrap interval, stratified by label (200 resamples, seeded)."""
 
     def statistic(fault: np.ndarray, good: np.ndarray) -> float:
         return average_precision_score(np.repeat([1, 0], [len(fault), len(good)]), np.concatenate([fault, good]))

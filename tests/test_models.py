@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 
 from hdmap_mlflow import run
-from hdmap_mlflow.config import packaged_conditions
+from hdmap_mlflow.config import RunConfig, packaged_conditions
 from hdmap_mlflow.errors import BadInput
-from hdmap_mlflow.models import backbones, registry, signature, textures
+from hdmap_mlflow.models import backbones, builder, registry, signature, textures
 
 
 @pytest.mark.parametrize("model", registry.REGISTRY)
@@ -93,6 +93,13 @@ def test_textures_are_made_once_and_a_folder_of_the_users_own_is_taken(tmp_path,
     textures.folder("draem", "dtd_dir", "generated")
     assert [file.stat().st_mtime_ns for file in pictures] == stamps
     assert textures.folder("draem", "dtd_dir", str(pictures[0].parent)) == str(pictures[0].parent)
+
+
+@pytest.mark.parametrize("model", registry.REGISTRY)
+def test_a_configuration_that_went_through_json_is_the_same_run(model):
+    config = run.configure(model, "quickstart")
+    again = builder.check(RunConfig.model_validate_json(config.model_dump_json()))
+    assert again.flat() == config.flat()
 
 
 def test_unknown_model_names_the_nearest():

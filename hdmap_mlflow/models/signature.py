@@ -90,7 +90,8 @@ def check(model: str, path: str, given: Mapping[str, Any]) -> dict[str, Any]:
         elif parameter.default is parameter.empty:
             raise BadInput(f"{model} needs model.{name}; give it in the condition or the overrides")
         elif _is_plain(value := _plain(parameter.default)):
-            out[name] = value
+            # As it would be read: `500` for a float would not be the `500.0` that a configuration read back has.
+            out[name] = float(value) if parameter.annotation is float and value is not None else value
     return out
 
 
