@@ -15,6 +15,8 @@ def test_a_notebook_runs(path, tmp_path):
     from nbclient import NotebookClient
 
     notebook = nbformat.read(path, as_version=4)
+    for cell in notebook.cells:  # the same runs without the pictures that no cell shows
+        cell.source = cell.source.replace("tracking.heatmaps=0", "tracking.heatmaps=0,tracking.figures=false")
     NotebookClient(notebook, timeout=600, resources={"metadata": {"path": str(tmp_path)}}).execute()
 
 
