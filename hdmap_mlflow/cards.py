@@ -45,7 +45,7 @@ def _both(table: pd.DataFrame) -> bool:
 
 
 def intervals(table: pd.DataFrame) -> dict[str, Any]:
-    """Counts of maps, and 95 % intervals of `image_AUROC` (DeLong) and `image_AP` (stratified bootstrap)."""
+    """Counts of maps, and 95 % intervals of `image_AUROC` (DeLong) and `image_AP` (stratified bootstrap, logit)."""
     label, score = raw(table)
     out: dict[str, Any] = {"good": int((label == 0).sum()), "fault": int((label == 1).sum())}
     if _both(table):

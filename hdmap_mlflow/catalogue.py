@@ -15,7 +15,7 @@ def show_models() -> None:
     """A row a model; quick, because no model is imported."""
     rows = []
     for model, entry in REGISTRY.items():
-        weights = entry.weights.words() if entry.weights else "none"
+        weights = "hub" if entry.needs.online else entry.weights.words() if entry.weights else "none"
         names = list(packaged_conditions(model))
         conditions = ", ".join(names[:2]) + (f", {len(names) - 2} more" if len(names) > 2 else "")
         rows.append([model, "yes" if entry.trains else "no", weights, entry.needs.words(), conditions, entry.paper])

@@ -123,8 +123,14 @@ _SECTIONS: dict[str, type[BaseModel]] = {
     "tracking": TrackingConfig,
 }
 # Where a run happens and what is kept of it does not change its numbers.
-_NOT_IDENTITY = {"data.root", "data.workers", "data.eval_batch_size", "train.device"}
-_NOT_IDENTITY |= {"data.packed", "data.feature_cache_mb"}
+NOT_IDENTITY = {
+    "data.root",
+    "data.workers",
+    "data.packed",
+    "data.feature_cache_mb",
+    "data.eval_batch_size",
+    "train.device",
+}
 
 
 def _section(config: RunConfig, section: str) -> dict[str, Any]:
@@ -138,7 +144,7 @@ def fingerprint(config: RunConfig, data_digest: str, code: str) -> str:
     `code` is the package's version and the digest of the model's source. Two runs with one fingerprint
     are the same run: relaunching is safe.
     """
-    identity = {k: v for k, v in config.flat().items() if k not in _NOT_IDENTITY and not k.startswith("tracking.")}
+    identity = {k: v for k, v in config.flat().items() if k not in NOT_IDENTITY and not k.startswith("tracking.")}
     text = json.dumps([identity, data_digest, code], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 

@@ -201,14 +201,13 @@ def _distances(data: Data) -> dict[str, dict[str, float]]:
     import numpy as np
 
     from hdmap_mlflow import shift
-    from hdmap_mlflow.data.layout import read_map
 
     maps = {}
     for domain in data.domains:
-        paths = domain.table.loc[domain.table["split"] == "train", "path"]
-        chosen = paths.iloc[np.unique(np.linspace(0, len(paths) - 1, shift.MAPS).round().astype(int))]
-        if len(chosen) > 1:
-            maps[domain.name] = np.stack([read_map(domain.folder / path) for path in chosen])
+        train = domain.table[domain.table["split"] == "train"]
+        if len(train) > 1:
+            chosen = np.unique(np.linspace(0, len(train) - 1, shift.MAPS).round().astype(int))
+            maps[domain.name] = domain.read(train.iloc[chosen])
     return shift.distances(maps, data.names[0]) if data.names[0] in maps else {}
 
 
@@ -266,7 +265,8 @@ def _record_inputs(record: Record, config: RunConfig, data: Data) -> None:
     record.json({**machine, "packages": versions}, "environment.json")
     for domain in data.domains:
         counts = domain.table.groupby(["split", "label"]).size()
-        profile = {f"{split}/{'fault' if label else 'good'}": int(n) for (split, label), n in counts.items()}
+        parts = zip(counts.index.tolist(), counts, strict=True)
+        profile = {f"{split}/{'fault' if label else 'good'}": int(n) for (split, label), n in parts}
         context = "training" if domain.name == config.data.source_domain else "testing"
         record.dataset(domain.name, domain.digest()[:16], str(domain.folder), context, profile)
 

@@ -154,8 +154,7 @@ def start(
     of a run to go on with.
     """
     client, experiment_id = open_store(uri, experiment) if not project_run() else (MlflowClient(uri), "")
-    run_id = project_run()
-    run_id = run_id or resume
+    run_id = project_run() or resume
     if run_id:
         client.update_run(run_id, status="RUNNING", name=name)
     else:

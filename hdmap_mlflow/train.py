@@ -180,7 +180,8 @@ class _OptimizerSettings(Callback):
             for group in groups:
                 group["lr"] *= scale
             for scheduler in schedulers:
-                scheduler.base_lrs = [rate * scale for rate in scheduler.base_lrs]
+                if hasattr(scheduler, "base_lrs"):
+                    scheduler.base_lrs = [rate * scale for rate in scheduler.base_lrs]
                 if hasattr(scheduler, "schedule"):  # Dinomaly's: every step's rate, made beforehand
                     scheduler.schedule = scheduler.schedule * scale
         if self.settings.weight_decay is not None:

@@ -54,4 +54,4 @@ def test_the_comparison_with_plain_anomalib_compares_equal_results() -> None:
     command += ["--test", "4", "--size", "64", "--repeats", "1"]
     out = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=True).stdout
     assert float(re.search(r"largest relative difference (\S+),", out)[1]) < 1e-4  # type: ignore[index]
-    assert float(re.search(r"plain / ours: (\S+);", out)[1]) > 0  # type: ignore[index]
+    assert "raw scores of 32 maps" in out

@@ -86,13 +86,14 @@ def test_settings_that_follow_from_others_are_worked_out_unless_they_are_given()
 
 def test_textures_are_made_once_and_a_folder_of_the_users_own_is_taken(tmp_path, monkeypatch):
     monkeypatch.setenv("HDMAP_CACHE", str(tmp_path / "cache"))
-    made = Path(textures.folder("draem", "dtd_dir", "generated"))
+    made = Path(textures.folder("generated"))
     pictures = sorted(made.rglob("*.png"))
     assert len(pictures) == textures.COUNT and len({file.read_bytes() for file in pictures}) == textures.COUNT
     stamps = [file.stat().st_mtime_ns for file in pictures]
-    textures.folder("draem", "dtd_dir", "generated")
+    textures.folder("generated")
     assert [file.stat().st_mtime_ns for file in pictures] == stamps
-    assert textures.folder("draem", "dtd_dir", str(pictures[0].parent)) == str(pictures[0].parent)
+    textures.check("draem", "dtd_dir", str(pictures[0].parent))
+    assert textures.folder(str(pictures[0].parent)) == str(pictures[0].parent)
 
 
 @pytest.mark.parametrize("model", registry.REGISTRY)
@@ -152,11 +153,13 @@ def test_random_weights_ask_nothing_of_the_hub_and_leave_the_libraries_as_they_w
     import timm
     import torchvision
 
-    before = timm.create_model
+    asked = []
+    monkeypatch.setattr(timm, "create_model", before := lambda name, pretrained=False, **_: asked.append(pretrained))
+    monkeypatch.setattr("torchvision.models._api.load_state_dict_from_url", lambda *_, **__: asked.append("a download"))
     with backbones.random_weights():
         timm.create_model("resnet10t", pretrained=True)
         torchvision.models.resnet18(weights="DEFAULT")
-    assert timm.create_model is before
+    assert asked == [False] and timm.create_model is before
 
 
 def test_a_class_that_is_no_anomalib_model_is_refused():

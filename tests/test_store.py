@@ -46,6 +46,8 @@ def test_a_domain_is_decoded_once_and_then_the_same(root: Path, decoded: list[Pa
     assert again.packed is not None
     for _, row in again.table.iterrows():
         np.testing.assert_array_equal(again.packed[row["row"]], layout.read_map(again.folder / row["path"]))
+    plain = layout.read_domain(root, "domain_A", pack=False)
+    np.testing.assert_array_equal(again.read(again.table.iloc[3:7]), plain.read(plain.table.iloc[3:7]))
 
 
 @pytest.mark.parametrize("part", ["train", "val", "test"])
@@ -109,6 +111,13 @@ def test_a_full_disk_says_so_and_leaves_nothing(root: Path, monkeypatch: pytest.
         layout.read_domain(root, "domain_A")
     assert not [path for path in (store.cache_dir() / "maps").iterdir() if path.is_dir()]
     assert layout.read_domain(root, "domain_A", pack=False).packed is None
+
+
+def test_a_cache_that_cannot_be_written_says_so(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "file").write_text("no folder")
+    monkeypatch.setenv("HDMAP_CACHE", str(tmp_path / "file"))
+    with pytest.raises(BadInput, match="cannot be packed.*data.packed=false"):
+        layout.read_domain(root, "domain_A")
 
 
 def test_bad_maps_are_refused_and_nothing_is_packed(root: Path) -> None:

@@ -47,6 +47,12 @@ class Domain:
         """Height and width of a map in pixels."""
         return int(self.table["height"].iloc[0]), int(self.table["width"].iloc[0])
 
+    def read(self, rows: pd.DataFrame) -> np.ndarray:
+        """The maps (n, H, W) of some rows of the table."""
+        if self.packed:
+            return np.stack([self.packed[row] for row in rows["row"]])
+        return np.stack([read_map(self.folder / path) for path in rows["path"]])
+
     def digest(self) -> str:
         """SHA-256 of what was read: pixels, masks, splits, labels, groups and severities; not names, not times."""
         columns = self.table[["split", "label", "group", "severity", "digest"]]
@@ -234,7 +240,7 @@ def inspect_domain(root: Path, name: str, packer: store.Packer | None = None) ->
     sizes = table.groupby(["height", "width"]).size().sort_values()
     if len(sizes) > 1:
         odd = table[(table["height"] == sizes.index[0][0]) & (table["width"] == sizes.index[0][1])].iloc[0]
-        known = ", ".join(f"{n} of {h}x{w}" for (h, w), n in sizes.items())
+        known = ", ".join(f"{n} of {h}x{w}" for (h, w), n in zip(sizes.index.tolist(), sizes, strict=True))
         problems.append(f"{folder / odd['path']}: map sizes differ in {name} ({known}); a domain has one size")
     for _, twins in table[table.duplicated("digest", keep=False)].groupby("digest"):
         if twins["role"].nunique() > 1:

@@ -14,7 +14,7 @@ import json
 import os
 import shutil
 import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -57,9 +57,14 @@ def entry(folder: Path, files: Iterable[Path]) -> Path:
 @contextlib.contextmanager
 def lock(path: Path) -> Iterator[None]:
     """Starts at the same time pack a domain once: the others wait and then find it."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(f"{path}.lock"):
+    with _space(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        guard = FileLock(f"{path}.lock")
+        guard.acquire()
+    try:
         yield
+    finally:
+        guard.release()
 
 
 def load(path: Path) -> tuple[pd.DataFrame, Packed] | None:
@@ -87,7 +92,7 @@ class Packer:
 
     def put(self, pixels: np.ndarray) -> int:
         """Add a map (H, W); returns its row, or -1 for one of another size than the first."""
-        with self._space():
+        with _space(self.path, self.discard):
             if self.pixels is None:
                 self.part.mkdir(parents=True, exist_ok=True)
                 _reserve(self.part, self.count * pixels.nbytes)
@@ -101,7 +106,7 @@ class Packer:
 
     def finish(self, table: pd.DataFrame) -> tuple[pd.DataFrame, Packed]:
         """Put the entry in its place, whole, and open it."""
-        with self._space():
+        with _space(self.path, self.discard):
             if isinstance(self.pixels, np.memmap):
                 self.pixels.flush()
             table.to_parquet(self.part / "table.parquet")
@@ -117,15 +122,17 @@ class Packer:
         """Leave nothing behind."""
         shutil.rmtree(self.part, ignore_errors=True)
 
-    @contextlib.contextmanager
-    def _space(self) -> Iterator[None]:
-        try:
-            yield
-        except OSError as error:
-            self.discard()
-            reason = "the disk is full" if error.errno == errno.ENOSPC else error.strerror
-            raise BadInput(f"maps cannot be packed in {self.path.parent} ({reason}); free some space, set HDMAP_CACHE "
-                           "to another folder, or give data.packed=false") from None  # fmt: skip
+
+@contextlib.contextmanager
+def _space(path: Path, undo: Callable[[], None] = lambda: None) -> Iterator[None]:
+    """Raises BadInput with the way out where the cache cannot be written."""
+    try:
+        yield
+    except OSError as error:
+        undo()
+        reason = "the disk is full" if error.errno == errno.ENOSPC else error.strerror
+        raise BadInput(f"maps cannot be packed in {path.parent} ({reason}); free some space, set HDMAP_CACHE to "
+                       "another folder, or give data.packed=false") from None  # fmt: skip
 
 
 def _reserve(folder: Path, size: int) -> None:

@@ -37,7 +37,7 @@ def check(config: RunConfig) -> RunConfig:
     else:
         _check_weights(model, entry, config.model.weights, settings)
     if entry.textures:
-        textures.folder(model, entry.textures, settings[entry.textures])
+        textures.check(model, entry.textures, settings[entry.textures])
     return with_settings(config, settings)
 
 
@@ -96,7 +96,7 @@ def build(config: RunConfig, *, fetch: bool = True):  # noqa: ANN201 - AnomalibM
     if entry.weights and entry.needs.scaled:
         steps.append(Normalize(*scale))
     if entry.textures:
-        arguments[entry.textures] = textures.folder(config.model.name, entry.textures, arguments[entry.textures])
+        arguments[entry.textures] = textures.folder(arguments[entry.textures])
     with downloads(config.model.name), backbones.random_weights() if random else contextlib.nullcontext():
         model = signature.load_class(entry.path)(
             pre_processor=PreProcessor(transform=Compose(steps)),

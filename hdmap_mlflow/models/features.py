@@ -36,7 +36,8 @@ class Features(nn.Module):
 
     def forward(self, images: Tensor) -> Maps:
         """Images (B, 3, H, W) to a dictionary of features, contiguous, a layer each."""
-        if self.store is None or images.device.type != "cpu":  # a GPU computes sooner than a disk reads
+        # A GPU computes sooner than a disk reads; half precision would need files of its own.
+        if self.store is None or images.device.type != "cpu" or images.dtype != torch.float32:
             return self._compute(images)
         keys = [hashlib.blake2b(image.numpy().tobytes(), digest_size=16).hexdigest() for image in images]
         found = [self.store.get(key) for key in keys]

@@ -20,6 +20,8 @@ from hdmap_mlflow.errors import BadInput
 
 # Built by `builder` for every model, so that all are judged alike.
 COMPONENTS = ("pre_processor", "post_processor", "evaluator", "visualizer")
+# Below the models: their versions are on the record, their source is not looked at.
+FOUNDATIONS = ("anomalib.models.components", "lightning", "torch", "builtins", "abc", "typing")
 # One place for each setting: what the run already says is no setting of the model.
 ELSEWHERE = {
     "pre_trained": "model.weights",
@@ -44,8 +46,13 @@ def load_class(path: str) -> type:
 
 
 def code_digest(path: str) -> str:
-    """Version of this package and digest of the source of the model's module: part of a run's fingerprint."""
-    source = inspect.getsource(importlib.import_module(load_class(path).__module__))
+    """Version of this package and digest of the source of the model's classes: part of a run's fingerprint.
+
+    Counted are the modules of the class and of those it derives from, down to what anomalib's models share.
+    """
+    modules = dict.fromkeys(cls.__module__ for cls in load_class(path).__mro__)
+    own = [name for name in modules if not name.startswith(FOUNDATIONS)]
+    source = "".join(inspect.getsource(importlib.import_module(name)) for name in own)
     return f"{__version__}-{hashlib.sha256(source.encode()).hexdigest()[:8]}"
 
 

@@ -13,19 +13,22 @@ COUNT, SIZE, SEED = 64, 256, 0
 READABLE = (".png", ".jpg", ".jpeg", ".webp")
 
 
-def folder(model: str, setting: str, given: str) -> str:
-    """The folder that a setting names; `generated` is 64 noise textures in the cache, the same on every machine.
+def folder(given: str) -> str:
+    """The folder that a setting names; `generated` is 64 noise textures in the cache, the same on every machine."""
+    return str(_generated() if given == GENERATED else Path(given).expanduser())
 
-    Raises BadInput if a folder is missing or has no picture that torchvision reads: with a missing one, anomalib would
-    download an archive.
+
+def check(model: str, setting: str, given: str) -> None:
+    """Raises BadInput if a folder is missing or has no picture that torchvision reads.
+
+    With a missing one, anomalib would download an archive.
     """
     if given == GENERATED:
-        return str(_generated())
+        return
     path = Path(given).expanduser()
     if not any(file.suffix.lower() in READABLE for file in path.rglob("*")):
         raise BadInput(f"model.{setting}={given}: {model} needs a folder with PNG or JPEG pictures there; "
                        f"leave it out or give model.{setting}={GENERATED}")  # fmt: skip
-    return str(path)
 
 
 def _generated() -> Path:

@@ -10,15 +10,14 @@ from functools import cached_property
 import numpy as np
 import pandas as pd
 
+from hdmap_mlflow.config import NOT_IDENTITY
 from hdmap_mlflow.errors import BadInput
 from hdmap_mlflow.history import RunRecord
 from hdmap_mlflow.metrics import raw
 from hdmap_mlflow.statistics import placements
 
 # Settings in which runs of one entry may differ.
-FREE = {"condition", "data.root", "data.source_domain", "data.target_domains", "data.split_seed", "data.workers"} | {
-    "data.eval_batch_size", "train.seed", "train.device"
-}  # fmt: skip
+FREE = NOT_IDENTITY | {"condition", "data.source_domain", "data.target_domains", "data.split_seed", "train.seed"}
 TRIVIAL = {"image_max": "image maximum", "image_mean": "image mean"}
 
 
