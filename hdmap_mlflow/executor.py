@@ -11,6 +11,7 @@ The only module that imports Ray.
 
 from __future__ import annotations
 
+import contextlib
 import math
 import os
 import queue
@@ -19,6 +20,7 @@ import threading
 import time
 from abc import ABC, abstractmethod
 from collections import deque
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from hdmap_mlflow.errors import BadInput
@@ -216,20 +218,40 @@ def _connect(address: str, devices: int | None) -> Any:
     except ImportError:
         raise BadInput("Ray is not installed: pip install -e '.[grid]', or run in order with --no-ray") from None
     quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR", "configure_logging": False}
-    terminate = signal.getsignal(signal.SIGTERM)
     try:
-        if address:
-            ray.init(address=address, **quiet)
-        else:  # nothing large goes through Ray, so its object store is the smallest that it accepts
-            small: dict[str, Any] = {"include_dashboard": False, "object_store_memory": 80_000_000}
-            ray.init(address="local", num_gpus=devices, **small, **quiet)
+        with _signals():
+            _init(ray, address, devices, quiet)
     except (ConnectionError, RuntimeError, TimeoutError, ValueError) as error:
         reason = " ".join(str(error).split())[:160]
         raise BadInput(f"no Ray cluster answers at {address or 'this machine'} ({reason}); start one with `ray start "
                        "--head`, or leave --ray-address out") from None  # fmt: skip
-    if threading.current_thread() is threading.main_thread():
-        signal.signal(signal.SIGTERM, terminate)  # Ray puts its own there, which would leave runs open
     return ray
+
+
+def _init(ray: Any, address: str, devices: int | None, quiet: dict[str, Any]) -> None:
+    if address:
+        ray.init(address=address, **quiet)
+    else:  # nothing large goes through Ray, so its object store is the smallest that it accepts
+        ray.init(address="local", num_gpus=devices, include_dashboard=False, object_store_memory=80_000_000, **quiet)
+
+
+@contextlib.contextmanager
+def _signals() -> Iterator[None]:
+    """The signals of this process, while Ray starts.
+
+    Ray puts its own handler on SIGTERM, which would leave runs open. Its workers inherit what is ignored: a command
+    that a script starts in the background ignores SIGINT, and a worker that does so can never be cancelled.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def fit(share: Share, jobs: int, nodes: list[dict[str, float]]) -> tuple[Share, int]:

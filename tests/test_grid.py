@@ -31,14 +31,16 @@ def drive():
     """Starts a grid as a program of its own: `drive(count, gpus, memory_mb)`."""
     started = []
 
-    def start(*arguments):
+    def start(*arguments, interrupt=signal.SIG_DFL):
         command = [sys.executable, str(Path(__file__).with_name("drive.py")), *map(str, arguments)]
-        started.append(subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True))
+        pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+        # As a terminal starts it, or ignoring SIGINT as a script's `hdmap grid &` does.
+        started.append(subprocess.Popen(command, preexec_fn=lambda: signal.signal(signal.SIGINT, interrupt), **pipes))
         return started[-1]
 
     yield start
     for process in started:
-        process.terminate()
+        process.kill()
         process.communicate()
 
 
@@ -90,18 +92,18 @@ def test_what_dies_under_ray_fails_alone(store, drive):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT])
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT, signal.SIGTERM])
 def test_a_grid_that_was_ended_goes_on_and_repeats_nothing(store, drive, how):
     for seed in range(6):
         order(seed, "sleep 60" if seed > 2 else "sleep 0.5")
-    process = drive(6, 3, 0)
+    process = drive(6, 3, 0, interrupt=signal.SIG_IGN if how == signal.SIGTERM else signal.SIG_DFL)
     until(lambda: len(notes(2)) == 2 and any(notes(seed) for seed in (3, 4, 5)), 60)
     until(lambda: sum(run.info.status == "FINISHED" for run in runs(store)) == 3)
     process.send_signal(how)
     _, err = process.communicate(timeout=60)
     stopped = [notes(seed)[0]["pid"] for seed in (3, 4, 5) if notes(seed)]
     until(lambda: not any(map(alive, stopped)))
-    if how == signal.SIGINT:
+    if how != signal.SIGKILL:
         assert process.returncode == 130 and "To go on: hdmap grid --again" in err
         assert {run.info.status for run in runs(store)} == {"FINISHED", "KILLED"}
         assert runs(store, "grid")[0].info.status == "KILLED"
