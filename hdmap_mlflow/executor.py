@@ -12,6 +12,7 @@ The only module that imports Ray.
 from __future__ import annotations
 
 import contextlib
+import logging
 import math
 import os
 import queue
@@ -217,22 +218,17 @@ def _connect(address: str, devices: int | None) -> Any:
         import ray
     except ImportError:
         raise BadInput("Ray is not installed: pip install -e '.[grid]', or run in order with --no-ray") from None
-    quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR", "configure_logging": False}
+    where: dict[str, Any] = {"address": address}
+    if not address:  # nothing large goes through Ray, so its object store is the smallest that it accepts
+        where = {"address": "local", "num_gpus": devices, "include_dashboard": False, "object_store_memory": 80_000_000}
     try:
         with _signals():
-            _init(ray, address, devices, quiet)
+            ray.init(**where, log_to_driver=False, logging_level=logging.ERROR, configure_logging=False)
     except (ConnectionError, RuntimeError, TimeoutError, ValueError) as error:
         reason = " ".join(str(error).split())[:160]
         raise BadInput(f"no Ray cluster answers at {address or 'this machine'} ({reason}); start one with `ray start "
                        "--head`, or leave --ray-address out") from None  # fmt: skip
     return ray
-
-
-def _init(ray: Any, address: str, devices: int | None, quiet: dict[str, Any]) -> None:
-    if address:
-        ray.init(address=address, **quiet)
-    else:  # nothing large goes through Ray, so its object store is the smallest that it accepts
-        ray.init(address="local", num_gpus=devices, include_dashboard=False, object_store_memory=80_000_000, **quiet)
 
 
 @contextlib.contextmanager
