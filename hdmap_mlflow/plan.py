@@ -223,29 +223,30 @@ def _check(config: RunConfig) -> tuple[RunConfig, str]:
     """The checked configuration and the digest of its model's code.
 
     The check needs the model's class, and that costs the import of torch; so what it said is kept until this package,
-    anomalib or the file of the class changes.
+    anomalib or a file of the class and its bases changes.
     """
     identity = [config.model_dump(mode="json"), metadata.version("anomalib"), metadata.version("timm"), _own_code()]
     kept = cache_dir() / "checked" / f"{_sha(json.dumps(identity, sort_keys=True).encode())[:32]}.json"
     if kept.exists():
         known = json.loads(kept.read_text())
-        source = Path(known["file"])
-        if source.exists() and _sha(source.read_bytes()) == known["sha"]:
+        if known["sources"] == _digests(known["sources"]):
             return RunConfig.model_validate(known["config"]), known["code"]
-    import inspect
-
     from hdmap_mlflow.models import builder, registry, signature
 
     path = registry.find_model(config.model.name).path
     checked, code = builder.check(config), signature.code_digest(path)
-    source = Path(inspect.getfile(signature.load_class(path)))
-    known = {"config": checked.model_dump(mode="json"), "file": str(source), "sha": _sha(source.read_bytes()),
-             "code": code}  # fmt: skip
+    sources = _digests(map(str, signature.sources(path)))
+    known = {"config": checked.model_dump(mode="json"), "sources": sources, "code": code}
     kept.parent.mkdir(parents=True, exist_ok=True)
     part = kept.with_suffix(".part")
     part.write_text(json.dumps(known))
     part.replace(kept)
     return RunConfig.model_validate(known["config"]), code
+
+
+def _digests(files: Iterable[str]) -> dict[str, str]:
+    """File -> digest; empty for one that is gone."""
+    return {file: _sha(path.read_bytes()) if (path := Path(file)).is_file() else "" for file in files}
 
 
 @cache

@@ -45,14 +45,16 @@ def load_class(path: str) -> type:
     return found
 
 
-def code_digest(path: str) -> str:
-    """Version of this package and digest of the source of the model's classes: part of a run's fingerprint.
-
-    Counted are the modules of the class and of those it derives from, down to what anomalib's models share.
-    """
+def sources(path: str) -> list[Path]:
+    """The files of a model's class and of those that it derives from, down to what anomalib's models share."""
     modules = dict.fromkeys(cls.__module__ for cls in load_class(path).__mro__)
     own = [name for name in modules if not name.startswith(FOUNDATIONS)]
-    source = "".join(inspect.getsource(importlib.import_module(name)) for name in own)
+    return [Path(inspect.getfile(importlib.import_module(name))) for name in own]
+
+
+def code_digest(path: str) -> str:
+    """Version of this package and digest of the `sources` of a model: part of a run's fingerprint."""
+    source = "".join(file.read_text(encoding="utf-8") for file in sources(path))
     return f"{__version__}-{hashlib.sha256(source.encode()).hexdigest()[:8]}"
 
 
