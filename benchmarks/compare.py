@@ -21,7 +21,7 @@ from typing import Any
 
 import numpy as np
 
-PHASES = ("read", "build", "fit", "evaluate", "record")
+PHASES = ("read", "build", "fit", "evaluate", "record", "pictures")
 # Equal work for both sides: the network, its random weights, and what the model needs beside.
 SETTINGS = {
     "patchcore": "model.weights=random,model.backbone=resnet18,model.layers=[layer2,layer3]",
@@ -59,7 +59,8 @@ def one(side: str, model: str, root: str, size: int, extra: str) -> dict[str, An
             if side == "plain":
                 model, module, seconds = plain.experiment(config, domains, Path(folder))
             else:
-                result = run.execute(config, say=lambda _: None)
+                with plain.drawn_alike(config):
+                    result = run.execute(config, say=lambda _: None)
             total = time.perf_counter() - started
         if side == "plain":
             scores = plain.raw_scores(model, module, domains)

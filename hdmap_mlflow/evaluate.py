@@ -32,6 +32,10 @@ class Scores:
     def part(self, split: str) -> pd.DataFrame:
         return self.table[self.table["split"] == split]
 
+    def as_split(self, split: str) -> Scores:
+        """The same maps in another role; pixel metrics stay with the reported ones."""
+        return Scores(self.domain, self.table.assign(split=split))
+
 
 def score(model, loader, domain: str, split: str, device: str, progress: bool = True) -> Scores:  # noqa: ANN001
     """Score every map of a loader, in its order, with a fitted model in float32.

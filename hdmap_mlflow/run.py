@@ -161,7 +161,10 @@ def _flow(
         return evaluate.score(model, datamodule.scoring_dataloader(domain, split), domain, split, device, progress)
 
     with meter.phase("evaluate"):
-        scored = evaluate.join(score(source, "val"), score(source, "test"))
+        tested = score(source, "test")
+        # With validation=source_test both are the same maps, scored once.
+        same = datamodule.scored[source, "val"]["path"].equals(datamodule.scored[source, "test"]["path"])
+        scored = evaluate.join(tested.as_split("val") if same else score(source, "val"), tested)
         transferred = [score(name, "test") for name in targets]
 
     with meter.phase("record"):

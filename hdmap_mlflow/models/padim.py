@@ -1,16 +1,20 @@
 """PaDiM in memory that does not grow with the training maps: mean and covariance from sums, in one pass.
 
 anomalib 2.7 keeps every embedding until the end. Here each batch adds its sums and products, taken about the mean of
-the first batch so that nothing cancels; the result is the same to rounding.
+the first batch so that nothing cancels; the result is the same to rounding. Features are chosen before they are brought
+to one size, not after.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from types import MethodType
 from typing import Any
 
 import torch
 from anomalib.models.image import Padim as _Padim
 from torch import Tensor
+from torch.nn.functional import interpolate
 
 from hdmap_mlflow.models.blur import SeparableBlur
 from hdmap_mlflow.models.features import Features
@@ -49,6 +53,22 @@ class Moments:
         return (centred / (self.count - 1)).to(self.origin)
 
 
+def embed(model: Any, features: Mapping[str, Tensor]) -> Tensor:
+    """The chosen channels of all layers at the first layer's size, (B, n_features, H, W), in the order of `model.idx`.
+
+    The values of anomalib's `generate_embedding`, which enlarges every channel and then drops most of them.
+    """
+    size = features[model.layers[0]].shape[-2:]
+    parts, places, first = [], [], 0
+    for layer in model.layers:
+        maps = features[layer]
+        here = ((model.idx >= first) & (model.idx < first + maps.shape[1])).nonzero()[:, 0]
+        parts.append(interpolate(maps.index_select(1, model.idx[here] - first), size, mode="nearest"))
+        places.append(here)
+        first += maps.shape[1]
+    return torch.cat(parts, dim=1).index_select(1, torch.cat(places).argsort())
+
+
 class Padim(_Padim):
     """Defard et al., PaDiM: a Patch Distribution Modeling Framework for Anomaly Detection, ICPR 2021."""
 
@@ -58,6 +78,7 @@ class Padim(_Padim):
         super().__init__(*args, **kwargs)
         self.model.feature_extractor = Features(self.model.feature_extractor)
         self.model.anomaly_map_generator.blur = SeparableBlur(self.model.anomaly_map_generator.blur)
+        self.model.generate_embedding = MethodType(embed, self.model)
         self.moments: Moments | None = None
 
     def training_step(self, batch: Any, *args: Any, **kwargs: Any) -> Any:
