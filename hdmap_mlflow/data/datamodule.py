@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import torch
@@ -41,6 +42,7 @@ class MapDataset(Dataset):
         fault: CutPaste = NATIVE,
     ) -> None:
         self.table = table
+        self.rows: list[Any] = list(table.itertuples(index=False))  # a row of a table costs more than a map
         self.packed = packed
         self.seed = seed
         self.transform = transform
@@ -51,22 +53,22 @@ class MapDataset(Dataset):
         return len(self.table)
 
     def __getitem__(self, index: int) -> ImageItem:
-        row = self.table.iloc[index]
-        pixels = self.packed[row["row"]] if self.packed else read_map(Path(row["file"]))
+        row = self.rows[index]
+        pixels = self.packed[row.row] if self.packed else read_map(Path(row.file))
         image = torch.from_numpy(pixels)[None]
-        if row["synthetic"]:
+        if row.synthetic:
             generator = torch.Generator().manual_seed(self.seed * 1_000_003 + index)
             image, _, _ = self.fault.paste(image, generator)
         mask = self._mask(row, image) if self.masks else None
         if self.transform:
             image = self.transform(image)
-        label = torch.tensor(int(row["label"]))
-        return ImageItem(image=image.repeat(3, 1, 1), gt_label=label, gt_mask=mask, image_path=row["file"])
+        label = torch.tensor(int(row.label))
+        return ImageItem(image=image.repeat(3, 1, 1), gt_label=label, gt_mask=mask, image_path=row.file)
 
-    def _mask(self, row: pd.Series, image: torch.Tensor) -> torch.Tensor:
-        if not row["mask"] or row["synthetic"]:
+    def _mask(self, row: Any, image: torch.Tensor) -> torch.Tensor:
+        if not row.mask or row.synthetic:
             return torch.zeros(image.shape[1:], dtype=torch.bool)
-        return torch.from_numpy(read_mask(Path(row["file"].removesuffix(row["path"])) / row["mask"]))
+        return torch.from_numpy(read_mask(Path(row.file.removesuffix(row.path)) / row.mask))
 
 
 class MultiDomainHDMAPDataModule(AnomalibDataModule):
