@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -86,7 +84,6 @@ def experiment(config: RunConfig, domains: list[str], folder: Path) -> tuple[Any
         logger=False,
     )
     started = time.perf_counter()
-    train.seed(config.train)
     engine.fit(model, datamodule=module)
     seconds["fit"] = time.perf_counter() - started
     started = time.perf_counter()
@@ -94,22 +91,6 @@ def experiment(config: RunConfig, domains: list[str], folder: Path) -> tuple[Any
         engine.test(model, dataloaders=module.tests(domain), verbose=False)
     seconds["evaluate"] = time.perf_counter() - started
     return model, module, seconds
-
-
-@contextlib.contextmanager
-def drawn_alike(config: RunConfig) -> Iterator[None]:
-    """Our own fit begins with the random numbers that `experiment` begins with: same order of maps, same first pick."""
-    fit = train.fit
-
-    def seeded(*args: Any, **kwargs: Any) -> Any:
-        train.seed(config.train)
-        return fit(*args, **kwargs)
-
-    train.fit = seeded
-    try:
-        yield
-    finally:
-        train.fit = fit
 
 
 def build(config: RunConfig) -> Any:

@@ -90,7 +90,7 @@ def map_figure(
         _absent(axes[1, 1], "no mask")
     names = ("map", "anomaly map", "overlay", "mask (outlined in the others)" if mask is not None else "mask")
     for axis, name in zip(axes.flat, names, strict=True):
-        axis.set_title(name, fontsize=10, loc="left", y=1)  # a place of its own: to find one draws the axis again
+        axis.set_title(name, fontsize=10, loc="left")
         axis.tick_params(labelsize=8)
     for axis in axes[1]:
         axis.set_xlabel("ring tooth", fontsize=9)

@@ -14,7 +14,7 @@ from hdmap_mlflow.config import RunConfig
 from hdmap_mlflow.data.datamodule import MultiDomainHDMAPDataModule
 from hdmap_mlflow.models import builder, features
 from hdmap_mlflow.models.blur import SeparableBlur
-from hdmap_mlflow.models.padim import Moments
+from hdmap_mlflow.models.padim import Moments, embed
 
 PUBLISHED = {"patchcore": Patchcore, "padim": Padim}
 
@@ -83,6 +83,14 @@ def test_moments_of_a_stream_are_those_of_all_at_once() -> None:
     torch.testing.assert_close(moments.mean(), vectors.mean(dim=0))
     for place in range(5):
         torch.testing.assert_close(moments.covariance()[place], vectors[:, :, place].T.cov(), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("n_features", [1, 40, 192])
+def test_the_chosen_channels_are_anomalibs(n_features: int) -> None:
+    model = Padim(backbone="resnet18", layers=["layer1", "layer2"], pre_trained=False, n_features=n_features).model
+    sizes = {"layer1": (2, 64, 8, 12), "layer2": (2, 128, 4, 6)}
+    maps = {layer: torch.rand(size) for layer, size in sizes.items()}
+    torch.testing.assert_close(embed(model, maps), model.generate_embedding(maps), rtol=0, atol=0)
 
 
 def test_the_blur_is_anomalibs() -> None:

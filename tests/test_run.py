@@ -13,7 +13,7 @@ import tifffile
 from conftest import write_domain
 from sklearn.metrics import roc_auc_score
 
-from hdmap_mlflow import run
+from hdmap_mlflow import evaluate, run
 from hdmap_mlflow.errors import BadInput
 
 SMALL = "data.image_size=[32,96],data.batch_size=4,data.eval_batch_size=8,tracking.output_dir=out"
@@ -135,13 +135,17 @@ def test_a_trained_model_reports_its_best_epoch_and_reloads(maps):
 
 
 @pytest.mark.parametrize("validation", ["source_test", "synthetic"])
-def test_every_validation_strategy_runs_and_is_tagged(maps, validation):
+def test_every_validation_strategy_runs_and_is_tagged(maps, validation, monkeypatch):
+    passes, score = [], evaluate.score
+    monkeypatch.setattr(evaluate, "score", lambda *given: passes.append(given[2:4]) or score(*given))
     result = run.execute(configure(maps, data__validation=validation), say=quiet)
     assert last_run().data.tags["hdmap.validation"] == validation
     source = pd.read_parquet(artifact(result.run_id, "scores/domain_A.parquet"))
     assert source["split"].value_counts()["test"] == 16
     assert source.query("split == 'val'")["path"].str.startswith("test").all() == (validation == "source_test")
     assert ("optimistic" in result.markdown()) == (validation == "source_test")
+    assert (("domain_A", "val") in passes) == (validation != "source_test")  # the same maps are scored once
+    assert len(set(passes)) == len(passes)
 
 
 @pytest.mark.slow

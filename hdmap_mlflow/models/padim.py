@@ -63,8 +63,9 @@ def embed(model: Any, features: Mapping[str, Tensor]) -> Tensor:
     for layer in model.layers:
         maps = features[layer]
         here = ((model.idx >= first) & (model.idx < first + maps.shape[1])).nonzero()[:, 0]
-        parts.append(interpolate(maps.index_select(1, model.idx[here] - first), size, mode="nearest"))
-        places.append(here)
+        if len(here):  # torch enlarges no empty maps
+            parts.append(interpolate(maps.index_select(1, model.idx[here] - first), size, mode="nearest"))
+            places.append(here)
         first += maps.shape[1]
     return torch.cat(parts, dim=1).index_select(1, torch.cat(places).argsort())
 
