@@ -7,7 +7,11 @@ from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.text import Text
+from PIL.Image import Image, fromarray
 
 from hdmap_mlflow.metrics import raw
 
@@ -55,49 +59,73 @@ def title(domain: str, row: pd.Series, one: Chosen, threshold: float | None, sim
     return f"{domain} / {row['path']} ({', '.join(filter(None, about))})\n{why}, no. {one.rank}: {told}"
 
 
-def map_figure(
-    title: str,
-    image: np.ndarray,
-    anomaly: np.ndarray | None,
-    mask: np.ndarray | None,
-    limits: Sequence[float],
-) -> Figure:
-    """Four panels of one map, (H, W) each: rows are planet teeth, columns ring teeth.
+class Sheet:
+    """Pictures of maps (H, W) in four panels: rows are planet teeth, columns ring teeth.
 
-    `limits` are the anomaly values at the ends of the colours, the same for all pictures of a domain. An anomaly map
-    or a mask that does not exist is said in its place.
+    Frame, ticks and colour bars are drawn once and are under every picture: a new figure a map would take ten times as
+    long. `limits` and `heat` are the values of the maps and of the anomaly maps at the ends of the colours, the same
+    for all pictures of a domain; `heat` is None where the model has no anomaly map.
     """
-    figure = Figure((11, 4.9))
-    figure.suptitle(title, fontsize=11, x=0.01, ha="left")
-    axes = figure.subplots(2, 2, sharex=True, sharey=True)
-    figure.subplots_adjust(0.05, 0.1, 0.99, 0.84, wspace=0.06, hspace=0.22)  # a layout engine would take twice as long
-    shown = axes[0, 0].imshow(image, cmap="gray", interpolation="nearest", aspect="auto")
-    figure.colorbar(shown, ax=axes[:, 0], pad=0.01, shrink=0.9)
-    axes[1, 0].imshow(image, cmap="gray", interpolation="nearest", aspect="auto")
-    heat = {"vmin": limits[0], "vmax": limits[1], "cmap": "inferno", "interpolation": "nearest", "aspect": "auto"}
-    if anomaly is not None:
-        figure.colorbar(axes[0, 1].imshow(anomaly, **heat), ax=axes[:, 1], pad=0.01, shrink=0.9)
-        strength = np.clip((anomaly - limits[0]) / max(limits[1] - limits[0], 1e-12), 0, 1)
-        axes[1, 0].imshow(anomaly, alpha=0.65 * strength, **heat)
-    else:
-        _absent(axes[0, 1], "this model has no anomaly map")
-    if mask is not None:
-        axes[1, 1].imshow(mask, cmap="gray", vmin=0, vmax=1, interpolation="nearest", aspect="auto")
-        for axis in (axes[1, 0], axes[0, 1]):
-            if mask.any() and not mask.all():
-                axis.contour(mask, [0.5], colors="#35d0ba", linewidths=1)
-    else:
-        _absent(axes[1, 1], "no mask")
-    names = ("map", "anomaly map", "overlay", "mask (outlined in the others)" if mask is not None else "mask")
-    for axis, name in zip(axes.flat, names, strict=True):
-        axis.set_title(name, fontsize=10, loc="left")
-        axis.tick_params(labelsize=8)
-    for axis in axes[1]:
-        axis.set_xlabel("ring tooth", fontsize=9)
-    for axis in axes[:, 0]:
-        axis.set_ylabel("planet tooth", fontsize=9)
-    return figure
+
+    def __init__(self, shape: tuple[int, int], limits: Sequence[float], heat: Sequence[float] | None) -> None:
+        self.heat = heat
+        self.figure = Figure((11, 4.9), dpi=90)
+        self.title = self.figure.suptitle("", fontsize=11, x=0.01, ha="left", animated=True)
+        self.axes = self.figure.subplots(2, 2, sharex=True, sharey=True)
+        self.figure.subplots_adjust(0.05, 0.1, 0.99, 0.84, wspace=0.06, hspace=0.22)
+        (plain, anomaly), (overlay, mask) = self.axes
+        look = {"interpolation": "nearest", "aspect": "auto", "animated": True}
+        gray, warm = (look | {"cmap": name, "vmin": low, "vmax": high}
+                      for name, (low, high) in (("gray", limits), ("inferno", heat or (0, 1))))  # fmt: skip
+        empty = np.zeros(shape)
+        self.maps = [plain.imshow(empty, **gray), overlay.imshow(empty, **gray)]
+        self.heats = [anomaly.imshow(empty, **warm), overlay.imshow(empty, **warm)] if heat else []
+        self.mask = mask.imshow(empty, **look, cmap="gray", vmin=0, vmax=1)
+        self.figure.colorbar(self.maps[0], ax=self.axes[:, 0], pad=0.01, shrink=0.9)
+        if heat:
+            self.figure.colorbar(self.heats[0], ax=self.axes[:, 1], pad=0.01, shrink=0.9)
+        else:
+            _absent(anomaly, "this model has no anomaly map")
+        self.no_mask = _absent(mask, "no mask")
+        self.no_mask.set_animated(True)
+        for axis, name in zip(self.axes.flat, ("map", "anomaly map", "overlay", "mask (outlined in the others)"),
+                              strict=True):  # fmt: skip
+            axis.set_title(name, fontsize=10, loc="left")
+            axis.tick_params(labelsize=8)
+        for axis in self.axes[1]:
+            axis.set_xlabel("ring tooth", fontsize=9)
+        for axis in self.axes[:, 0]:
+            axis.set_ylabel("planet tooth", fontsize=9)
+        self.canvas = FigureCanvasAgg(self.figure)
+        self.canvas.draw()
+        self.frame = self.canvas.copy_from_bbox(self.figure.bbox)
+
+    def draw(self, title: str, image: np.ndarray, anomaly: np.ndarray | None, mask: np.ndarray | None) -> Image:
+        """The picture of one map; a mask that does not exist is said in its place."""
+        self.canvas.restore_region(self.frame)
+        self.title.set_text(title)
+        self.figure.draw_artist(self.title)
+        for shown in self.maps:
+            shown.set_data(image)
+        for shown in self.heats:
+            shown.set_data(anomaly)
+        if self.heat and anomaly is not None:
+            low, high = self.heat
+            self.heats[1].set_alpha(0.65 * np.clip((anomaly - low) / max(high - low, 1e-12), 0, 1))
+        if mask is not None:
+            self.mask.set_data(mask)
+        for shown in (*self.maps, *self.heats, self.no_mask if mask is None else self.mask):
+            shown.axes.draw_artist(shown)
+        if mask is not None and mask.any() and not mask.all():
+            for axis in (self.axes[1, 0], *([self.axes[0, 1]] if self.heat else [])):
+                outline = axis.contour(mask, [0.5], colors="#35d0ba", linewidths=1)
+                axis.draw_artist(outline)
+                outline.remove()
+        for axis in self.axes.flat:
+            for spine in axis.spines.values():
+                axis.draw_artist(spine)
+        return fromarray(np.asarray(self.canvas.buffer_rgba())[..., :3].copy())
 
 
-def _absent(axis, words: str) -> None:  # noqa: ANN001
-    axis.text(0.5, 0.5, words, ha="center", va="center", transform=axis.transAxes, color="#8d99ae", fontsize=10)
+def _absent(axis: Axes, words: str) -> Text:
+    return axis.text(0.5, 0.5, words, ha="center", va="center", transform=axis.transAxes, color="#8d99ae", fontsize=10)

@@ -20,6 +20,7 @@ from hdmap_mlflow.meter import Meter
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+    from PIL.Image import Image
 
     from hdmap_mlflow.data.layout import Domain
     from hdmap_mlflow.evaluate import Scores
@@ -186,12 +187,12 @@ def _flow(
     with meter.phase("pictures"):
         all_scores = (scored, *transferred)
         if config.tracking.figures:
-            for path, picture in _figures(result, all_scores):
-                save(workdir, path, picture)
+            for path, figure in _figures(result, all_scores):
+                figure.savefig(_below(workdir, path), dpi=90)
         if config.tracking.heatmaps:
             for one in all_scores:
                 for path, picture in _heatmaps(result, one, model, datamodule, device):
-                    save(workdir, path, picture)
+                    picture.save(_below(workdir, path))
         for folder in ("figures", "heatmaps"):
             if (workdir / folder).exists():
                 record.folder(workdir / folder, folder)
@@ -233,7 +234,7 @@ def _figures(result: Result, all_scores: Sequence[Scores]) -> Iterator[tuple[str
         yield "figures/repair.png", figures.repair_figure(result.cards["repair"], simulated)
 
 
-def _heatmaps(result: Result, scores: Scores, model: Any, datamodule: Any, device: str) -> Iterator[tuple[str, Figure]]:
+def _heatmaps(result: Result, scores: Scores, model: Any, datamodule: Any, device: str) -> Iterator[tuple[str, Image]]:
     """Path below the run's folder, and picture: a domain's chosen maps, scored once more for their anomaly maps."""
     from hdmap_mlflow import evaluate, heatmaps
 
@@ -243,20 +244,25 @@ def _heatmaps(result: Result, scores: Scores, model: Any, datamodule: Any, devic
     loader = datamodule.chosen_dataloader(scores.domain, [one.row for one in chosen])
     found = list(evaluate.anomaly_maps(model, loader, device))
     marked = datamodule.scored[scores.domain, "test"]["mask"].ne("").to_numpy()
-    values = [anomaly for _, anomaly, _ in found if anomaly is not None]
-    limits = (min(v.min() for v in values), max(v.max() for v in values)) if values else (0, 1)
+    images, anomalies, _ = zip(*found, strict=True)
+    heat = _limits([anomaly for anomaly in anomalies if anomaly is not None])
+    sheet = heatmaps.Sheet(images[0].shape, _limits(images) or (0, 1), heat)
     for one, (image, anomaly, mask) in zip(chosen, found, strict=True):
         row = table.iloc[one.row]
         words = heatmaps.title(scores.domain, row, one, threshold, result.simulated)
-        picture = heatmaps.map_figure(words, image, anomaly, mask if marked[one.row] else None, limits)
+        picture = sheet.draw(words, image, anomaly, mask if marked[one.row] else None)
         yield f"heatmaps/{scores.domain}/{heatmaps.file_name(one, table)}", picture
 
 
-def save(workdir: Path, path: str, figure: Figure) -> None:
-    """Write a figure below a folder."""
+def _limits(arrays: Sequence[Any]) -> tuple[float, float] | None:
+    return (min(a.min() for a in arrays), max(a.max() for a in arrays)) if arrays else None
+
+
+def _below(workdir: Path, path: str) -> Path:
+    """A file to be written in a run's folder, whose own folder is there."""
     file = workdir / path
     file.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(file, dpi=90)
+    return file
 
 
 def _record_inputs(record: Record, config: RunConfig, data: Data) -> None:

@@ -4,7 +4,7 @@ import numpy as np
 from test_metrics import frame
 
 from hdmap_mlflow.figures import repair_figure, score_figure, transfer_figure
-from hdmap_mlflow.heatmaps import choose, file_name, map_figure, title
+from hdmap_mlflow.heatmaps import Sheet, choose, file_name, title
 
 TABLE = frame([0, 0, 0, 0, 1, 1, 1, 1], [1, 2, 9, 6, 0, 3, 7, 8]).assign(path=[f"test/x/{i}.tiff" for i in range(8)])
 
@@ -29,11 +29,22 @@ def test_a_title_says_what_the_threshold_made_of_the_map():
 
 def test_a_picture_names_the_teeth_and_says_what_is_absent():
     image = np.random.default_rng(0).random((31, 95))
-    texts = [t.get_text() for a in map_figure("t", image, None, None, (0, 1)).axes for t in a.texts]
-    assert texts == ["this model has no anomaly map", "no mask"]
-    axes = map_figure("t", image, image, image > 0.9, (0, 1)).axes
+    bare = Sheet(image.shape, (0, 1), None)
+    bare.draw("t", image, None, None)
+    assert [t.get_text() for a in bare.figure.axes for t in a.texts] == ["this model has no anomaly map", "no mask"]
+    axes = Sheet(image.shape, (0, 1), (0, 1)).figure.axes
     assert {a.get_xlabel() for a in axes} >= {"ring tooth"} and {a.get_ylabel() for a in axes} >= {"planet tooth"}
-    assert axes[0].images[0].get_array().shape == (31, 95)
+
+
+def test_a_picture_does_not_depend_on_those_drawn_before_it():
+    """The frame is drawn once: nothing of another map, its mask or its title may stay."""
+    one, other = np.random.default_rng(0).random((2, 31, 95))
+    sheet = Sheet(one.shape, (0, 1), (0, 1))
+    alone = np.asarray(sheet.draw("one", one, one, None))
+    marked = np.asarray(sheet.draw("the other", other, other, other > 0.9))
+    assert (alone != marked).any()
+    assert (np.asarray(sheet.draw("one", one, one, None)) == alone).all()
+    assert (np.asarray(Sheet(one.shape, (0, 1), (0, 1)).draw("one", one, one, None)) == alone).all()
 
 
 def test_figures_say_when_maps_are_simulated_and_when_there_is_no_curve():
