@@ -213,6 +213,69 @@ def grid(
         raise
 
 
+def tune(
+    model: Annotated[str, typer.Argument(help="A model of the registry, or package.module:Class.")] = "patchcore",
+    trials: Annotated[int, typer.Option(help="Trials of the study in all, the baseline among them.")] = 20,
+    timeout: Annotated[float, typer.Option(help="Seconds after which no trial is started; 0: no limit.")] = 0,
+    objective: Annotated[
+        str, typer.Option(help="val_auroc, or val_auroc,seconds or val_auroc,memory; target_mean: an oracle.")
+    ] = "val_auroc",
+    sampler: Annotated[str, typer.Option(help="tpe, random, gp, qmc, nsga2 or cmaes.")] = "tpe",
+    pruner: Annotated[str, typer.Option(help="median, hyperband or none; empty: median where epochs train.")] = "",
+    storage: Annotated[
+        str, typer.Option(help="sqlite:///FILE, journal://FILE, postgresql://..., mysql://...")
+    ] = "sqlite:///optuna.db",
+    study: Annotated[str, typer.Option(help="Name; one that exists goes on. Empty: model_condition_source.")] = "",
+    refit_seeds: Annotated[
+        str, typer.Option(help="Winner and baseline are trained again on these; empty: no.")
+    ] = "0,1,2",
+    status: Annotated[bool, typer.Option("--status", help="Print the study so far; start nothing.")] = False,
+    data_root: Annotated[str, typer.Option(help="Folder with the domains, or demo (small, simulated).")] = "demo",
+    source_domain: Annotated[str, typer.Option(help="The domain to train on.")] = "domain_A",
+    target_domains: Annotated[str, typer.Option(help="For the refits: auto (all others) or a comma list.")] = "auto",
+    condition: Annotated[str, typer.Option(help="What is not searched, and the search itself.")] = "baseline",
+    conditions: Annotated[str, typer.Option(help="A condition file of your own; empty: the packaged one.")] = "",
+    validation: Annotated[str, typer.Option(help="source_holdout, source_test or synthetic.")] = "source_holdout",
+    seed: Annotated[str, typer.Option(help="Seed of the trials' training and of the sampler.")] = "0",
+    split_seed: Annotated[str, typer.Option(help="Seed of the validation split.")] = "0",
+    overrides: Annotated[str, typer.Option(help="For every trial; what stands here is not searched.")] = "",
+    jobs: Annotated[int, typer.Option(min=0, help="Trials at once; 0: as many as fit.")] = 1,
+    gpus_per_run: Annotated[float, typer.Option(help="Fractions allowed; -1: one where there are any.")] = -1,
+    cpus_per_run: Annotated[float, typer.Option(min=0, help="Threads of a trial; 0: divided evenly.")] = 0,
+    memory_per_run: Annotated[float, typer.Option(min=0, help="Limit in MB; 0: none.")] = 0,
+    run_timeout: Annotated[float, typer.Option(min=0, help="Limit of a trial in seconds; 0: none.")] = 0,
+    no_ray: Annotated[bool, typer.Option("--no-ray", help="Without Ray; so it is with --jobs 1 anyway.")] = False,
+    ray_address: Annotated[str, typer.Option(help="A Ray cluster's HOST:PORT or auto; empty: this machine.")] = "",
+) -> None:
+    """Search a model's settings on source validation; each trial is a run of its own. The same command resumes."""
+    from hdmap_mlflow import tracking
+    from hdmap_mlflow import tune as tuning
+    from hdmap_mlflow.grid import Launch
+    from hdmap_mlflow.process import Share
+
+    flags = {
+        "data.root": data_root,
+        "data.source_domain": source_domain,
+        "data.target_domains": target_domains,
+        "data.validation": validation,
+        "data.split_seed": split_seed,
+        "train.seed": seed,
+    }
+    wanted = tuning.Wanted(model, condition, conditions, flags, overrides, objective, trials, timeout, sampler, pruner,
+                           storage, study, refit_seeds)  # fmt: skip
+    share = Share(cpus=cpus_per_run, gpus=None if gpus_per_run < 0 else gpus_per_run, memory_mb=memory_per_run,
+                  timeout=run_timeout)  # fmt: skip
+    try:
+        if status:
+            tuning.status(wanted)
+        else:
+            ray = not no_ray and (jobs != 1 or bool(ray_address))
+            tuning.tune(tuning.check(wanted), Launch(share, jobs, ray, ray_address, stagger=0))
+    except BadInput as problem:
+        tracking.fail_project_run(str(problem))
+        raise
+
+
 def gpus(
     idle_utilisation: Annotated[float, typer.Option(min=0, max=100, help="Idle is up to so many percent ...")] = 10,
     idle_memory: Annotated[float, typer.Option(min=0, help="... and so many MB.")] = 2000,
@@ -246,6 +309,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "import-mat": import_mat,
     "check-data": check_data,
     "grid": grid,
+    "tune": tune,
     "gpus": gpus,
     "models": models,
     "rescore": rescore,

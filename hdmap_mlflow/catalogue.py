@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
-
-from hdmap_mlflow import run
+from hdmap_mlflow import run, space
 from hdmap_mlflow.config import packaged_conditions
 from hdmap_mlflow.models.registry import REGISTRY, find_model
 from hdmap_mlflow.terminal import show_table
@@ -31,14 +28,6 @@ def show_model(model: str) -> None:
     flat = run.configure(model, "baseline").flat()
     own = [key for key in flat if key.startswith("model.")]
     keys = own + [key for key in entry.space if key not in own]
+    searched = {key: space.words(space.Dimension(**law)) for key, law in entry.space.items()}
     show_table("settings", ["setting", "published", "searched"],
-               [[key, flat[key], _words(entry.space.get(key, {}))] for key in keys], left=3)  # fmt: skip
-
-
-def _words(law: Mapping[str, Any]) -> str:
-    if not law:
-        return ""
-    if law["type"] == "categorical":
-        return " | ".join(map(str, law["choices"]))
-    step = f", step {law['step']}" if law.get("step", 1) != 1 else ""
-    return f"{law['low']:g} to {law['high']:g}" + (", log" if law.get("log") else "") + step
+               [[key, flat[key], searched.get(key, "")] for key in keys], left=3)  # fmt: skip

@@ -55,7 +55,7 @@ def main(file: str, flow: Callable[[Task], dict[str, Any]] = flow) -> int:
     task = Task.model_validate_json(Path(file).read_text())
     threading.Thread(target=_end_with, args=(int(os.environ["HDMAP_WATCHER"]),), daemon=True).start()
     status: Status = "finished"
-    reason, found = "", {}
+    reason, found, bug = "", {}, False
     try:
         found = flow(task)
     except KeyboardInterrupt:
@@ -67,8 +67,8 @@ def main(file: str, flow: Callable[[Task], dict[str, Any]] = flow) -> int:
         print(f"hdmap: {problem}", file=sys.stderr)
     except BaseException as error:
         traceback.print_exc()
-        status, reason = "failed", f"{type(error).__name__}: {error}"
-    outcome = Outcome(index=task.index, run_id=task.run_id, status=status, reason=reason, **found)
+        status, reason, bug = "failed", f"{type(error).__name__}: {error}", True
+    outcome = Outcome(index=task.index, run_id=task.run_id, status=status, reason=reason, bug=bug, **found)
     part = Path(file).with_name("outcome.part")
     part.write_text(outcome.model_dump_json())
     part.replace(part.with_name("outcome.json"))

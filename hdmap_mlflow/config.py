@@ -107,13 +107,14 @@ class RunConfig(_Part):
         """`<model>/<condition>/<source>/s<seed>`."""
         return f"{self.model.name}/{self.condition}/{self.data.source_domain}/s{self.train.seed}"
 
+    def dotted(self) -> dict[str, Any]:
+        """Every setting by its dotted name, as plain data: `model.num_neighbors` -> 9."""
+        return {f"{section}.{key}": value for section in _SECTIONS for key, value in _section(self, section).items()}
+
     def flat(self) -> dict[str, str]:
         """Dotted keys and canonical strings, as they are logged: `model.num_neighbors` -> `9`."""
-        out = {"condition": self.condition}
-        for section in _SECTIONS:
-            for key, value in _section(self, section).items():
-                out[f"{section}.{key}"] = value if isinstance(value, str) else json.dumps(value, sort_keys=True)
-        return out
+        words = {k: v if isinstance(v, str) else json.dumps(v, sort_keys=True) for k, v in self.dotted().items()}
+        return {"condition": self.condition} | words
 
 
 _SECTIONS: dict[str, type[BaseModel]] = {
@@ -144,9 +145,13 @@ def fingerprint(config: RunConfig, data_digest: str, code: str) -> str:
     `code` is the package's version and the digest of the model's source. Two runs with one fingerprint
     are the same run: relaunching is safe.
     """
-    identity = {k: v for k, v in config.flat().items() if k not in NOT_IDENTITY and not k.startswith("tracking.")}
-    text = json.dumps([identity, data_digest, code], sort_keys=True)
+    text = json.dumps([identifying(config), data_digest, code], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def identifying(config: RunConfig) -> dict[str, str]:
+    """The settings that change a run's numbers, as they are logged."""
+    return {k: v for k, v in config.flat().items() if k not in NOT_IDENTITY and not k.startswith("tracking.")}
 
 
 def nearest(word: str, known: Iterable[str]) -> str:
@@ -243,6 +248,11 @@ def _owner(key: str) -> tuple[str, str]:
     return "model", key
 
 
+def dotted_key(key: str) -> str:
+    """A condition's key with its section: `learning_rate` -> `train.learning_rate`."""
+    return ".".join(_owner(key))
+
+
 def build_config(
     model: str,
     condition: Mapping[str, Any],
@@ -297,3 +307,16 @@ def one_line(error: ValidationError) -> str:
 def with_settings(config: RunConfig, settings: Mapping[str, Any]) -> RunConfig:
     """The same run with the model's settings as the model's own signature reads them."""
     return config.model_copy(update={"model": config.model.model_copy(update={"settings": dict(settings)})})
+
+
+def placed(config: RunConfig, settings: Mapping[str, Any]) -> RunConfig:
+    """The same run with other values for settings, by dotted name. Raises BadInput for a value that is impossible."""
+    content = config.model_dump(mode="json")
+    for name, value in settings.items():
+        section, field = name.split(".", 1)
+        own = field in _SECTIONS[section].model_fields
+        (content[section] if own else content[section]["settings"])[field] = value
+    try:
+        return RunConfig.model_validate(content)
+    except ValidationError as error:
+        raise BadInput(one_line(error)) from None

@@ -157,7 +157,6 @@ def _configs(block: Block) -> list[RunConfig]:
     """The block's runs in the order models, conditions, sources, seeds; their paths are absolute."""
     from hdmap_mlflow.data import layout
     from hdmap_mlflow.models.registry import REGISTRY
-    from hdmap_mlflow.tracking import absolute_uri
 
     root = layout.find_root(block.data_root)
     domains = layout.find_domains(root)
@@ -178,11 +177,16 @@ def _configs(block: Block) -> list[RunConfig]:
                         "train.seed": seed,
                     }
                     config = run.compose(model, condition, block.condition_file or None, flags, block.overrides)
-                    place = {"uri": absolute_uri(config.tracking.uri),
-                             "output_dir": str(Path(config.tracking.output_dir).absolute())}  # fmt: skip
-                    tracking = config.tracking.model_copy(update=place)
-                    out.append(config.model_copy(update={"tracking": tracking}))
+                    out.append(anchored(config))
     return out
+
+
+def anchored(config: RunConfig) -> RunConfig:
+    """The same run wherever its process is started: the paths of the store and of what it writes are absolute."""
+    from hdmap_mlflow.tracking import absolute_uri
+
+    place = {"uri": absolute_uri(config.tracking.uri), "output_dir": str(Path(config.tracking.output_dir).absolute())}
+    return config.model_copy(update={"tracking": config.tracking.model_copy(update=place)})
 
 
 def _conditions(model: str, block: Block) -> list[str]:

@@ -76,12 +76,16 @@ class Started(_Plain):
 
 
 class Outcome(_Plain):
-    """How a run ended. `result` is the guideline's record and `metrics` the run's, both empty unless finished."""
+    """How a run ended. `result` is the guideline's record and `metrics` the run's, both empty unless finished.
+
+    `bug` says that a run failed with an error that is none of ours: not of its settings, its data or the machine.
+    """
 
     index: int
     run_id: str
     status: Status
     reason: str = ""
+    bug: bool = False
     seconds: float = 0.0
     host: str = ""
     gpu: str = ""

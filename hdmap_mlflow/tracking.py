@@ -297,6 +297,28 @@ class Store:
         every = {**resolve_tags(links), **tags, "hdmap.status": "running"}
         return self.client.create_run(self.experiment_id, run_name=name, tags=every).info.run_id
 
+    def has(self, run_id: str) -> bool:
+        """Whether a run is there and was not deleted."""
+        try:
+            return bool(run_id) and self.client.get_run(run_id).info.lifecycle_stage == "active"
+        except MlflowException:
+            return False
+
+    def metrics(self, run_id: str) -> dict[str, float] | None:
+        """The metrics of a run that finished; None for another."""
+        if not self.has(run_id):
+            return None
+        run = self.client.get_run(run_id)
+        return dict(run.data.metrics) if run.info.status == "FINISHED" else None
+
+    def mark_best(self, run_id: str, best: bool) -> None:
+        """Let the best of many runs be seen in any list: its name ends so, and no other's does."""
+        name = self.client.get_run(run_id).info.run_name
+        wanted = name.removesuffix(" (best)") + (" (best)" if best else "")
+        if wanted != name:
+            self.client.update_run(run_id, name=wanted)
+            Record(self.client, run_id, self.uri).tags({"hdmap.best": str(best).lower()})
+
     def close(self, run_id: str, status: str, reason: str = "", log: str = "") -> bool:
         """End a run whose process is gone as what became of it, with the log of one that failed; True if FINISHED.
 

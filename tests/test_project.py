@@ -59,9 +59,17 @@ ALLOWED = {
     "process": {"gpus"},
     "executor": {"process", "tracking"},
     "board": {"process"},
+    "space": {"models"},
+    "study": {"process", "space"},
+    "findings": {"space"},
     "plan": {"run", "data", "models", "process", "tracking"},
 }
-ONLY_IN = {"mlflow": {"tracking"}, "optuna": {"tune"}, "ray": {"executor"}, "anomalib": {"data", "models", "train"}}
+ONLY_IN = {
+    "mlflow": {"tracking"},
+    "optuna": {"study", "findings"},
+    "ray": {"executor"},
+    "anomalib": {"data", "models", "train"},
+}
 
 
 def _imports(path: Path) -> set[str]:

@@ -92,8 +92,9 @@ class ModelEntry:
     `path` is `module:Class`; `trains` says whether epochs of gradient descent improve it (else passes over the data
     fit it; None: known once it is built); `weights` is None where every network starts from scratch; `defaults` are
     the published settings that are not the class's own, flat or dotted as in a condition file; `space` is the search
-    space, a setting to `{"type", "low", "high", "log", "step"}` or `{"type": "categorical", "choices"}`; `textures`
-    names the setting that takes a folder of textures; `derived` are settings that follow from the run's others.
+    space, a setting to `{"type", "low", "high", "log", "step"}` or `{"type": "categorical", "choices"}`, with
+    `"when": {setting: values}` where it matters at these values only; `textures` names the setting that takes a folder
+    of textures; `derived` are settings that follow from the run's others.
     """
 
     path: str

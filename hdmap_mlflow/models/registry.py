@@ -37,6 +37,11 @@ def real(setting: str, low: float, high: float, log: bool = False) -> Space:
     return {f"model.{setting}": {"type": "float", "low": low, "high": high, "log": log}}
 
 
+def only(setting: str, values: tuple[Any, ...], space: Space) -> Space:
+    """What matters only at some values of another setting."""
+    return {name: {**law, "when": {f"model.{setting}": list(values)}} for name, law in space.items()}
+
+
 def training(epochs: int, learning_rate: float, batch: int, size: int = 256, **settings: Any) -> dict[str, Any]:
     """Published settings of a model that trains."""
     common = {"max_epochs": epochs, "learning_rate": learning_rate, "batch_size": batch, "image_size": [size, size]}
@@ -165,9 +170,13 @@ REGISTRY: dict[str, ModelEntry] = {
         defaults=training(100, 1e-4, batch=16),
         space=rate(1e-4)
         | among("severity_head_mode", "single_scale", "multi_scale", "none")
-        | among("score_combination", "simple_average", "weighted_average", "maximum")
-        | real("severity_weight", 0.1, 2.0, log=True)
-        | real("severity_max", 0.5, 10.0, log=True),
+        | only(
+            "severity_head_mode",
+            ("single_scale", "multi_scale"),
+            among("score_combination", "simple_average", "weighted_average", "maximum")
+            | real("severity_weight", 0.1, 2.0, log=True)
+            | real("severity_max", 0.5, 10.0, log=True),
+        ),
     ),
     "cutpaste": ModelEntry(
         path=f"{OWN}cutpaste:CutPasteClassifier",

@@ -1,0 +1,372 @@
+"""`hdmap tune`: search a model's settings on source validation, each trial a run of its own."""
+
+from __future__ import annotations
+
+import json
+import re
+import shlex
+import sys
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from hdmap_mlflow import config as configuration
+from hdmap_mlflow import findings, run, tracking
+from hdmap_mlflow import space as spaces
+from hdmap_mlflow.config import RunConfig, nearest, placed
+from hdmap_mlflow.errors import BadInput, Incomplete
+from hdmap_mlflow.findings import Refit
+from hdmap_mlflow.grid import Launch
+from hdmap_mlflow.metrics import metric_name
+from hdmap_mlflow.plan import anchored
+from hdmap_mlflow.process import Outcome, Started, Task
+from hdmap_mlflow.space import Space
+from hdmap_mlflow.study import PRUNERS, Asked, Place, Study, look
+from hdmap_mlflow.terminal import show_table
+from hdmap_mlflow.tracking import Record, Store
+
+if TYPE_CHECKING:
+    from hdmap_mlflow.executor import Executor
+
+DIRECTIONS: dict[str, Literal["minimize", "maximize"]] = {
+    "val_auroc": "maximize",
+    "target_mean": "maximize",
+    "seconds": "minimize",
+    "memory": "minimize",
+}
+CONCLUDES = "concluded by"  # the study attribute that names the driver which does it
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """A search as it is asked for. Empty `study`: named after model, condition and source; empty `pruner`: as suits.
+
+    `objective` is val_auroc, val_auroc with seconds or memory behind a comma, or target_mean (an oracle).
+    """
+
+    model: str
+    condition: str = "baseline"
+    conditions: str = ""
+    flags: Mapping[str, Any] = field(default_factory=dict)
+    overrides: str = ""
+    objective: str = "val_auroc"
+    trials: int = 20
+    timeout: float = 0
+    sampler: str = "tpe"
+    pruner: str = ""
+    storage: str = "sqlite:///optuna.db"
+    study: str = ""
+    refit_seeds: str = "0,1,2"
+
+
+@dataclass(frozen=True)
+class Search:
+    """A checked search. `space` holds the run as it is with all domains; trials see targets as an oracle only."""
+
+    wanted: Wanted
+    name: str
+    place: Place
+    condition: Mapping[str, Any]
+    space: Space
+    data: run.Data
+    objectives: tuple[str, ...]
+    pruner: str
+    seeds: tuple[int, ...]
+
+    @property
+    def oracle(self) -> bool:
+        return "target_mean" in self.objectives
+
+    @property
+    def config(self) -> RunConfig:
+        return self.space.config
+
+    @property
+    def folder(self) -> Path:
+        """Where the study's files lie."""
+        return Path(self.config.tracking.output_dir) / "studies" / re.sub(r"[^\w.-]+", "_", self.name)
+
+    def terms(self) -> dict[str, str]:
+        """What the trials must share, whoever runs them and whenever."""
+        fixed = {k: v for k, v in configuration.identifying(self.config).items() if k not in self.space.dimensions}
+        searched = {f"search.{name}": spaces.words(one) for name, one in self.space.dimensions.items()}
+        rest = {"objective": ",".join(self.objectives), "pruner": self.pruner, "data_digest": self.data.digest}
+        return fixed | searched | rest
+
+    def task(self, asked: Asked, launch: Launch, parent: str) -> Task:
+        """A trial as a run: without targets, big files and pictures of maps."""
+        config = self.space.place(asked.settings, checkpoint="none", heatmaps=0)
+        if not self.oracle:
+            config = placed(config, {"data.target_domains": []})
+        config = config.model_copy(update={"condition": f"{self.config.condition}-trial-{asked.number}"})
+        tags = {"hdmap.study": self.name, "hdmap.trial": str(asked.number), "hdmap.oracle": str(self.oracle).lower()}
+        more: dict[str, Any] = {}
+        if self.pruner != "none":
+            told = {"storage": self.place.url, "study": self.name, "trial_id": asked.trial_id, "pruner": self.pruner}
+            more = {"hook": "hdmap_mlflow.study:pruning", "arguments": told | {"epochs": config.train.max_epochs}}
+        return Task(index=asked.number, config=config, folder=self.folder, kind="trial", parent=parent, tags=tags,
+                    command=launch.child, **more)  # fmt: skip
+
+    def values(self, metrics: Mapping[str, float]) -> list[float]:
+        """The objectives from a run's metrics. Raises KeyError for one that the run does not have."""
+
+        def cost(name: str) -> list[float]:
+            return [metrics[metric_name("cost", f"{phase}_{name}")] for phase in ("fit", "evaluate")]
+
+        of = {
+            "val_auroc": lambda: metrics[metric_name("val", "image_AUROC")],
+            "target_mean": lambda: metrics[metric_name("target_mean", "image_AUROC")],
+            "seconds": lambda: sum(cost("seconds")),
+            "memory": lambda: max(cost("peak_MB")),
+        }
+        return [of[name]() for name in self.objectives]
+
+
+def check(wanted: Wanted) -> Search:
+    """Check everything that can be checked before a trial starts; the maps are read. Raises BadInput."""
+    from hdmap_mlflow.models.registry import find_model
+
+    objectives = tuple(name.strip() for name in wanted.objective.split(",") if name.strip())
+    for name in objectives:
+        if name not in DIRECTIONS:
+            raise BadInput(f"--objective {name}{nearest(name, DIRECTIONS)}; known: {', '.join(DIRECTIONS)}")
+    alone = len(objectives) == 1
+    if objectives[:1] != ("val_auroc",) and objectives != ("target_mean",) or len(set(objectives)) < len(objectives):
+        raise BadInput("--objective is val_auroc, val_auroc with seconds or memory behind it, or target_mean alone")
+    if "target_mean" in objectives and not alone:
+        raise BadInput("--objective target_mean goes alone: it is an oracle")
+    if wanted.trials < 1 or wanted.timeout < 0:
+        raise BadInput("--trials is 1 or more, --timeout 0 or more")
+    entry = find_model(wanted.model)
+    pruner = wanted.pruner or ("median" if entry.trains and objectives == ("val_auroc",) else "none")
+    if pruner not in PRUNERS:
+        raise BadInput(f"--pruner {pruner}{nearest(pruner, PRUNERS)}; known: {', '.join(PRUNERS)}")
+    if pruner != "none" and not alone:
+        raise BadInput("pruning needs one objective: a trial can be judged early by its validation AUROC only; give "
+                       "--pruner none")  # fmt: skip
+    if pruner != "none" and entry.trains is False:
+        raise BadInput(f"{wanted.model} has no epochs at which to prune; leave --pruner out")
+    seeds = tuple(int(word) for word in wanted.refit_seeds.replace(" ", "").split(",") if word.isdigit())
+    if len(seeds) != len([word for word in wanted.refit_seeds.split(",") if word.strip()]):
+        raise BadInput(f"--refit-seeds {wanted.refit_seeds}: give whole numbers, e.g. 0,1,2, or nothing for no refit")
+    place = Place.of(wanted.storage)
+    condition = configuration.find_condition(
+        wanted.model, wanted.condition, Path(wanted.conditions) if wanted.conditions else None
+    )
+    space = spaces.read(wanted.model, condition, wanted.flags, wanted.overrides)
+    data = run.read(space.config)
+    config = anchored(placed(space.config, {"data.root": str(data.root)}))
+    name = wanted.study or _name(wanted.model, config.condition, config.data.source_domain)
+    space = Space(space.dimensions, config)
+    return Search(wanted, name, place, condition, space, data, objectives, pruner, seeds)
+
+
+def _name(model: str, condition: str, source: str) -> str:
+    return f"{model}_{condition}_{source}".replace(":", ".")
+
+
+def tune(search: Search, launch: Launch) -> None:
+    """Run what the study lacks, below one MLflow run, and conclude it. Raises Incomplete where no trial completed."""
+    place, config = search.place, search.config.tracking
+    store = Store(config.uri or "", config.experiment)
+
+    def rescue(run_id: str) -> list[float] | None:
+        found = store.metrics(run_id)
+        return search.values(found) if found else None
+
+    study = Study(place, search.name, search.space, search.terms(), [DIRECTIONS[name] for name in search.objectives],
+                  sampler=search.wanted.sampler, seed=search.config.train.seed, rescue=rescue)  # fmt: skip
+    known = study.optuna.user_attrs.get("mlflow_run", "")
+    resume = launch.resume.replace(place.url, place.shown)  # a tag and a terminal are no places for a password
+    tags = {"hdmap.kind": "study", "hdmap.study": search.name, "hdmap.oracle": str(search.oracle).lower(),
+            "hdmap.resume": resume, "hdmap.storage": place.shown}  # fmt: skip
+    identity = run.identity(search.config, search.data)
+    tags |= {name: value for name, value in identity.items() if name != "hdmap.fingerprint"}
+    name = f"study/{search.name}" + (" (oracle)" if search.oracle else "")
+    with tracking.start(store.uri, config.experiment, name, tags, resume=known if store.has(known) else None) as record:
+        study.optuna.set_user_attr("mlflow_run", record.run_id)
+        record.params(search.terms())
+        print(f"study {search.name} in {place.shown}; to watch it: {place.dashboard}")
+        if search.oracle:
+            print("ORACLE: the settings are chosen on target data; what comes out is no result")
+        try:
+            with launch.executor(store) as pool:
+                _search(search, study, pool, launch, record, store)
+            _conclude(search, study, launch, record, store)
+        except KeyboardInterrupt:
+            study.give_back()
+            print(f"interrupted; what finished is kept. To go on: {resume}", file=sys.stderr)
+            raise
+        except BaseException:
+            study.give_back()
+            raise
+
+
+def _search(search: Search, study: Study, pool: Executor, launch: Launch, record: Record, store: Store) -> None:
+    """Ask for trials and run them until the study has enough, or until time is up."""
+    began, total, late = time.monotonic(), search.wanted.trials, False
+    running: dict[int, Asked] = {}
+    while True:
+        late = bool(search.wanted.timeout) and time.monotonic() - began > search.wanted.timeout
+        while not late and len(running) < pool.at_once and (asked := study.ask(total)):
+            running[asked.number] = asked
+            pool.submit(search.task(asked, launch, record.run_id))
+        if not running:
+            if late or not study.others():
+                break
+            time.sleep(1)
+        for event in pool.wait(0.2) if running else ():
+            if isinstance(event, Started):
+                study.began(event.index, event.run_id)
+            else:
+                _settle(search, study, running.pop(event.index), event, record, store)
+        study.beat()
+    if late:
+        print(f"--timeout of {search.wanted.timeout:g} s is over; the trials that ran have ended")
+
+
+def _settle(search: Search, study: Study, asked: Asked, outcome: Outcome, record: Record, store: Store) -> None:
+    """Tell the study how a trial ended, and say it. Raises Incomplete for an error that is not the settings'."""
+    number, told = asked.number, ""
+    if outcome.status == "finished":
+        try:
+            values = search.values(store.metrics(outcome.run_id) or {})
+        except KeyError as missing:
+            told = f"failed: its run has no {missing.args[0]}"
+            study.fail(number, told)
+        else:
+            study.finish(number, values)
+            told = ", ".join(f"{name} {value:.4g}" for name, value in zip(search.objectives, values, strict=True))
+            record.metrics({metric_name("study", name): v for name, v in zip(search.objectives, values, strict=True)},
+                           number)  # fmt: skip
+    elif outcome.status == "killed" and outcome.reason.startswith("pruned"):
+        study.prune(number, outcome.reason)
+        told = outcome.reason
+    else:
+        study.fail(number, outcome.reason)
+        told = f"{outcome.status}: {outcome.reason}"
+    best, trials = study.best(), study.trials()
+    done = sum(trial.state.is_finished() for trial in trials)
+    if best:
+        record.metrics({metric_name("study", f"best_{search.objectives[0]}"): best.values[0]}, number)
+    so_far = f" (best {best.values[0]:.4g}, trial {best.number})" if best else ""
+    settings = " ".join(f"{name}={value:.4g}" if isinstance(value, float) else f"{name}={value}"
+                        for name, value in asked.settings.items())  # fmt: skip
+    base = " (baseline)" if asked.baseline else ""
+    print(f"[{done}/{search.wanted.trials}] trial {number}{base}: {told}{so_far}, {outcome.seconds:.0f} s; {settings}",
+          flush=True)  # fmt: skip
+    if outcome.bug:
+        raise Incomplete(f"trial {number} met an error that is not its settings' ({outcome.reason}); its log is "
+                         f"{outcome.log}. Mend it, then the same command goes on")  # fmt: skip
+
+
+def _conclude(search: Search, study: Study, launch: Launch, record: Record, store: Store) -> None:
+    """Figures, tables, the best condition, the refits. Raises Incomplete if nothing completed or a refit failed."""
+    import pandas as pd
+
+    best, trials = study.best(), study.trials()
+    if best is None:
+        reasons = "; ".join(dict.fromkeys(t.user_attrs.get("reason", "") for t in trials))[:300]
+        raise Incomplete(f"no trial of study {search.name} completed ({reasons}); nothing can be concluded")
+    if not study.claim(CONCLUDES):
+        print(f"another driver concludes the study: {study.optuna.user_attrs[CONCLUDES]}")
+        return
+    search.folder.mkdir(parents=True, exist_ok=True)
+    rows = [findings.trial_row(trial, search.objectives) for trial in trials]
+    pd.DataFrame(rows).to_csv(search.folder / "trials.csv", index=False)
+    name = f"{search.config.condition}-best"
+    told = f"The best of {len(trials)} trials of study {search.name}" + (", chosen on TARGETS" if search.oracle else "")
+    content = findings.condition_file(search.space, search.condition, search.wanted.overrides, name, told,
+                                      best.user_attrs["settings"])  # fmt: skip
+    file = search.folder / "best_condition.json"
+    file.write_text(json.dumps(content, indent=2) + "\n")
+    for path in (search.folder / "trials.csv", file):
+        record.artifact(path)
+    for title, figure in findings.figures(study.optuna, search.objectives):
+        path = search.folder / f"{title}.png"
+        figure.savefig(path, dpi=100)
+        record.artifact(path, "figures")
+    _mark(study, best, store)
+    data = search.config.data
+    command = shlex.join(["hdmap", "train", search.wanted.model, "--data-root", data.root, "--source-domain",
+                          data.source_domain, "--conditions", str(file), "--condition", name])  # fmt: skip
+    refits = _refit(search, study, launch, record, store, file, name) if search.seeds else []
+    record.note(findings.note(search.name, trials, best, search.objectives, search.space, refits, command))
+    record.tags({"hdmap.best_trial": str(best.number)})
+    for line in findings.headline(trials, best, search.objectives):
+        print(line.replace("**", ""))
+    if refits:
+        show_table("trained again, mean ± sd over seeds", findings.GAIN_COLUMNS, findings.gains(refits))
+    print(f"best settings: {file}\n  {command}")
+    failed = sum((one.best is None) + (one.baseline is None) for one in refits)
+    if failed:
+        raise Incomplete(f"{failed} of the refits failed; the reasons stand above and in MLflow. The same command "
+                         "tries them again")  # fmt: skip
+
+
+def _mark(study: Study, best: Any, store: Store) -> None:
+    """Let the winner's run be seen in any list: it is named so, and no other is."""
+    for trial in study.trials():
+        run_id = trial.user_attrs.get("run_id")
+        if run_id and store.metrics(run_id) is not None:
+            store.mark_best(run_id, trial.number == best.number)
+
+
+def _refit(
+    search: Search, study: Study, launch: Launch, record: Record, store: Store, file: Path, name: str
+) -> list[Refit]:
+    """Train the baseline and the best settings on every seed, evaluate them on all domains; what exists is read."""
+    best = run.configure(search.wanted.model, name, str(file), search.wanted.flags)
+    best = anchored(placed(best, {"data.root": search.config.data.root, **_place(search)}))
+    pairs = {"baseline": search.config, "best": best}
+    configs = {(role, seed): placed(config, {"train.seed": seed, "tracking.checkpoint": config.tracking.checkpoint})
+               for seed in search.seeds for role, config in pairs.items()}  # fmt: skip
+    found: dict[tuple[str, int], Mapping[str, float] | None] = {}
+    todo: dict[int, tuple[str, int]] = {}
+    with launch.executor(store) as pool:
+        for index, (key, config) in enumerate(configs.items()):
+            tags = run.identity(config, search.data)
+            past = [p for p in store.runs(kind="run", fingerprint=tags["hdmap.fingerprint"]) if p.status == "finished"]
+            if past:
+                found[key] = store.metrics(past[0].run_id)
+                continue
+            todo[index] = key
+            oracle = search.oracle and key[0] == "best"
+            tags |= {"hdmap.study": search.name, "hdmap.role": key[0], "hdmap.oracle": str(oracle).lower()}
+            pool.submit(Task(index=index, config=config, folder=search.folder, parent=record.run_id, tags=tags,
+                             command=launch.child))  # fmt: skip
+        while pool.busy:
+            for event in pool.wait():
+                if isinstance(event, Outcome):
+                    found[todo[event.index]] = store.metrics(event.run_id)
+                    role, seed = todo[event.index]
+                    why = f": {event.reason}" if event.reason else ""
+                    print(f"{role}, seed {seed}: {event.status}, {event.seconds:.0f} s{why}", flush=True)
+            study.beat()
+    return [Refit(seed, found.get(("baseline", seed)), found.get(("best", seed))) for seed in search.seeds]
+
+
+def _place(search: Search) -> dict[str, Any]:
+    """Where the best settings' runs are recorded: where the study's are."""
+    return {f"tracking.{name}": value for name, value in search.config.tracking.model_dump(mode="json").items()}
+
+
+def status(wanted: Wanted) -> None:
+    """Print a study's trials and what it has found so far; nothing is started or changed."""
+    place = Place.of(wanted.storage)
+    name = wanted.study or _name(wanted.model, wanted.condition, str(wanted.flags["data.source_domain"]))
+    found = look(place, name)
+    objectives = found.user_attrs.get("terms", {}).get("objective", "val_auroc").split(",")
+    trials = found.get_trials(deepcopy=False)
+    rows = [findings.trial_row(trial, objectives) for trial in trials]
+    settings = list(dict.fromkeys(key for row in rows for key in row if "." in key))
+    columns = ["trial", "state", *objectives, "seconds", *settings, "reason"]
+    show_table(f"study {name}", columns, [["-" if row.get(c) is None else row[c] for c in columns] for row in rows],
+               left=2)  # fmt: skip
+    done = [t for t in trials if t.state.name == "COMPLETE"]
+    best = findings.ranked(done)[0] if done else None
+    for line in findings.headline(trials, best, objectives):
+        print(line.replace("**", ""))
+    print(f"to look closer: {place.dashboard}")
