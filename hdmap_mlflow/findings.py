@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import statistics
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -36,7 +37,6 @@ class Refit:
 
 def figures(study: optuna.Study, objectives: Sequence[str]) -> Iterator[tuple[str, Figure]]:
     """Optuna's own plots by name, of what completed; a plot for which there are too few trials is left out."""
-    import matplotlib
     from optuna.visualization import matplotlib as plots
 
     done = [t for t in study.get_trials(deepcopy=False) if t.state == TrialState.COMPLETE]
@@ -45,7 +45,8 @@ def figures(study: optuna.Study, objectives: Sequence[str]) -> Iterator[tuple[st
     if len(objectives) > 1:
         first["target"] = lambda trial: trial.values[0]
     drawn: dict[str, Any] = {}
-    with matplotlib.rc_context({"figure.max_open_warning": 0}):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # Optuna calls its plots experimental
         drawn["optimization_history"] = plots.plot_optimization_history(study, **first)
         if len([t for t in done if t.params]) > 1:
             drawn["slice"] = plots.plot_slice(study, **first)
@@ -62,11 +63,16 @@ def _tidied(name: str, axes: Any) -> Figure:
     """Wide enough for the names of settings, and in nobody's list of open figures."""
     import matplotlib.pyplot as plt
     import numpy as np
+    from matplotlib.ticker import MaxNLocator
 
     first = np.ravel(axes)[0]
     figure = first.figure
     figure.set_size_inches(max(8.0, 3.2 * np.size(axes) + 1.5 if name == "slice" else 8.0), 4.5)
-    figure.tight_layout()
+    if name == "optimization_history":
+        first.xaxis.set_major_locator(MaxNLocator(integer=True))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the parallel axes have no place in a layout, and keep their own
+        figure.tight_layout()
     plt.close(figure)
     return figure
 

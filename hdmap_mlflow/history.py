@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,8 +14,6 @@ import pandas as pd
 from hdmap_mlflow.config import RunConfig
 from hdmap_mlflow.errors import BadInput
 from hdmap_mlflow.evaluate import Scores
-
-KINDS = ("run", "trial")
 
 
 @dataclass(frozen=True)
@@ -55,16 +53,18 @@ def read_run(uri: str, run_id: str, scores: bool = True) -> RunRecord:
     return _record(uri, tracking.get_run(uri, run_id), scores)
 
 
-def read_experiment(uri: str, experiment: str) -> tuple[list[RunRecord], list[str]]:
+def read_experiment(
+    uri: str, experiment: str, kinds: Sequence[str] = ("run", "trial")
+) -> tuple[list[RunRecord], list[str]]:
     """The finished runs of an experiment, newest first, and a line for each that is left out, with the reason.
 
-    Raises BadInput if no run is left.
+    `kinds` are the tags `hdmap.kind` to read. Raises BadInput if no run is left.
     """
     from hdmap_mlflow import tracking
 
     records, left_out = [], []
     for run in tracking.find_runs(uri, experiment):
-        if run.data.tags.get("hdmap.kind") not in KINDS:
+        if run.data.tags.get("hdmap.kind") not in kinds:
             continue
         name = f"{run.info.run_name} ({run.info.run_id[:8]})"
         if run.info.status != "FINISHED":

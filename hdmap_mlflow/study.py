@@ -86,7 +86,8 @@ class Place:
     def open(self) -> BaseStorage:
         """The storage, made where it is a file that is missing. Raises BadInput if it does not answer in seconds."""
         try:
-            with FileLock(f"{self.file}.lock") if self.file else contextlib.nullcontext():
+            # Not `.lock`: that is the journal's own. Several drivers may make one SQLite file at once.
+            with FileLock(f"{self.file}.opening.lock") if self.file else contextlib.nullcontext():
                 if self.url.startswith("journal"):
                     return JournalStorage(JournalFileBackend(str(self.file)))
                 waits = {"timeout": 60} if self.file else {"connect_timeout": ANSWER_SECONDS}
@@ -112,7 +113,7 @@ class Study:
     """A study as one of its drivers sees it.
 
     `terms` are what all its trials must share; a study that exists with other terms is refused (BadInput, with the
-    difference). `rescue` gives the values of a trial's MLflow run where that finished though its driver died.
+    difference). `rescue` gives the values of a trial's MLflow run where that finished though its driver died, and ends it else.
     """
 
     def __init__(
@@ -182,25 +183,33 @@ class Study:
     def ask(self, total: int) -> Asked | None:
         """The next trial, this driver's to run; None where the study has `total` trials, run or running.
 
-        A trial whose driver is gone is freed first: its settings are the next to be asked for.
+        A trial whose driver is gone is freed first: its settings are the next to be asked for. Settings that completed
+        before are not run again: such a trial has their values.
         """
         with self._turn():
             self._free()
-            trials = self.optuna.get_trials(deepcopy=False)
-            if sum(map(counts, trials)) >= total:
-                return None
-            # A sampler of its own a trial: with one seed, a study that goes on would draw its first trials again.
-            self.optuna.sampler = self._sampler(self._seed * 100_003 + len(trials))
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")
-                trial = self.optuna.ask()
-            baseline = trial.user_attrs.get("baseline")
-            drawn = self.space.draw(trial) if baseline is None or self.space.holds(baseline) else {}
-            settings = drawn if baseline is None else baseline
-            trial.set_user_attr("settings", settings)
-            trial.set_user_attr("driver", self.driver)
-            self._mine[trial.number] = trial
-            return Asked(trial.number, trial._trial_id, settings, baseline is not None)
+            while sum(map(counts, trials := self.optuna.get_trials(deepcopy=False))) < total:
+                asked = self._draw(len(trials))
+                same = next((t for t in trials if t.state == TrialState.COMPLETE
+                             and t.user_attrs["settings"] == asked.settings), None)  # fmt: skip
+                if same is None:
+                    return asked
+                trial = self._mine.pop(asked.number)
+                trial.set_user_attr("reason", f"the settings of trial {same.number}")
+                self.optuna.tell(trial, same.values)
+            return None
+
+    def _draw(self, count: int) -> Asked:
+        # A sampler of its own a trial: with one seed, a study that goes on would draw its first trials again.
+        self.optuna.sampler = self._sampler(self._seed * 100_003 + count)
+        trial = self.optuna.ask()
+        baseline = trial.user_attrs.get("baseline")
+        drawn = self.space.draw(trial) if baseline is None or self.space.holds(baseline) else {}
+        settings = drawn if baseline is None else baseline
+        trial.set_user_attr("settings", settings)
+        trial.set_user_attr("driver", self.driver)
+        self._mine[trial.number] = trial
+        return Asked(trial.number, trial._trial_id, settings, baseline is not None)
 
     def began(self, number: int, run_id: str) -> None:
         """Note a trial's MLflow run."""

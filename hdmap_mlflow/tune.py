@@ -71,6 +71,7 @@ class Search:
     condition: Mapping[str, Any]
     space: Space
     data: run.Data
+    code: str  # digest of the model's, for the fingerprints
     objectives: tuple[str, ...]
     pruner: str
     seeds: tuple[int, ...]
@@ -126,6 +127,7 @@ class Search:
 
 def check(wanted: Wanted) -> Search:
     """Check everything that can be checked before a trial starts; the maps are read. Raises BadInput."""
+    from hdmap_mlflow.models import signature
     from hdmap_mlflow.models.registry import find_model
 
     objectives = tuple(name.strip() for name in wanted.objective.split(",") if name.strip())
@@ -156,11 +158,11 @@ def check(wanted: Wanted) -> Search:
         wanted.model, wanted.condition, Path(wanted.conditions) if wanted.conditions else None
     )
     space = spaces.read(wanted.model, condition, wanted.flags, wanted.overrides)
-    data = run.read(space.config)
+    data, code = run.read(space.config), signature.code_digest(entry.path)
     config = anchored(placed(space.config, {"data.root": str(data.root)}))
     name = wanted.study or _name(wanted.model, config.condition, config.data.source_domain)
     space = Space(space.dimensions, config)
-    return Search(wanted, name, place, condition, space, data, objectives, pruner, seeds)
+    return Search(wanted, name, place, condition, space, data, code, objectives, pruner, seeds)
 
 
 def _name(model: str, condition: str, source: str) -> str:
@@ -173,8 +175,9 @@ def tune(search: Search, launch: Launch) -> None:
     store = Store(config.uri or "", config.experiment)
 
     def rescue(run_id: str) -> list[float] | None:
-        found = store.metrics(run_id)
-        return search.values(found) if found else None
+        if store.has(run_id) and store.close(run_id, "killed", "its driver is gone"):
+            return search.values(store.metrics(run_id) or {})
+        return None
 
     study = Study(place, search.name, search.space, search.terms(), [DIRECTIONS[name] for name in search.objectives],
                   sampler=search.wanted.sampler, seed=search.config.train.seed, rescue=rescue)  # fmt: skip
@@ -182,7 +185,7 @@ def tune(search: Search, launch: Launch) -> None:
     resume = launch.resume.replace(place.url, place.shown)  # a tag and a terminal are no places for a password
     tags = {"hdmap.kind": "study", "hdmap.study": search.name, "hdmap.oracle": str(search.oracle).lower(),
             "hdmap.resume": resume, "hdmap.storage": place.shown}  # fmt: skip
-    identity = run.identity(search.config, search.data)
+    identity = run.identity(search.config, search.data, search.code)
     tags |= {name: value for name, value in identity.items() if name != "hdmap.fingerprint"}
     name = f"study/{search.name}" + (" (oracle)" if search.oracle else "")
     with tracking.start(store.uri, config.experiment, name, tags, resume=known if store.has(known) else None) as record:
@@ -327,7 +330,7 @@ def _refit(
     todo: dict[int, tuple[str, int]] = {}
     with launch.executor(store) as pool:
         for index, (key, config) in enumerate(configs.items()):
-            tags = run.identity(config, search.data)
+            tags = run.identity(config, search.data, search.code)
             past = [p for p in store.runs(kind="run", fingerprint=tags["hdmap.fingerprint"]) if p.status == "finished"]
             if past:
                 found[key] = store.metrics(past[0].run_id)

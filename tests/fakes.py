@@ -53,3 +53,15 @@ def cells(count, uri=None):
 
 def alive(pid):
     return psutil.pid_exists(pid) and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+
+
+def trial_command():
+    Path("orders").mkdir(exist_ok=True)
+    return (sys.executable, str(FAKE.with_name("fake_trial.py")), str(Path("orders").absolute()))
+
+
+def trial_notes(what):
+    """Notes of the fake trials that began, or that came to their end."""
+    file = Path("orders", "log")
+    lines = [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
+    return [line for line in lines if line["what"] == what]

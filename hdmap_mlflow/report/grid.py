@@ -33,6 +33,11 @@ class Entry:
         return next(iter(self.runs.values()))
 
 
+def is_oracle(run: RunRecord) -> bool:
+    """Whether a study chose the run's settings on target data."""
+    return run.tag("oracle") == "true"
+
+
 def reported(run: RunRecord, domain: str) -> pd.DataFrame:
     """The maps of a domain on which a run is reported, in the order of their paths."""
     table = run.scores[domain]

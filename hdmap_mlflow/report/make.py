@@ -9,7 +9,7 @@ from pathlib import Path
 from hdmap_mlflow import history
 from hdmap_mlflow.errors import BadInput
 from hdmap_mlflow.report.charts import charts
-from hdmap_mlflow.report.grid import Grid, arrange
+from hdmap_mlflow.report.grid import Grid, arrange, is_oracle
 from hdmap_mlflow.report.render import html, markdown
 from hdmap_mlflow.report.tables import Tables, long_table, tabulate
 
@@ -25,9 +25,10 @@ def make(
     """
     from hdmap_mlflow import tracking
 
-    records, left_out = history.read_experiment(uri, experiment)
-    grid = arrange(records, validation, data_digest)
-    tables = tabulate(grid, left_out)
+    records, left_out = history.read_experiment(uri, experiment, kinds=("run",))  # a study's trials see no targets
+    grid = arrange([one for one in records if not is_oracle(one)], validation, data_digest)
+    oracles = [one for one in records if is_oracle(one) and one.tag("data_digest") == grid.runs[0].tag("data_digest")]
+    tables = tabulate(grid, left_out, oracles)
     text = markdown(tables)
     page = html(tables, charts(tables), _pictures(uri, grid), datetime.now().strftime("%Y-%m-%d %H:%M"))
     try:

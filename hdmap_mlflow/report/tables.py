@@ -9,6 +9,7 @@ from itertools import combinations
 import numpy as np
 import pandas as pd
 
+from hdmap_mlflow.history import RunRecord
 from hdmap_mlflow.metrics import decisions, image_metrics, thresholds
 from hdmap_mlflow.report.grid import TRIVIAL, Entry, Grid, auroc, reported
 from hdmap_mlflow.statistics import Comparison, Interval, auroc_interval, compare, holm, mean_interval
@@ -83,10 +84,11 @@ class Tables:
     validation: str
     data_digest: str
     simulated: bool
+    oracles: Sequence[RunRecord] = ()
 
 
-def tabulate(grid: Grid, left_out: Sequence[str] = ()) -> Tables:
-    """All tables of a grid; `left_out` are lines on runs that could not be read."""
+def tabulate(grid: Grid, left_out: Sequence[str] = (), oracles: Sequence[RunRecord] = ()) -> Tables:
+    """All tables of a grid; `left_out` are lines on runs that could not be read, `oracles` runs kept apart."""
     pairs = _pairs(grid)
     matrices = {entry.label: matrix(grid, entry) for entry in grid.entries}
     board = [_standing(grid, entry, matrices[entry.label], pairs) for entry in grid.entries]
@@ -95,7 +97,7 @@ def tabulate(grid: Grid, left_out: Sequence[str] = ()) -> Tables:
     return Tables(
         grid, matrices, board, _trivial(grid), pairs, _picks(grid), [_travel(entry) for entry in grid.entries],
         [*grid.missing(), *left_out], first.tag("validation"), first.tag("data_digest"),
-        any(run.tag("simulated") == "true" for run in grid.runs),
+        any(run.tag("simulated") == "true" for run in grid.runs), oracles,
     )  # fmt: skip
 
 
