@@ -113,7 +113,8 @@ class Study:
     """A study as one of its drivers sees it.
 
     `terms` are what all its trials must share; a study that exists with other terms is refused (BadInput, with the
-    difference). `rescue` gives the values of a trial's MLflow run where that finished though its driver died, and ends it else.
+    difference). `rescue` ends the MLflow run of a trial whose driver died, and gives its values where it had
+    finished.
     """
 
     def __init__(

@@ -150,3 +150,7 @@ def test_a_report_is_written_and_kept_as_a_run_of_its_own(made, tmp_path):
     assert kept.info.status == "FINISHED" and "## Leaderboard" in kept.data.tags["mlflow.note.content"]
     records, _ = history.read_experiment(uri, "hdmap")
     assert [record.run_id for record in records] == [run_id], "a report is not a run to be reported"
+    client.set_tag(run_id, "hdmap.oracle", "true")
+    refused = CliRunner().invoke(app, ["report", "--uri", uri, "--out", str(tmp_path / "none")])
+    client.delete_tag(run_id, "hdmap.oracle")
+    assert isinstance(refused.exception, BadInput), "settings chosen on targets are ranked nowhere"

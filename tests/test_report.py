@@ -68,6 +68,15 @@ def test_a_better_model_leads_alone_and_an_equal_one_ties():
     assert "Not told apart from it by a paired test: twin/quick." in headline(tied)
 
 
+def test_what_a_study_chose_on_targets_stands_apart():
+    oracle = retagged(record("chosen", "A", 0, 3, metrics={"target_mean/image_AUROC": 0.987}), study="s", oracle="true")
+    tables = tabulate(arrange(grid()), oracles=[oracle])
+    page = html(tables, charts(tables), {}, "now")
+    assert "Oracle studies" in page and "0.987" in page and "ranked nowhere" in page
+    assert "chosen/quick" not in markdown(tables).split("## Oracle studies")[0]
+    assert "Oracle" not in markdown(tabulate(arrange(grid()))).replace("oracle", "")
+
+
 @pytest.mark.parametrize(("tag", "flag"), [("data_digest", "--data-digest"), ("validation", "--validation")])
 def test_runs_of_differing_data_or_protocol_are_not_ranked(tag, flag):
     mixed = [*grid(), retagged(record("odd", "A", 0, 2), **{tag: "other"})]

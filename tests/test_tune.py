@@ -1,7 +1,6 @@
 """A search from end to end: what is tried, what becomes of it, what MLflow shows, and what a killed driver loses."""
 
 import contextlib
-import json
 import os
 import pickle
 import re
@@ -50,13 +49,13 @@ def runs(store, **tags):
 @pytest.mark.slow
 def test_a_study_finds_the_better_settings_and_shows_them(maps, store, capsys):
     """The fake AUROC is highest at four neighbours; the published nine are the baseline."""
-    asked = search(maps, trials=8, refit_seeds="0,1")
+    asked = search(maps, trials=6, refit_seeds="0,1")
     tune.tune(asked, launch())
     said = capsys.readouterr().out
     (study,) = runs(store, kind="study").values()
     trials, refits = runs(store, kind="trial"), runs(store, kind="run")
     assert study.info.status == "FINISHED" and {t.info.status for t in trials.values()} == {"FINISHED"}
-    assert len(trials) == len(trial_notes("end")) - 4 <= 8 and len(refits) == 4
+    assert len(trials) == len(trial_notes("end")) - 4 <= 6 and len(refits) == 4
     assert all(t.data.tags["mlflow.parentRunId"] == study.info.run_id for t in (trials | refits).values())
     assert all(note["targets"] == [] for note in trial_notes("begin") if note["trial"] != "refit")
     assert all(note["targets"] == "auto" for note in trial_notes("begin") if note["trial"] == "refit")
@@ -72,13 +71,13 @@ def test_a_study_finds_the_better_settings_and_shows_them(maps, store, capsys):
     names = ("optimization_history", "slice", "parallel_coordinate", "param_importances")
     assert kept >= {"trials.csv", "best_condition.json"} and drawn == {f"figures/{name}.png" for name in names}
     table = pd.read_csv(asked.folder / "trials.csv")
-    assert len(table) == 8 and table["state"][0] == "complete (baseline)"
+    assert len(table) == 6 and table["state"][0] == "complete (baseline)"
     note = study.data.tags["mlflow.note.content"]
     gain = best.value - 0.75
     assert f"Trial {best.number} won: val_auroc {best.value:.4g}" in note and f"{gain:+.4f} ± 0.0000" in note
     trained = run.configure("patchcore", "quickstart-best", str(asked.folder / "best_condition.json"))
     assert trained.model.settings["num_neighbors"] == best.params["model.num_neighbors"]
-    assert "optuna-dashboard sqlite" in said and re.search(r"\[1/8\] trial 0 \(baseline\): val_auroc 0.75", said)
+    assert "optuna-dashboard sqlite" in said and re.search(r"\[1/6\] trial 0 \(baseline\): val_auroc 0.75", said)
 
     tune.tune(asked, launch())  # again: nothing is run
     assert len(trial_notes("begin")) == len(trials) + 4
@@ -182,11 +181,11 @@ def drive(asked, jobs):
 @pytest.mark.parametrize("kind", ["sqlite", "journal", "postgresql"])
 def test_a_killed_study_goes_on_where_it_was_and_two_drivers_share_the_rest(maps, store, kind):
     """SIGKILL in mid-trial, then two drivers at once: every trial ends once, none is lost, none is too many."""
-    for number in range(14):
-        order(number, "sleep 0.5")
+    for number in range(3, 7):
+        order(number, "sleep 0.3")
     order(2, "sleep 60")
     with storage(kind) as url:
-        asked = search(maps, trials=7, storage=url)
+        asked = search(maps, trials=6, storage=url)
         first = drive(asked, 1)
         until(lambda: [note for note in trial_notes("begin") if note["trial"] == "2"], 60)
         first.send_signal(signal.SIGKILL)
@@ -199,7 +198,7 @@ def test_a_killed_study_goes_on_where_it_was_and_two_drivers_share_the_rest(maps
         found = look(asked.place, "s").get_trials()
     done = [trial for trial in found if trial.state.name == "COMPLETE"]
     lost = [trial for trial in found if trial.user_attrs.get("lost")]
-    assert len(done) == 7 and [trial.number for trial in lost] == [2] and len(found) == 8, said
+    assert len(done) == 6 and [trial.number for trial in lost] == [2] and len(found) == 7, said
     begun = [note["trial"] for note in trial_notes("begin")]
     assert len(begun) == len(set(begun)), "no trial was run twice"
     again = [trial.user_attrs["settings"] for trial in done].count(lost[0].user_attrs["settings"])
@@ -209,19 +208,6 @@ def test_a_killed_study_goes_on_where_it_was_and_two_drivers_share_the_rest(maps
                   and "RUNNING" not in kinds and kinds)  # fmt: skip
     assert sorted(set(ended)) == ["FINISHED", "KILLED"] and ended.count("KILLED") == 1
     assert len(runs(store, kind="study")) == 1 and sum("another driver" in out for out, _ in said) <= 1
-
-
-@pytest.mark.slow
-def test_the_driver_costs_less_than_a_second_a_trial(maps, store, capsys):
-    """Beside the trials' own processes: storage, MLflow, the look at what is missing."""
-    asked = search(maps, trials=6)
-    began = time.monotonic()
-    tune.tune(asked, launch())
-    wall = time.monotonic() - began
-    spent = sum(t.duration.total_seconds() for t in look(asked.place, "s").trials)
-    assert (wall - spent) / 6 < 1.0, (wall, spent)
-    took = [float(s) for s in re.findall(r", (\d+) s; ", capsys.readouterr().out)]
-    assert took and json.dumps(took)
 
 
 @pytest.mark.slow
