@@ -122,7 +122,8 @@ def main() -> None:
             for side in order:
                 cache = f"{folder}/cache{repeat}"  # ours starts without anything kept
                 sides[side].append(child(side, arguments, root, cache))
-            sides["again"].append(child("ours", arguments, root, cache))  # with what the first run kept
+            if arguments.repeats > 1:
+                sides["again"].append(child("ours", arguments, root, cache))  # with what the first run kept
     show(sides, arguments)
 
 
@@ -131,12 +132,14 @@ def show(sides: dict[str, list[dict[str, Any]]], arguments: argparse.Namespace) 
     print(f"{arguments.model}, {arguments.train} train and 4 x {2 * arguments.test} test maps, {arguments.size} px, "
           f"{arguments.repeats} runs a side, medians")  # fmt: skip
     print("\n| | " + " | ".join(PHASES) + " | all, s | peak MB |\n|---|" + "---:|" * (len(PHASES) + 2))
-    for side, runs in sides.items():
+    for side, runs in filter(lambda item: item[1], sides.items()):
         cells = [statistics.median(r["seconds"].get(stage, 0.0) for r in runs) for stage in PHASES]
         total, peak = (statistics.median(r[key] for r in runs) for key in ("total", "peak_MB"))
         print(f"| {side} | " + " | ".join(f"{cell:.1f}" for cell in cells) + f" | {total:.1f} | {peak:,.0f} |")
-    plain, ours, again = (statistics.median(r["total"] for r in sides[side]) for side in sides)
-    print(f"\nplain / ours: {plain / ours:.2f}; the same run again, with what the first one kept: {ours / again:.2f} x")
+    totals = {side: statistics.median(r["total"] for r in runs) for side, runs in sides.items() if runs}
+    print(f"\nplain / ours: {totals['plain'] / totals['ours']:.2f}")
+    if "again" in totals:
+        print(f"the same run again, with what the first one kept: {totals['ours'] / totals['again']:.2f} x faster")
     expected, found = sides["plain"][0]["scores"], sides["ours"][0]["scores"]
     pairs = np.array([[expected[file], found[file]] for file in found])
     difference = np.abs(pairs[:, 1] / pairs[:, 0] - 1)

@@ -179,7 +179,7 @@ def headline(trials: Sequence[FrozenTrial], best: FrozenTrial | None, objectives
         base = next((t for t in trials if "baseline" in t.user_attrs and t.state == TrialState.COMPLETE), None)
         if base is None:
             against = "the baseline did not complete"
-        elif base is best:
+        elif base.number == best.number:
             against = "it is the baseline: no drawn settings were better"
         else:
             against = f"baseline {base.values[0]:.4g}, difference {best.values[0] - base.values[0]:+.4g}"

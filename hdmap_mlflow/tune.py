@@ -295,7 +295,9 @@ def _conclude(search: Search, study: Study, launch: Launch, record: Record, stor
     data = search.config.data
     command = shlex.join(["hdmap", "train", search.wanted.model, "--data-root", data.root, "--source-domain",
                           data.source_domain, "--conditions", str(file), "--condition", name])  # fmt: skip
-    refits = _refit(search, study, launch, record, store, file, name) if search.seeds else []
+    refits = []
+    if search.seeds:
+        refits = _refit(search, study, launch, record, store, file, name, "baseline" in best.user_attrs)
     record.note(findings.note(search.name, trials, best, search.objectives, search.space, refits, command))
     record.tags({"hdmap.best_trial": str(best.number)})
     for line in findings.headline(trials, best, search.objectives):
@@ -318,12 +320,13 @@ def _mark(study: Study, best: Any, store: Store) -> None:
 
 
 def _refit(
-    search: Search, study: Study, launch: Launch, record: Record, store: Store, file: Path, name: str
+    search: Search, study: Study, launch: Launch, record: Record, store: Store, file: Path, name: str, is_baseline: bool
 ) -> list[Refit]:
     """Train the baseline and the best settings on every seed, evaluate them on all domains; what exists is read."""
-    best = run.configure(search.wanted.model, name, str(file), search.wanted.flags)
-    best = anchored(placed(best, {"data.root": search.config.data.root, **_place(search)}))
-    pairs = {"baseline": search.config, "best": best}
+    pairs = {"baseline": search.config}
+    if not is_baseline:
+        best = run.configure(search.wanted.model, name, str(file), search.wanted.flags)
+        pairs["best"] = anchored(placed(best, {"data.root": search.config.data.root, **_place(search)}))
     configs = {(role, seed): placed(config, {"train.seed": seed, "tracking.checkpoint": config.tracking.checkpoint})
                for seed in search.seeds for role, config in pairs.items()}  # fmt: skip
     found: dict[tuple[str, int], Mapping[str, float] | None] = {}
@@ -348,7 +351,8 @@ def _refit(
                     why = f": {event.reason}" if event.reason else ""
                     print(f"{role}, seed {seed}: {event.status}, {event.seconds:.0f} s{why}", flush=True)
             study.beat()
-    return [Refit(seed, found.get(("baseline", seed)), found.get(("best", seed))) for seed in search.seeds]
+    winner = "baseline" if is_baseline else "best"
+    return [Refit(seed, found.get(("baseline", seed)), found.get((winner, seed))) for seed in search.seeds]
 
 
 def _place(search: Search) -> dict[str, Any]:
