@@ -1,7 +1,9 @@
-"""Two parts beside their plain counterparts: reading the maps of an epoch, and selecting a coreset.
+"""Parts beside their plain counterparts: reading an epoch's maps, the coreset, a second condition, a bounded bank.
 
 python -m benchmarks.parts reading --maps 1000
 python -m benchmarks.parts coreset --maps 157
+python -m benchmarks.parts second --maps 200 --backbone wide_resnet50_2
+python -m benchmarks.parts budget --maps 1000
 """
 
 from __future__ import annotations
@@ -12,6 +14,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 
 def seconds(work: Callable[[], object]) -> float:
@@ -79,17 +82,77 @@ def coreset(maps: int, ratio: float) -> None:
           f"{len(set(expected) & set(found))} in any")  # fmt: skip
 
 
+def run_once(config: Any, folder: Path) -> tuple[float, dict[str, float]]:
+    """Seconds and metrics of a run in a store of its own that is there already."""
+    from mlflow.tracking import MlflowClient
+
+    from hdmap_mlflow import run, tracking
+
+    os.environ["MLFLOW_TRACKING_URI"] = uri = f"sqlite:///{folder}/mlflow.db"
+    os.chdir(folder)
+    tracking.open_store(uri, "hdmap")
+    started = time.perf_counter()
+    result = run.execute(config, say=lambda _: None)
+    return time.perf_counter() - started, dict(MlflowClient(uri).get_run(result.run_id).data.metrics)
+
+
+def second(maps: int, backbone: str) -> None:
+    """PatchCore with 9 and then with 5 neighbours: the second reads the features that the first has kept."""
+    from benchmarks.compare import configured
+    from hdmap_mlflow import evaluate, train  # noqa: F401 - imports are not what is measured
+    from hdmap_mlflow.data.simulate import simulate
+
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        os.environ["HDMAP_CACHE"] = f"{folder}/cache"
+        root = simulate(folder / "maps", maps, maps // 2)
+        totals = []
+        for neighbours in (9, 5):
+            extra = f"model.backbone={backbone},model.num_neighbors={neighbours},data.feature_cache_mb=100000"
+            total, metrics = run_once(configured("patchcore", str(root), 128, extra), folder)
+            phases = {phase: metrics[f"cost/{phase}_seconds"] for phase in ("fit", "evaluate")}
+            totals.append((total, sum(phases.values())))
+            print(f"num_neighbors={neighbours}: {total:.1f} s, "
+                  + ", ".join(f"{phase} {seconds:.1f}" for phase, seconds in phases.items()))  # fmt: skip
+    (first, work), (after, less) = totals
+    print(f"{backbone}: second condition {first / after:.2f} x faster, fit and evaluation alone {work / less:.2f} x")
+
+
+def budget(maps: int) -> None:
+    """PatchCore with embedded weights: a bank of every tenth patch, and banks within `model.max_bank_mb`."""
+    from hdmap_mlflow import run
+    from hdmap_mlflow.data.simulate import simulate
+
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        os.environ["HDMAP_CACHE"] = f"{folder}/cache"
+        root = simulate(folder / "maps", maps, 200)
+        print("| max_bank_mb | fit, s | source AUROC | mean target AUROC |\n|---:|---:|---:|---:|")
+        for limit in (1000, 16, 8, 4, 2, 1):
+            settings = f"model.max_bank_mb={limit},model.coreset_sampling_ratio=0.1,data.image_size=[128,128]"
+            flags = {"data.root": str(root)}
+            config = run.configure("patchcore", "quickstart", flags=flags, overrides=f"{settings},tracking.heatmaps=0")
+            _, found = run_once(config, folder)
+            names = ("source/image_AUROC", "target_mean/image_AUROC")
+            aurocs = " | ".join(f"{found[metric]:.4f}" for metric in names)
+            print(f"| {limit} | {found['cost/fit_seconds']:.1f} | {aurocs} |", flush=True)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("part", choices=["reading", "coreset"])
+    parser.add_argument("part", choices=["reading", "coreset", "second", "budget"])
     parser.add_argument("--maps", type=int, default=1000)
     parser.add_argument("--ratio", type=float, default=0.1)
+    parser.add_argument("--backbone", default="wide_resnet50_2")
     arguments = parser.parse_args()
     os.environ.setdefault("TQDM_DISABLE", "1")
-    if arguments.part == "reading":
-        reading(arguments.maps)
-    else:
-        coreset(arguments.maps, arguments.ratio)
+    works = {
+        "reading": lambda: reading(arguments.maps),
+        "coreset": lambda: coreset(arguments.maps, arguments.ratio),
+        "second": lambda: second(arguments.maps, arguments.backbone),
+        "budget": lambda: budget(arguments.maps),
+    }
+    works[arguments.part]()
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
-"""Cost against the number of training maps, and the exponent of the law.
+"""Cost against the number of training maps, or of test maps, and the exponent of the law.
 
 python -m benchmarks.scale --model padim --counts 200,1000,5000,20000,100000
+python -m benchmarks.scale --model padim --vary test --counts 1000,10000,100000
 
 One simulated domain; every count is a run in a process of its own, with nothing kept from those before but the packed
 maps, which the first run makes. Seconds and peak resident memory are those of the phases that the run itself records.
@@ -25,6 +26,8 @@ SETTINGS = {
     "patchcore": "model.layers=[layer2,layer3],model.coreset_sampling_ratio=0.01,model.max_bank_mb=10",
 }
 PHASES = ("read", "fit", "evaluate")
+PHASE_OF = {"train": "fit", "test": "evaluate"}  # what is varied -> whose seconds and memory answer to it
+TRAIN = 200  # maps, where the test maps are varied
 
 
 def one(model: str, root: str, count: int, size: int) -> dict[str, float]:
@@ -49,7 +52,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default="padim", choices=SETTINGS)
     parser.add_argument("--counts", default="200,1000,5000,20000")
-    parser.add_argument("--test", type=int, default=200, help="good and as many fault test maps")
+    parser.add_argument("--vary", default="train", choices=PHASE_OF)
+    parser.add_argument("--test", type=int, default=200, help="good and as many fault test maps, where these are fixed")
     parser.add_argument("--size", type=int, default=64, help="pixels")
     parser.add_argument("--child", type=int, help=argparse.SUPPRESS)
     parser.add_argument("--root", help=argparse.SUPPRESS)
@@ -58,25 +62,30 @@ def main() -> None:
         print(json.dumps(one(arguments.model, arguments.root, arguments.child, arguments.size)))
         return
     counts = [int(count) for count in arguments.counts.split(",")]
+    phase, varies_train = PHASE_OF[arguments.vary], arguments.vary == "train"
     rows: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory() as folder:
-        root = _one_domain(Path(folder) / "maps", max(counts), arguments.test)
-        print(f"{arguments.model}, {arguments.size} px, {2 * arguments.test} test maps\n")
-        print(
-            "| train maps | read, s | fit, s | evaluate, s | peak of fit, MB | AUROC |\n|---:|---:|---:|---:|---:|---:|"
-        )
+        fixed = f"{2 * arguments.test} test maps" if varies_train else f"{TRAIN} training maps"
+        print(f"{arguments.model}, {arguments.size} px, {fixed}\n")
+        print(f"| {arguments.vary} maps | read, s | fit, s | evaluate, s | peak of {phase}, MB | AUROC |")
+        print("|" + "---:|" * 6)
         for count in counts:
-            rows.append(_child(arguments, root, count, f"{folder}/cache"))
+            root = Path(folder) / ("maps" if varies_train else f"maps{count}")
+            if not root.exists():
+                sizes = (max(counts), arguments.test) if varies_train else (TRAIN, count // 2)
+                _one_domain(root, *sizes)
+            rows.append(_child(arguments, str(root), count if varies_train else TRAIN, f"{folder}/cache"))
             cells = [rows[-1][name] for name in ("read_seconds", "fit_seconds", "evaluate_seconds")]
             print(f"| {count:,} | " + " | ".join(f"{cell:.1f}" for cell in cells)
-                  + f" | {rows[-1]['fit_peak_MB']:,.0f} | {rows[-1]['AUROC']:.4f} |", flush=True)  # fmt: skip
+                  + f" | {rows[-1][f'{phase}_peak_MB']:,.0f} | {rows[-1]['AUROC']:.4f} |", flush=True)  # fmt: skip
     large = [i for i, count in enumerate(counts) if count >= 1000]
     if len(large) > 1:
-        law = np.polyfit(np.log([counts[i] for i in large]), np.log([rows[i]["fit_seconds"] for i in large]), 1)
-        print(f"\nfit seconds grow as N^{law[0]:.2f} from 1,000 maps on")
+        seconds = [rows[i][f"{phase}_seconds"] for i in large]
+        law = np.polyfit(np.log([counts[i] for i in large]), np.log(seconds), 1)
+        print(f"\n{phase} seconds grow as N^{law[0]:.2f} from 1,000 maps on")
 
 
-def _one_domain(root: Path, train: int, test: int) -> str:
+def _one_domain(root: Path, train: int, test: int) -> None:
     """domain_A of the simulated four."""
     import shutil
 
@@ -85,7 +94,6 @@ def _one_domain(root: Path, train: int, test: int) -> str:
     simulate(root, train, test)
     for name in ("domain_B", "domain_C", "domain_D"):
         shutil.rmtree(root / name)
-    return str(root)
 
 
 def _child(arguments: argparse.Namespace, root: str, count: int, cache: str) -> dict[str, Any]:

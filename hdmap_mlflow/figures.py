@@ -19,7 +19,9 @@ SIMULATED = "simulated maps"
 
 
 def _figure(width: float, height: float, title: str, simulated: bool, columns: int = 1) -> tuple[Figure, list]:
-    figure = Figure((width, height), layout="constrained")
+    figure = Figure((width, height), layout="constrained" if columns == 1 else None)
+    if columns > 1:  # a layout engine draws every text twice; these axes have short labels
+        figure.subplots_adjust(0.065, 0.56 / height, 0.985, 1 - 0.6 / height, wspace=0.18)
     figure.suptitle(title, fontsize=12, fontweight="bold", x=0.01, ha="left")
     if simulated:
         figure.text(0.995, 0.985, SIMULATED, ha="right", va="top", fontsize=9, color=FAULT)

@@ -99,12 +99,12 @@ def test_a_trial_fails_alone_a_pruned_one_is_killed_and_a_bug_stops_the_study(ma
     ended = [trials[n].info.status for n in range(8)]
     assert ended == ["FINISHED", "FAILED", "FINISHED", "FINISHED", "FINISHED", "FINISHED", "KILLED", "FAILED"]
     assert trials[1].data.tags["hdmap.reason"] == "training diverged"
-    assert trials[6].data.tags["hdmap.reason"].startswith("pruned at epoch 0 by median")
+    assert trials[6].data.tags["hdmap.reason"].startswith("pruned at epoch 1 by median")
     found = look(asked.place, "s").trials
     assert [t.state.name for t in found] == ["COMPLETE", "FAIL", "FAIL", "COMPLETE", "COMPLETE", "COMPLETE", "PRUNED",
                                             "FAIL"]  # fmt: skip
     assert found[2].user_attrs["reason"] == "failed: its run has no val/image_AUROC"
-    assert found[6].intermediate_values == {0: 0.3}, "it was stopped at its first epoch of three"
+    assert found[6].intermediate_values == {0: 0.3, 1: 0.3}, "it was stopped before its last epoch"
     assert study.info.status == "FAILED" and "trial 7" in study.data.tags["hdmap.reason"]
 
 
