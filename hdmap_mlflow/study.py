@@ -226,7 +226,9 @@ class Study:
         self._tell(number, TrialState.PRUNED, reason)
 
     def give_back(self) -> None:
-        """Free this driver's trials, which ended with it: their settings are asked for again."""
+        """Free the trials that this driver has not ended: their settings are asked for again."""
+        if not self._mine:
+            return
         with self._turn():
             for number in list(self._mine):
                 self._lose(self._frozen(number))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
 import shlex
@@ -93,7 +94,8 @@ class Search:
         """What the trials must share, whoever runs them and whenever."""
         fixed = {k: v for k, v in configuration.identifying(self.config).items() if k not in self.space.dimensions}
         searched = {f"search.{name}": spaces.words(one) for name, one in self.space.dimensions.items()}
-        rest = {"objective": ",".join(self.objectives), "pruner": self.pruner, "data_digest": self.data.digest}
+        rest = {"study.objective": ",".join(self.objectives), "study.pruner": self.pruner}
+        rest |= {"data_digest": self.data.digest}
         return fixed | searched | rest
 
     def task(self, asked: Asked, launch: Launch, parent: str) -> Task:
@@ -175,8 +177,9 @@ def tune(search: Search, launch: Launch) -> None:
     store = Store(config.uri or "", config.experiment)
 
     def rescue(run_id: str) -> list[float] | None:
-        if store.has(run_id) and store.close(run_id, "killed", "its driver is gone"):
-            return search.values(store.metrics(run_id) or {})
+        with contextlib.suppress(KeyError):  # it finished without an objective, and will say so when it is run again
+            if store.has(run_id) and store.close(run_id, "killed", "its driver is gone"):
+                return search.values(store.metrics(run_id) or {})
         return None
 
     study = Study(place, search.name, search.space, search.terms(), [DIRECTIONS[name] for name in search.objectives],
@@ -199,12 +202,10 @@ def tune(search: Search, launch: Launch) -> None:
                 _search(search, study, pool, launch, record, store)
             _conclude(search, study, launch, record, store)
         except KeyboardInterrupt:
-            study.give_back()
             print(f"interrupted; what finished is kept. To go on: {resume}", file=sys.stderr)
             raise
-        except BaseException:
+        finally:
             study.give_back()
-            raise
 
 
 def _search(search: Search, study: Study, pool: Executor, launch: Launch, record: Record, store: Store) -> None:
@@ -365,7 +366,7 @@ def status(wanted: Wanted) -> None:
     place = Place.of(wanted.storage)
     name = wanted.study or _name(wanted.model, wanted.condition, str(wanted.flags["data.source_domain"]))
     found = look(place, name)
-    objectives = found.user_attrs.get("terms", {}).get("objective", "val_auroc").split(",")
+    objectives = found.user_attrs.get("terms", {}).get("study.objective", "val_auroc").split(",")
     trials = found.get_trials(deepcopy=False)
     rows = [findings.trial_row(trial, objectives) for trial in trials]
     settings = list(dict.fromkeys(key for row in rows for key in row if "." in key))
