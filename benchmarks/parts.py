@@ -1,9 +1,9 @@
 """Parts beside their plain counterparts: reading an epoch's maps, the coreset, a second condition, a bounded bank.
 
-python -m benchmarks.parts reading --maps 1000
-python -m benchmarks.parts coreset --maps 157
-python -m benchmarks.parts second --maps 200 --backbone wide_resnet50_2
-python -m benchmarks.parts budget --maps 1000
+python -m benchmarks.parts reading
+python -m benchmarks.parts coreset
+python -m benchmarks.parts second --backbone wide_resnet50_2
+python -m benchmarks.parts budget
 """
 
 from __future__ import annotations
@@ -97,7 +97,7 @@ def run_once(config: Any, folder: Path) -> tuple[float, dict[str, float]]:
 
 
 def second(maps: int, backbone: str) -> None:
-    """PatchCore with 9 and then with 5 neighbours: the second reads the features that the first has kept."""
+    """PaDiM with 100 and then with 60 channels: the second reads the features that the first has kept."""
     from benchmarks.compare import configured
     from hdmap_mlflow import evaluate, train  # noqa: F401 - imports are not what is measured
     from hdmap_mlflow.data.simulate import simulate
@@ -107,12 +107,12 @@ def second(maps: int, backbone: str) -> None:
         os.environ["HDMAP_CACHE"] = f"{folder}/cache"
         root = simulate(folder / "maps", maps, maps // 2)
         totals = []
-        for neighbours in (9, 5):
-            extra = f"model.backbone={backbone},model.num_neighbors={neighbours},data.feature_cache_mb=100000"
-            total, metrics = run_once(configured("patchcore", str(root), 128, extra), folder)
+        for channels in (100, 60):
+            extra = f"model.backbone={backbone},model.n_features={channels},data.feature_cache_mb=100000"
+            total, metrics = run_once(configured("padim", str(root), 128, extra), folder)
             phases = {phase: metrics[f"cost/{phase}_seconds"] for phase in ("fit", "evaluate")}
             totals.append((total, sum(phases.values())))
-            print(f"num_neighbors={neighbours}: {total:.1f} s, "
+            print(f"n_features={channels}: {total:.1f} s, "
                   + ", ".join(f"{phase} {seconds:.1f}" for phase, seconds in phases.items()))  # fmt: skip
     (first, work), (after, less) = totals
     print(f"{backbone}: second condition {first / after:.2f} x faster, fit and evaluation alone {work / less:.2f} x")
@@ -138,19 +138,23 @@ def budget(maps: int) -> None:
             print(f"| {limit} | {found['cost/fit_seconds']:.1f} | {aurocs} |", flush=True)
 
 
+MAPS = {"reading": 1000, "coreset": 157, "second": 200, "budget": 1000}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("part", choices=["reading", "coreset", "second", "budget"])
-    parser.add_argument("--maps", type=int, default=1000)
+    parser.add_argument("part", choices=MAPS)
+    parser.add_argument("--maps", type=int, default=0, help=f"0: {MAPS}")
     parser.add_argument("--ratio", type=float, default=0.1)
     parser.add_argument("--backbone", default="wide_resnet50_2")
     arguments = parser.parse_args()
     os.environ.setdefault("TQDM_DISABLE", "1")
+    maps = arguments.maps or MAPS[arguments.part]
     works = {
-        "reading": lambda: reading(arguments.maps),
-        "coreset": lambda: coreset(arguments.maps, arguments.ratio),
-        "second": lambda: second(arguments.maps, arguments.backbone),
-        "budget": lambda: budget(arguments.maps),
+        "reading": lambda: reading(maps),
+        "coreset": lambda: coreset(maps, arguments.ratio),
+        "second": lambda: second(maps, arguments.backbone),
+        "budget": lambda: budget(maps),
     }
     works[arguments.part]()
 
