@@ -143,7 +143,9 @@ def note(
     command: str,
 ) -> str:
     """The study run's description: which trial won and why, whether it carried over, and the best trials."""
-    lines = [f"# Study {name}", "", *headline(trials, best, objectives), ""]
+    lines = [f"# Study {name}", "", *headline(trials, best, objectives)]
+    lines += [f"Trained again, {row[0]}: {row[3]} over {row[4]} seeds." for row in gains(refits) if "mean" in row[0]]
+    lines += [""]
     if best:
         baseline, settings = space.baseline(), best.user_attrs["settings"]
         rows = [[setting, words(one), _cell(baseline.get(setting, "-")), f"**{_cell(settings.get(setting, '-'))}**"]
@@ -183,7 +185,9 @@ def headline(trials: Sequence[FrozenTrial], best: FrozenTrial | None, objectives
             against = "it is the baseline: no drawn settings were better"
         else:
             against = f"baseline {base.values[0]:.4g}, difference {best.values[0] - base.values[0]:+.4g}"
-        lines.append(f"**Trial {best.number} won: {told}** ({against}).")
+        settings = best.user_attrs["settings"].items()
+        drawn = ", ".join(f"{name.partition('.')[2]} {_cell(value)}" for name, value in settings)
+        lines.append(f"**Trial {best.number} won: {told}** ({against}), with {drawn}.")
     return lines
 
 

@@ -184,9 +184,9 @@ def _check(space: Space, check: Callable[[RunConfig], RunConfig]) -> None:
 def words(one: Dimension) -> str:
     """A range as a person writes it."""
     if one.type == "categorical":
-        told = " | ".join(map(str, one.choices))
+        told = " or ".join(map(str, one.choices))  # no pipes: it stands in Markdown tables
     else:
         step = f", step {one.step:g}" if (one.step or 1) != 1 else ""
         told = f"{one.low:g} to {one.high:g}" + (", log" if one.log else "") + step
-    at = [f"{name} = {' | '.join(map(str, values))}" for name, values in one.when.items()]
+    at = [f"{name} = {' or '.join(map(str, values))}" for name, values in one.when.items()]
     return told + (f" (when {' and '.join(at)})" if at else "")

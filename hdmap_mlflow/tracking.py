@@ -312,9 +312,9 @@ class Store:
         return dict(run.data.metrics) if run.info.status == "FINISHED" else None
 
     def mark_best(self, run_id: str, best: bool) -> None:
-        """Let the best of many runs be seen in any list: its name ends so, and no other's does."""
+        """Let the best of many runs be seen in any list: its name begins so, and no other's does."""
         name = self.client.get_run(run_id).info.run_name
-        wanted = name.removesuffix(" (best)") + (" (best)" if best else "")
+        wanted = ("best: " if best else "") + name.removeprefix("best: ")
         if wanted != name:
             self.client.update_run(run_id, name=wanted)
             Record(self.client, run_id, self.uri).tags({"hdmap.best": str(best).lower()})

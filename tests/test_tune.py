@@ -60,7 +60,7 @@ def test_a_study_finds_the_better_settings_and_shows_them(maps, store, capsys):
     assert all(note["targets"] == "auto" for note in trial_notes("begin") if note["trial"] == "refit")
     best = look(Place.of("sqlite:///optuna.db"), "s").best_trial
     assert best.value == max(t.data.metrics["val/image_AUROC"] for t in trials.values()) > 0.75, said
-    (winner,) = [name for name in trials if name.endswith("(best)")]
+    (winner,) = [name for name in trials if name.startswith("best: ")]
     assert trials[winner].data.tags["hdmap.trial"] == str(best.number) == study.data.tags["hdmap.best_trial"]
     history = store.client.get_metric_history(study.info.run_id, "study/best_val_auroc")
     values = [point.value for point in sorted(history, key=lambda point: point.step)]
