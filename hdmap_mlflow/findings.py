@@ -136,7 +136,7 @@ GAIN_COLUMNS = ("image AUROC", "baseline", "best", "best less baseline", "seeds"
 def note(
     name: str,
     trials: Sequence[FrozenTrial],
-    best: FrozenTrial | None,
+    best: FrozenTrial,
     objectives: Sequence[str],
     space: Space,
     refits: Sequence[Refit],
@@ -146,23 +146,22 @@ def note(
     lines = [f"# Study {name}", "", *headline(trials, best, objectives)]
     lines += [f"Trained again, {row[0]}: {row[3]} over {row[4]} seeds." for row in gains(refits) if "mean" in row[0]]
     lines += [""]
-    if best:
-        baseline, settings = space.baseline(), best.user_attrs["settings"]
-        rows = [[setting, words(one), _cell(baseline.get(setting, "-")), f"**{_cell(settings.get(setting, '-'))}**"]
-                for setting, one in space.dimensions.items()]  # fmt: skip
-        lines += ["## Settings", "", *table(("setting", "searched", "published", f"trial {best.number}"), rows), ""]
-        if refits:
-            lines += [
-                "## Trained again, all domains",
-                "",
-                "Mean ± sd over seeds; the difference is paired by seed.",
-                "",
-            ]
-            lines += table(GAIN_COLUMNS, gains(refits)) + [""]
-            failed = [f"seed {one.seed}: the {role} failed" for one in refits
-                      for role, found in (("baseline", one.baseline), ("best", one.best)) if found is None]  # fmt: skip
-            lines += [f"- {line}" for line in failed] + ([""] if failed else [])
-        lines += ["To train with these settings:", "", f"    {command}", ""]
+    baseline, settings = space.baseline(), best.user_attrs["settings"]
+    rows = [[setting, words(one), _cell(baseline.get(setting, "-")), f"**{_cell(settings.get(setting, '-'))}**"]
+            for setting, one in space.dimensions.items()]  # fmt: skip
+    lines += ["## Settings", "", *table(("setting", "searched", "published", f"trial {best.number}"), rows), ""]
+    if refits:
+        lines += [
+            "## Trained again, all domains",
+            "",
+            "Mean ± sd over seeds; the difference is paired by seed.",
+            "",
+        ]
+        lines += table(GAIN_COLUMNS, gains(refits)) + [""]
+        failed = [f"seed {one.seed}: the {role} failed" for one in refits
+                  for role, found in (("baseline", one.baseline), ("best", one.best)) if found is None]  # fmt: skip
+        lines += [f"- {line}" for line in failed] + ([""] if failed else [])
+    lines += ["To train with these settings:", "", f"    {command}", ""]
     keys = ["trial", "state", *objectives, "seconds", *space.dimensions]
     lines += [f"## Trials{f' (the first {TOP} of {len(trials)})' if len(trials) > TOP else ''}", ""]
     shown = [trial_row(trial, objectives) for trial in ranked(trials)[:TOP]]

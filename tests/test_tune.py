@@ -1,6 +1,7 @@
 """A search from end to end: what is tried, what becomes of it, what MLflow shows, and what a killed driver loses."""
 
 import contextlib
+import dataclasses
 import os
 import pickle
 import re
@@ -82,6 +83,13 @@ def test_a_study_finds_the_better_settings_and_shows_them(maps, store, capsys):
     assert len(trial_notes("begin")) == len(trials) + 4
     tune.status(asked.wanted)
     assert f"Trial {best.number} won" in capsys.readouterr().out
+    with pytest.raises(BadInput, match=r"search.model.num_neighbors: 1 to 15 then, none now"):
+        tune.tune(search(maps, overrides=f"{SMALL},model.num_neighbors=3"), launch())
+    with pytest.raises(BadInput, match=r"data.validation: source_holdout then, source_test now"):
+        tune.tune(search(maps, overrides=f"{SMALL},data.validation=source_test"), launch())
+    other = dataclasses.replace(asked, data=dataclasses.replace(asked.data, digest="of other maps"))
+    with pytest.raises(BadInput, match=r"data_digest: \w+ then, of other maps now"):
+        tune.tune(other, launch())
 
 
 @pytest.mark.slow
