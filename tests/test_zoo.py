@@ -69,7 +69,8 @@ def test_every_model_fits_scores_and_reloads_offline(model: str, tiny: Path, tmp
     train.seed(config.train.model_copy(update={"seed": 1}))
     rebuilt = builder.build(config, fetch=False)
     train.load_checkpoint(rebuilt, checkpoint)
-    np.testing.assert_array_equal(scores(rebuilt), found)
+    # Where the weights lie in memory decides the order of sums: a unit in the last place may differ.
+    np.testing.assert_allclose(scores(rebuilt), found, rtol=1e-6)
     # A map's score is its own: it does not depend on the maps that share its batch.
     np.testing.assert_allclose(scores(rebuilt, batch=1), found, rtol=1e-3, atol=1e-5)
     checkpoint.unlink()  # some are large
