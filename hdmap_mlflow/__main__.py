@@ -22,6 +22,18 @@ Out = Annotated[Path, typer.Option(help="Folder to write; must not exist or be e
 Uri = Annotated[str, typer.Option(help="MLflow store; empty: $MLFLOW_TRACKING_URI or sqlite:///mlflow.db.")]
 
 
+def _flags(root: str, source: str, targets: str, validation: str, split_seed: str, seed: str) -> dict[str, str]:
+    """What the command line says of the data and the seeds, by setting."""
+    return {
+        "data.root": root,
+        "data.source_domain": source,
+        "data.target_domains": targets,
+        "data.validation": validation,
+        "data.split_seed": split_seed,
+        "train.seed": seed,
+    }
+
+
 def train(
     model: Annotated[str, typer.Argument(help="A model of the registry, or package.module:Class.")] = "patchcore",
     data_root: Annotated[str, typer.Option(help="Folder with the domains, or demo (small, simulated).")] = "demo",
@@ -37,14 +49,7 @@ def train(
     """Train a model on one domain, evaluate it on all, record the run in MLflow."""
     from hdmap_mlflow import run, tracking
 
-    flags = {
-        "data.root": data_root,
-        "data.source_domain": source_domain,
-        "data.target_domains": target_domains,
-        "data.validation": validation,
-        "data.split_seed": split_seed,
-        "train.seed": seed,
-    }
+    flags = _flags(data_root, source_domain, target_domains, validation, split_seed, seed)
     try:
         config = run.configure(model, condition, conditions or None, flags, overrides)
         result = run.execute(config)
@@ -253,14 +258,7 @@ def tune(
     from hdmap_mlflow.grid import Launch
     from hdmap_mlflow.process import Share
 
-    flags = {
-        "data.root": data_root,
-        "data.source_domain": source_domain,
-        "data.target_domains": target_domains,
-        "data.validation": validation,
-        "data.split_seed": split_seed,
-        "train.seed": seed,
-    }
+    flags = _flags(data_root, source_domain, target_domains, validation, split_seed, seed)
     wanted = tuning.Wanted(model, condition, conditions, flags, overrides, objective, trials, timeout, sampler, pruner,
                            storage, study, refit_seeds)  # fmt: skip
     share = Share(cpus=cpus_per_run, gpus=None if gpus_per_run < 0 else gpus_per_run, memory_mb=memory_per_run,

@@ -245,8 +245,8 @@ def _heatmaps(result: Result, scores: Scores, model: Any, datamodule: Any, devic
     found = list(evaluate.anomaly_maps(model, loader, device))
     marked = datamodule.scored[scores.domain, "test"]["mask"].ne("").to_numpy()
     images, anomalies, _ = zip(*found, strict=True)
-    heat = _limits([anomaly for anomaly in anomalies if anomaly is not None])
-    sheet = heatmaps.Sheet(images[0].shape, _limits(images) or (0, 1), heat)
+    heat = None if anomalies[0] is None else _limits(anomalies)
+    sheet = heatmaps.Sheet(images[0].shape, _limits(images), heat)
     for one, (image, anomaly, mask) in zip(chosen, found, strict=True):
         row = table.iloc[one.row]
         words = heatmaps.title(scores.domain, row, one, threshold, result.simulated)
@@ -254,8 +254,8 @@ def _heatmaps(result: Result, scores: Scores, model: Any, datamodule: Any, devic
         yield f"heatmaps/{scores.domain}/{heatmaps.file_name(one, table)}", picture
 
 
-def _limits(arrays: Sequence[Any]) -> tuple[float, float] | None:
-    return (min(a.min() for a in arrays), max(a.max() for a in arrays)) if arrays else None
+def _limits(arrays: Sequence[Any]) -> tuple[float, float]:
+    return min(a.min() for a in arrays), max(a.max() for a in arrays)
 
 
 def _below(workdir: Path, path: str) -> Path:

@@ -299,16 +299,20 @@ class Study:
 
     def best(self) -> FrozenTrial | None:
         """The completed trial of the best first objective; of several objectives, it is on the Pareto front."""
-        done = self.trials(TrialState.COMPLETE)
-        sign = 1 if self.optuna.directions[0] == optuna.study.StudyDirection.MAXIMIZE else -1
-        rest = [1 if d == optuna.study.StudyDirection.MAXIMIZE else -1 for d in self.optuna.directions[1:]]
-        key = lambda t: (sign * t.values[0], *(s * v for s, v in zip(rest, t.values[1:], strict=True)), -t.number)  # noqa: E731
-        return max(done, key=key, default=None)
+        return winner(self.optuna)
 
 
 def counts(trial: FrozenTrial) -> bool:
     """Whether a trial is one of the study's: it ran or runs, and was not lost with its driver."""
     return trial.state != TrialState.WAITING and not trial.user_attrs.get("lost")
+
+
+def winner(study: optuna.Study) -> FrozenTrial | None:
+    """The completed trial of the best first objective, then of the others; of several alike the first."""
+    done = [trial for trial in study.get_trials(deepcopy=False) if trial.state == TrialState.COMPLETE]
+    signs = [1 if one == optuna.study.StudyDirection.MAXIMIZE else -1 for one in study.directions]
+    rank = {t.number: ([s * v for s, v in zip(signs, t.values, strict=True)], -t.number) for t in done}
+    return max(done, key=lambda trial: rank[trial.number], default=None)
 
 
 def look(place: Place, name: str) -> optuna.Study:

@@ -306,9 +306,10 @@ class Store:
 
     def metrics(self, run_id: str) -> dict[str, float] | None:
         """The metrics of a run that finished; None for another."""
-        if not self.has(run_id):
+        try:
+            run = self.client.get_run(run_id)
+        except MlflowException:
             return None
-        run = self.client.get_run(run_id)
         return dict(run.data.metrics) if run.info.status == "FINISHED" else None
 
     def mark_best(self, run_id: str, best: bool) -> None:

@@ -24,7 +24,7 @@ from hdmap_mlflow.metrics import metric_name
 from hdmap_mlflow.plan import anchored
 from hdmap_mlflow.process import Outcome, Started, Task
 from hdmap_mlflow.space import Space
-from hdmap_mlflow.study import PRUNERS, Asked, Place, Study, look
+from hdmap_mlflow.study import PRUNERS, Asked, Place, Study, look, winner
 from hdmap_mlflow.terminal import show_table
 from hdmap_mlflow.tracking import Record, Store
 
@@ -210,7 +210,7 @@ def tune(search: Search, launch: Launch) -> None:
 
 def _search(search: Search, study: Study, pool: Executor, launch: Launch, record: Record, store: Store) -> None:
     """Ask for trials and run them until the study has enough, or until time is up."""
-    began, total, late = time.monotonic(), search.wanted.trials, False
+    began, total = time.monotonic(), search.wanted.trials
     running: dict[int, Asked] = {}
     while True:
         late = bool(search.wanted.timeout) and time.monotonic() - began > search.wanted.timeout
@@ -328,7 +328,7 @@ def _refit(
     if not is_baseline:
         best = run.configure(search.wanted.model, name, str(file), search.wanted.flags)
         pairs["best"] = anchored(placed(best, {"data.root": search.config.data.root, **_place(search)}))
-    configs = {(role, seed): placed(config, {"train.seed": seed, "tracking.checkpoint": config.tracking.checkpoint})
+    configs = {(role, seed): placed(config, {"train.seed": seed})
                for seed in search.seeds for role, config in pairs.items()}  # fmt: skip
     found: dict[tuple[str, int], Mapping[str, float] | None] = {}
     todo: dict[int, tuple[str, int]] = {}
@@ -373,8 +373,6 @@ def status(wanted: Wanted) -> None:
     columns = ["trial", "state", *objectives, "seconds", *settings, "reason"]
     show_table(f"study {name}", columns, [["-" if row.get(c) is None else row[c] for c in columns] for row in rows],
                left=2)  # fmt: skip
-    done = [t for t in trials if t.state.name == "COMPLETE"]
-    best = findings.ranked(done)[0] if done else None
-    for line in findings.headline(trials, best, objectives):
+    for line in findings.headline(trials, winner(found), objectives):
         print(line.replace("**", ""))
     print(f"to look closer: {place.dashboard}")

@@ -154,7 +154,7 @@ def test_several_objectives_and_an_oracle_are_told_apart(maps, store, capsys):
         ({"objective": "val_auroc,target_mean"}, "goes alone"),
         ({"model": "stfpm", "objective": "val_auroc,seconds", "pruner": "median"}, "pruning needs one objective"),
         ({"pruner": "median"}, "patchcore has no epochs"),
-        ({"pruner": "halving"}, "unknown|known: none, median"),
+        ({"pruner": "halving"}, "--pruner halving.*known: none, median"),
         ({"refit_seeds": "0,x"}, "whole numbers"),
         ({"trials": 0}, "--trials is 1 or more"),
         ({"storage": "optuna.db"}, "give sqlite:///FILE"),
