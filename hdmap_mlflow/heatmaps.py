@@ -81,15 +81,15 @@ class Sheet:
         self.maps = [plain.imshow(empty, **gray), overlay.imshow(empty, **gray)]
         self.heats = [anomaly.imshow(empty, **warm), overlay.imshow(empty, **warm)] if heat else []
         self.mask = mask.imshow(empty, **look, cmap="gray", vmin=0, vmax=1)
-        self.figure.colorbar(self.maps[0], ax=self.axes[:, 0], pad=0.01, shrink=0.9)
+        self.figure.colorbar(self.maps[0], ax=self.axes[:, 0], pad=0.01, shrink=0.9, extend="max")
         if heat:
             self.figure.colorbar(self.heats[0], ax=self.axes[:, 1], pad=0.01, shrink=0.9)
         else:
             _absent(anomaly, "this model has no anomaly map")
         self.no_mask = _absent(mask, "no mask")
         self.no_mask.set_animated(True)
-        for axis, name in zip(self.axes.flat, ("map", "anomaly map", "overlay", "mask (outlined in the others)"),
-                              strict=True):  # fmt: skip
+        names = ("map", "anomaly map", "overlay", "mask, if any (outlined in the others)")
+        for axis, name in zip(self.axes.flat, names, strict=True):
             axis.set_title(name, fontsize=10, loc="left")
             axis.tick_params(labelsize=8)
         for axis in self.axes[1]:

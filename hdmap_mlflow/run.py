@@ -236,6 +236,8 @@ def _figures(result: Result, all_scores: Sequence[Scores]) -> Iterator[tuple[str
 
 def _heatmaps(result: Result, scores: Scores, model: Any, datamodule: Any, device: str) -> Iterator[tuple[str, Image]]:
     """Path below the run's folder, and picture: a domain's chosen maps, scored once more for their anomaly maps."""
+    import numpy as np
+
     from hdmap_mlflow import evaluate, heatmaps
 
     table = scores.part("test").reset_index(drop=True)
@@ -246,7 +248,8 @@ def _heatmaps(result: Result, scores: Scores, model: Any, datamodule: Any, devic
     marked = datamodule.scored[scores.domain, "test"]["mask"].ne("").to_numpy()
     images, anomalies, _ = zip(*found, strict=True)
     heat = None if anomalies[0] is None else _limits(anomalies)
-    sheet = heatmaps.Sheet(images[0].shape, _limits(images), heat)
+    bright = float(np.quantile(images, 0.99))  # one bright map must not leave the faint band of another in the dark
+    sheet = heatmaps.Sheet(images[0].shape, (_limits(images)[0], bright), heat)
     for one, (image, anomaly, mask) in zip(chosen, found, strict=True):
         row = table.iloc[one.row]
         words = heatmaps.title(scores.domain, row, one, threshold, result.simulated)
