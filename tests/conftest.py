@@ -9,8 +9,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tifffile
+from hypothesis import Phase, settings
 
 SIZE = (31, 95)
+# A mutant is noticed by the first example that fails; looking for the smallest one takes seconds.
+settings.register_profile("mutants", phases=[Phase.explicit, Phase.generate], database=None)
 
 
 def healthy(rng: np.random.Generator, gain: float = 1.0) -> np.ndarray:
