@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-# Feeds 150 batches of 32 maps, 600 MB of embeddings in all, under a limit of 400 MB of data beyond what is loaded.
+# Feeds 150 batches of 32 maps, 300 MB of embeddings in all, under a limit of 200 MB of data beyond what is loaded.
 BOUNDED = """
 import resource, sys
 import torch
@@ -18,14 +18,14 @@ from hdmap_mlflow.models.padim import Moments
 greedy(torch.rand(50, 20), 5, 0)  # compiled before the limit is set
 status = open("/proc/self/status").read()
 data = int(status.split("VmData:")[1].split()[0]) * 1024
-resource.setrlimit(resource.RLIMIT_DATA, (data + 400_000_000, resource.RLIM_INFINITY))
+resource.setrlimit(resource.RLIMIT_DATA, (data + 200_000_000, resource.RLIM_INFINITY))
 kind = sys.argv[1]
-kept, moments, stream = [], None, StreamingCoreset(300, 20_000)
+kept, moments, stream = [], None, StreamingCoreset(100, 10_000)
 for batch in range(150):
     if kind == "all":
-        kept.append(torch.rand(32, 50, 640))
+        kept.append(torch.rand(32, 50, 320))
     elif kind == "padim":
-        embedding = torch.rand(32, 50, 640)
+        embedding = torch.rand(32, 50, 320)
         moments = moments or Moments(embedding)
         moments.add(embedding)
     else:

@@ -10,6 +10,8 @@ import mlflow
 import pytest
 from conftest import write_domain
 
+from hdmap_mlflow import __main__
+
 SMALL = ("data.image_size=[32,96],data.batch_size=4,model.weights=random,model.backbone=resnet18,"
          "model.layers=[layer1],tracking.output_dir=out")  # fmt: skip
 
@@ -17,6 +19,25 @@ SMALL = ("data.image_size=[32,96],data.batch_size=4,model.weights=random,model.b
 def hdmap(*arguments, **environment):
     command = [sys.executable, "-m", "hdmap_mlflow", *arguments]
     return subprocess.run(command, capture_output=True, text=True, env=os.environ | environment)
+
+
+@pytest.fixture
+def exit_code(monkeypatch):
+    """Runs `hdmap ARGUMENTS` in this process, which has imported torch already; returns the exit code."""
+
+    def call(*arguments):
+        monkeypatch.setattr(sys, "argv", ["hdmap", *arguments])
+        monkeypatch.setattr(sys, "path", list(sys.path))
+        before = signal.getsignal(signal.SIGTERM)
+        try:
+            __main__.main()
+        except SystemExit as end:
+            return end.code or 0
+        finally:
+            signal.signal(signal.SIGTERM, before)
+        return 0
+
+    return call
 
 
 @pytest.mark.parametrize(
@@ -32,41 +53,46 @@ def hdmap(*arguments, **environment):
         (["check-data", "/no/such/root"], "/no/such/root"),
     ],
 )
-@pytest.mark.slow
-def test_wrong_input_is_one_line_and_exit_code_2(maps, tmp_path, arguments, says):
+def test_wrong_input_is_one_line_and_exit_code_2(maps, tmp_path, monkeypatch, capfd, exit_code, arguments, says):
+    monkeypatch.setenv("HDMAP_CACHE", str(tmp_path / "cache"))
     if arguments[0] == "train" and "--data-root" not in arguments:
         arguments = [*arguments, "--data-root", str(maps)]
-    done = hdmap(*arguments, HDMAP_CACHE=str(tmp_path / "cache"))
+    assert exit_code(*arguments) == 2
+    told = capfd.readouterr().err
+    assert says in told
+    assert "Traceback" not in told
+    assert [line for line in told.splitlines() if line.startswith("hdmap:")][1:] == []
+
+
+@pytest.mark.slow
+def test_wrong_input_ends_a_process_with_one_line_and_exit_code_2(maps, tmp_path):
+    done = hdmap("train", "--data-root", str(maps), "--seed", "x", HDMAP_CACHE=str(tmp_path / "cache"))
     assert done.returncode == 2, done.stderr
-    assert says in done.stderr
-    assert "Traceback" not in done.stderr
-    assert [line for line in done.stderr.splitlines() if line.startswith("hdmap:")][1:] == []
+    assert [line for line in done.stderr.splitlines() if "train.seed" in line] == done.stderr.splitlines()
 
 
-@pytest.mark.slow
-def test_an_unwritable_output_folder_is_named(maps, tmp_path):
+def test_an_unwritable_output_folder_is_named(maps, tmp_path, capfd, exit_code):
     (tmp_path / "file").write_text("")
-    done = hdmap("train", "--data-root", str(maps), "--overrides", SMALL.replace("=out", f"={tmp_path}/file/out"))
-    assert done.returncode == 2
-    assert "tracking.output_dir" in done.stderr
+    overrides = SMALL.replace("=out", f"={tmp_path}/file/out")
+    assert exit_code("train", "--data-root", str(maps), "--overrides", overrides) == 2
+    assert "tracking.output_dir" in capfd.readouterr().err
 
 
-def test_check_data_exits_1_when_there_is_a_problem(tmp_path):
+def test_check_data_exits_1_when_there_is_a_problem(tmp_path, capfd, exit_code):
     folder = write_domain(tmp_path / "maps", "domain_A")
-    assert hdmap("check-data", str(tmp_path / "maps")).returncode == 0
+    assert exit_code("check-data", str(tmp_path / "maps")) == 0
     (folder / "test/good/000001.tiff").write_bytes(b"II*")
-    done = hdmap("check-data", str(tmp_path / "maps"))
-    assert done.returncode == 1
-    assert "000001.tiff" in done.stdout and "1 problem found" in done.stdout
+    assert exit_code("check-data", str(tmp_path / "maps")) == 1
+    told = capfd.readouterr().out
+    assert "000001.tiff" in told and "1 problem found" in told
 
 
-@pytest.mark.slow
-def test_a_project_run_is_marked_failed_with_the_reason(tmp_path):
+def test_a_project_run_is_marked_failed_with_the_reason(store, monkeypatch, exit_code):
     """`mlflow run` has started a run before our code sees the bad input."""
     client = mlflow.MlflowClient()
     run_id = client.create_run("0").info.run_id
-    done = hdmap("train", "pachcore", MLFLOW_RUN_ID=run_id)
-    assert done.returncode == 2
+    monkeypatch.setenv("MLFLOW_RUN_ID", run_id)
+    assert exit_code("train", "pachcore") == 2
     found = client.get_run(run_id)
     assert found.info.status == "FAILED"
     assert "did you mean 'patchcore'" in found.data.tags["hdmap.reason"]

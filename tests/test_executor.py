@@ -17,6 +17,8 @@ from hdmap_mlflow.executor import Cluster, Here, fit
 from hdmap_mlflow.gpus import Idle
 from hdmap_mlflow.process import Outcome, Share, identity, is_gone
 
+pytestmark = pytest.mark.xdist_group("processes")  # what starts processes of its own goes by the clock
+
 
 def drain(pool, seconds=60.0):
     """The outcomes of all that was submitted, by index."""

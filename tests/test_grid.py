@@ -16,6 +16,8 @@ from hdmap_mlflow import grid, plan
 from hdmap_mlflow.errors import BadInput, Incomplete
 from hdmap_mlflow.process import Share
 
+pytestmark = pytest.mark.xdist_group("processes")  # what starts processes of its own goes by the clock
+
 
 def carry_out(found, store, **launch):
     launch = {"child": command(), "stagger": 0, "ray": False, **launch}

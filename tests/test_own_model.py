@@ -23,6 +23,9 @@ class Greedy(MyModel):
 """
 
 
+pytestmark = pytest.mark.usefixtures("store")
+
+
 @pytest.fixture
 def own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A module `my_models` beside the user, and a condition file for it."""

@@ -21,6 +21,7 @@ SMALL += ",tracking.figures=false,tracking.heatmaps=0"
 RANDOM_PATCHCORE = SMALL + ",model.weights=random,model.backbone=resnet18,model.layers=[layer1]"
 RANDOM_PADIM = SMALL + ",model.weights=random,model.backbone=resnet18,model.layers=[layer1],model.n_features=20"
 RANDOM_RD = SMALL + ",train.max_epochs=2"
+pytestmark = pytest.mark.usefixtures("store")  # a fresh SQLite store costs a run of this size as much as the run
 
 
 def configure(maps, model="patchcore", overrides=RANDOM_PATCHCORE, **flags):
@@ -36,21 +37,25 @@ def quiet(_line):
     return None
 
 
-@pytest.fixture
-def finished(maps):
-    return run.execute(configure(maps), say=quiet)
+@pytest.fixture(scope="module")
+def finished(maps, empty_store, tmp_path_factory):
+    """One run in a store of its own, for the tests that read what it left."""
+    folder = tmp_path_factory.mktemp("finished")
+    uri = f"sqlite:///{shutil.copy(empty_store, folder / 'mlflow.db')}"
+    here = f"tracking.uri={uri},tracking.output_dir={folder / 'out'}"
+    return run.execute(configure(maps, overrides=f"{RANDOM_PATCHCORE},{here}"), say=quiet)
 
 
-def artifact(run_id, path):
-    return mlflow.artifacts.download_artifacts(run_id=run_id, artifact_path=path)
+def artifact(run_id, path, uri=None):
+    return mlflow.artifacts.download_artifacts(run_id=run_id, artifact_path=path, tracking_uri=uri)
 
 
-def text(run_id, path):
-    return Path(artifact(run_id, path)).read_text()
+def text(run_id, path, uri=None):
+    return Path(artifact(run_id, path, uri)).read_text()
 
 
-def test_a_run_leaves_the_whole_record(finished, maps):
-    found = mlflow.MlflowClient().get_run(finished.run_id)
+def test_a_run_leaves_the_whole_record(finished):
+    found = mlflow.MlflowClient(finished.uri).get_run(finished.run_id)
     assert found.info.status == "FINISHED"
     assert found.info.run_name == "patchcore/quickstart/domain_A/s0"
     assert found.data.params["data.source_domain"] == "domain_A"
@@ -65,20 +70,20 @@ def test_a_run_leaves_the_whole_record(finished, maps):
                  "cost/fit_seconds"):  # fmt: skip
         assert name in found.data.metrics
     assert {dataset.dataset.name for dataset in found.inputs.dataset_inputs} == {"domain_A", "domain_B", "domain_C"}
-    result = json.loads(text(finished.run_id, "result.json"))
+    result = json.loads(text(finished.run_id, "result.json", finished.uri))
     assert set(result["target_results"]) == {"domain_B", "domain_C"}
     assert result["training_info"]["completion"] == "fitted"
-    assert "anomalib" in json.loads(text(finished.run_id, "environment.json"))["packages"]
+    assert "anomalib" in json.loads(text(finished.run_id, "environment.json", finished.uri))["packages"]
 
 
 def test_metrics_are_those_of_the_raw_scores_that_are_kept(finished, maps):
-    frame = pd.read_parquet(artifact(finished.run_id, "scores/domain_B.parquet"))
+    frame = pd.read_parquet(artifact(finished.run_id, "scores/domain_B.parquet", finished.uri))
     assert len(frame) == 16
     assert frame["score"].max() > 1.0, "raw PatchCore distances are not normalised to [0, 1]"
     assert finished.metrics["target/domain_B/image_AUROC"] == roc_auc_score(frame["label"], frame["score"])
     first = tifffile.imread(maps / "domain_B" / frame["path"].iloc[0])
     np.testing.assert_allclose(frame["image_max"].iloc[0], first.max(), rtol=1e-6)
-    source = pd.read_parquet(artifact(finished.run_id, "scores/domain_A.parquet"))
+    source = pd.read_parquet(artifact(finished.run_id, "scores/domain_A.parquet", finished.uri))
     assert source["split"].value_counts().to_dict() == {"val": 8, "test": 8}
     assert not set(source[source["split"] == "val"]["path"]) & set(source[source["split"] == "test"]["path"])
 
@@ -260,6 +265,6 @@ def test_the_optimizer_settings_reach_the_optimizer(maps, caplog):
 
 def test_the_log_of_a_run_is_an_artifact(finished):
     logging.getLogger("x").warning("after the run")
-    assert "after the run" not in text(finished.run_id, "logs/run.log")
-    shutil.rmtree("out")  # the record in MLflow stands on its own
-    assert text(finished.run_id, "config.json")
+    assert "after the run" not in text(finished.run_id, "logs/run.log", finished.uri)
+    shutil.rmtree(finished.config.tracking.output_dir)  # the record in MLflow stands on its own
+    assert text(finished.run_id, "config.json", finished.uri)

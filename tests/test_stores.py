@@ -14,6 +14,7 @@ from hdmap_mlflow.executor import Here
 from hdmap_mlflow.process import Share, Task
 from hdmap_mlflow.tracking import Store
 
+pytestmark = pytest.mark.xdist_group("processes")  # what starts processes of its own goes by the clock
 WRITERS = 8
 
 
