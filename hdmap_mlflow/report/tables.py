@@ -9,9 +9,9 @@ from itertools import combinations
 import numpy as np
 import pandas as pd
 
-from hdmap_mlflow.history import RunRecord
+from hdmap_mlflow.history import RunRecord, same_maps
 from hdmap_mlflow.metrics import decisions, image_metrics, thresholds
-from hdmap_mlflow.report.grid import TRIVIAL, Entry, Grid, auroc, reported, same_maps
+from hdmap_mlflow.report.grid import TRIVIAL, Entry, Grid, auroc, reported
 from hdmap_mlflow.statistics import Comparison, Interval, auroc_interval, compare, holm, mean_interval
 
 ALPHA = 0.05
