@@ -248,7 +248,7 @@ def image_metrics(found, val):
             out["image_F1"] = 2 * (alarm & (label == 1)).sum() / (alarm.sum() + (label == 1).sum())
     if cut is not None:
         out |= {"FPR_at_normal_q99": rate(found, 0, cut), "TPR_at_normal_q99": rate(found, 1, cut)}
-    return out
+    return {name: value for name, value in out.items() if value is not None}
 
 
 def csv(entries):
@@ -296,6 +296,7 @@ def report(entries):
     board = [standing(label, entries, common, tests) for label in entries]
     first = next(iter(entries.values()))[0]
     return {
+        "common": common,
         "matrices": {label: matrix(runs) for label, runs in entries.items()},
         "leaderboard": sorted(
             board, key=lambda s: (s["rank"] or 999, -(s["target"] or {"value": 0})["value"], s["label"])
