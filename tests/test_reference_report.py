@@ -63,28 +63,32 @@ def priced(records):
     return [replace(r, metrics=costs if i else {}) for i, (r, costs) in enumerate(zip(records, told, strict=True))]
 
 
+ONE_SEED, ONE_SOURCE, SMALLEST = grid(seeds=(0,)), grid(sources="A"), grid(sources="A", seeds=(0,))
 CASES = {
     "a full grid": grid(),
-    "three entries, three seeds, a run missing": grid(THREE, "A", (0, 1, 2))[:-1] + grid(THREE[:2], "B", (0,)),
-    "runs that no other entry has": [*grid(), *grid(THREE[1:2], "B", (1,)), *grid(THREE[1:2], "C", (1,))],
+    "three entries, a run missing": grid(THREE, "A", (0, 1))[:-1] + grid(THREE[:2], "B", (0,)),
+    "runs that no other entry has": [*grid(seeds=(1,)), *grid(THREE[1:2], "BC", (1,))],
     "no run in common": [record("good", "A", 0, 2), record("poor", "B", 0, 1)],
     "one entry, one seed": grid(THREE[:1], "ABC", (3,)),
-    "a target of one class": [altered(r, only("test", 0), "C") for r in grid()],
-    "no target with both classes": [altered(r, only("test", 1), "BC") for r in grid(sources="A", seeds=(0,))],
-    "validation without faults": [altered(r, only("val", 0)) for r in grid(seeds=(0,))],
-    "validation without good maps": [altered(r, only("val", 1)) for r in grid(sources="A", seeds=(0,))],
-    "scores with ties": [altered(r, rounded) for r in grid()],
-    "perfect separation": of("good", grid(), perfect),
-    "a single fault map": [altered(r, one_fault, "B") for r in grid(sources="A", seeds=(0,))],
+    "a target of one class": [altered(r, only("test", 0), "C") for r in ONE_SEED],
+    "no target with both classes": [altered(r, only("test", 1), "BC") for r in SMALLEST],
+    "validation without faults": [altered(r, only("val", 0)) for r in SMALLEST],
+    "validation without good maps": [altered(r, only("val", 1)) for r in SMALLEST],
+    "scores with ties": [altered(r, rounded) for r in ONE_SEED],
+    "perfect separation": of("good", ONE_SOURCE, perfect),
+    "a single fault map": [altered(r, one_fault, "B") for r in SMALLEST],
     "a model worse than chance": grid((("good", 1.2), ("poor", -1.5)), seeds=(0,)),
-    "renamed files of an entry": of("poor", grid(), renamed),
-    "renamed files of one run": [altered(r, renamed) if i == 1 else r for i, r in enumerate(grid())],
-    "other maps of a target in an entry": of("good", grid(THREE, "A"), other_maps, "C"),
-    "other maps of a target in one run": [altered(r, other_maps, "C") if i == 0 else r for i, r in enumerate(grid())],
-    "other halves of the source by split seed": halves(grid()),
-    "costs that differ": priced(grid(sources="A")),
-    "real maps": [retagged(r, simulated="false", data_digest="d2", validation="source_test") for r in grid(seeds=(0,))],
+    "renamed files of an entry": of("poor", ONE_SOURCE, renamed),
+    "renamed files of one run": [altered(r, renamed) if i == 1 else r for i, r in enumerate(ONE_SOURCE)],
+    "other maps of a target in an entry": of("good", grid(THREE, "A", (0,)), other_maps, "C"),
+    "other maps of a target in one run": [altered(ONE_SOURCE[0], other_maps, "C"), *ONE_SOURCE[1:]],
+    "other halves of the source by split seed": halves(ONE_SOURCE),
+    "costs that differ": priced(ONE_SOURCE),
+    "real maps": [retagged(r, simulated="false", data_digest="d2", validation="source_test") for r in SMALLEST],
 }
+# Cases whose report.csv differs in kind.
+READ = ["a target of one class", "validation without faults", "validation without good maps", "scores with ties",
+        "other halves of the source by split seed"]  # fmt: skip
 
 
 @pytest.fixture(params=CASES, scope="module")
@@ -134,6 +138,7 @@ def test_what_is_missing_is_said_in_a_line_each_and_nothing_else_is(case):
         assert sum(all(re.search(rf"\b{word}\b", line) for word in words) for line in tables.missing) == 1, words
 
 
+@pytest.mark.parametrize("case", READ, indirect=True)
 def test_every_number_of_the_csv_is_the_references(case):
     entries, tables, _ = case
     wanted = reference.csv(entries)

@@ -13,6 +13,7 @@ import numpy as np
 from reference import intervals
 
 TRIVIAL = {"image_max": "image maximum", "image_mean": "image mean"}
+READ = {}  # tables as rows, by the table: pandas takes its time
 
 
 def tag(run, name):
@@ -25,7 +26,10 @@ def key(run):
 
 def rows(run, domain, split="test"):
     """The maps of a domain in one role: a list of plain rows."""
-    return [row for row in run.scores[domain].to_dict("records") if row["split"] == split]
+    table = run.scores[domain]
+    if id(table) not in READ:
+        READ[id(table)] = table, table.to_dict("records")
+    return [row for row in READ[id(table)][1] if row["split"] == split]
 
 
 def auroc(found, column="score"):
