@@ -68,7 +68,7 @@ def placements(label: np.ndarray, scores: np.ndarray) -> Placements:
 
     Mid-ranks as in Sun and Xu, Fast Implementation of DeLong's Algorithm, IEEE Signal Processing Letters 21 (2014).
     """
-    table = np.atleast_2d(np.asarray(scores, float))
+    table = np.atleast_2d(scores)
     fault, good = table[:, label == 1], table[:, label == 0]
     ranks = rankdata(table, axis=1)
     beats = (ranks[:, label == 1] - rankdata(fault, axis=1)) / good.shape[1]
@@ -83,7 +83,7 @@ def auroc_interval(label: np.ndarray, scores: np.ndarray) -> Interval:
     """
     parts = placements(label, scores)
     auroc, variance = parts.auroc, parts.variance
-    if not 0 < auroc < 1 or not variance > 0:
+    if not variance > 0:
         return Interval(auroc, *_newcombe(auroc, len(parts.fault), len(parts.good)))
     half = norm.ppf((1 + LEVEL) / 2) * np.sqrt(variance) / (auroc * (1 - auroc))
     return Interval(auroc, float(expit(logit(auroc) - half)), float(expit(logit(auroc) + half)))
@@ -96,8 +96,8 @@ def _newcombe(auroc: float, faults: int, goods: int) -> tuple[float, float]:
         spread = t * (1 - t) * (1 + star * ((1 - t) / (2 - t) + t / (1 + t))) / (faults * goods)
         return abs(t - auroc) - z * np.sqrt(spread)
 
-    low = 0.0 if auroc <= 0 or excess(1e-12) <= 0 else brentq(excess, 1e-12, auroc - 1e-9)
-    high = 1.0 if auroc >= 1 or excess(1 - 1e-12) <= 0 else brentq(excess, auroc + 1e-9, 1 - 1e-12)
+    low = 0.0 if auroc <= 0 else brentq(excess, 0, auroc - 1e-9)  # at 0 and 1 the spread is none
+    high = 1.0 if auroc >= 1 else brentq(excess, auroc + 1e-9, 1)
     return float(low), float(high)
 
 

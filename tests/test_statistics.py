@@ -100,7 +100,7 @@ def test_pairing_on_the_same_maps_beats_treating_them_as_different():
 
 def test_a_model_is_tied_with_itself():
     score = binormal(np.random.default_rng(6), 0.7)
-    assert compare({"b": (LABEL, score[None], score[None])}).p == 1.0
+    assert astuple(compare({"b": (LABEL, score[None], score[None])})) == (0, 0, 0, 1)
 
 
 def test_the_mean_over_domains_is_surer_than_each():
@@ -149,10 +149,11 @@ def test_every_interval_and_test_is_the_naive_references(seed):
     assert holm(p_values) == pytest.approx(reference.holm(p_values))
 
 
-@pytest.mark.parametrize("seed", range(8))
+@pytest.mark.parametrize("seed", range(6))
 def test_the_ap_interval_is_the_naive_references(seed):
     label, one, _ = made(seed)
-    same(ap_interval(label, one[0]), reference.ap_interval(label, one[0]))
+    for some in (label, np.array([0, 1, 0, 1])):  # two maps a class are the fewest to resample
+        same(ap_interval(some, one[0, : len(some)]), reference.ap_interval(some, one[0, : len(some)]))
 
 
 def test_an_interval_holds_its_value_just_below_perfect_separation():
