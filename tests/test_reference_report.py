@@ -67,21 +67,21 @@ def priced(records):
     return [replace(r, metrics=costs if i else {}) for i, (r, costs) in enumerate(zip(records, told, strict=True))]
 
 
-ONE_SEED, ONE_SOURCE, SMALLEST = grid(seeds=(0,)), grid(sources="A"), grid(sources="A", seeds=(0,))
+ONE_SOURCE, SMALLEST = grid(sources="A"), grid(sources="A", seeds=(0,))
 CASES = {
     "three entries, a run missing": grid(THREE, "A", (0, 1))[:-1] + grid(THREE[:2], "B", (0,)),
     "runs that no other entry has": [*grid(seeds=(1,)), *grid(THREE[1:2], "BC", (1,))],
     "no run in common": [record("good", "A", 0, 2), record("poor", "B", 0, 1)],
     "one entry, one seed": grid(THREE[:1], "ABC", (3,)),
-    "a target of one class": [altered(r, only("test", 0), "C") for r in ONE_SEED],
+    "a target of one class": [altered(r, only("test", 0), "C") for r in SMALLEST],
     "no target with both classes": [altered(r, only("test", 1), "BC") for r in SMALLEST],
     "validation without faults": [real(altered(r, only("val", 0))) for r in SMALLEST],
     "validation without good maps": [altered(r, only("val", 1)) for r in SMALLEST],
-    "scores with ties": [altered(r, rounded) for r in ONE_SEED],
-    "perfect separation": of("good", ONE_SOURCE, perfect),
+    "scores with ties": [altered(r, rounded) for r in SMALLEST],
+    "perfect separation": of("good", SMALLEST, perfect),
     "a single fault map": [altered(r, one_fault, "B") for r in SMALLEST],
-    "a model worse than chance": grid((("good", 1.2), ("poor", -1.5)), seeds=(0,)),
-    "renamed files of an entry": of("poor", ONE_SOURCE, renamed),
+    "a model worse than chance": grid((("good", 1.2), ("poor", -1.5)), "B", (0,)),
+    "renamed files of an entry": of("poor", SMALLEST, renamed),
     "renamed files of one run": [altered(ONE_SOURCE[0], renamed), *ONE_SOURCE[1:]],
     "other maps of a target in an entry": of("good", grid(THREE, "A", (0,)), other_maps, "C"),
     "other maps of a target in one run": [altered(ONE_SOURCE[0], other_maps, "C"), *ONE_SOURCE[1:]],

@@ -1,5 +1,6 @@
 """The report from plain records: no MLflow, no torch, no model."""
 
+import re
 import subprocess
 import sys
 from dataclasses import replace
@@ -11,10 +12,11 @@ from records import grid, record, retagged
 from hdmap_mlflow.errors import BadInput
 from hdmap_mlflow.report.charts import charts
 from hdmap_mlflow.report.grid import arrange
-from hdmap_mlflow.report.render import headline, html, markdown
+from hdmap_mlflow.report.render import headline, html, markdown, remarks, shade
 from hdmap_mlflow.report.tables import long_table, tabulate
 
 GOLDEN = Path(__file__).with_name("report.golden.md")
+SMALL = grid(sources="A", seeds=(0,))
 
 
 def test_the_text_of_a_report_is_the_golden_one():
@@ -105,6 +107,43 @@ def test_the_page_is_one_small_file_that_says_simulated():
     assert "http://" not in page.replace("http://www.w3.org", "").replace("http://purl.org", "").replace(
         "http://creativecommons.org", "")  # fmt: skip
     assert 'src="data:image/png;base64,AAAA"' in page and "<script" not in page
+    shown = re.findall(r'<td style="background:(rgb[^"]+)"( class="own")?><span class="auroc">([\d.]+)<', page)
+    cells = [(s == d, cell.mean) for found in tables.matrices.values() for (s, d), cell in found.items()]
+    assert [(bool(own), float(mean)) for _, own, mean in shown] == [(own, float(f"{m:.3f}")) for own, m in cells]
+    assert [colour for colour, _, _ in shown] == [shade(mean) for _, mean in cells]
+
+
+def test_the_shade_of_a_cell_goes_from_white_at_chance_to_blue():
+    assert [shade(value) for value in (0.2, 0.5, 0.75, 1)] == [
+        "rgb(247,249,252)",
+        "rgb(247,249,252)",
+        "rgb(156,187,226)",
+        "rgb(64,125,200)",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("change", "facts", "not_said"),
+    [
+        ({}, ["SIMULATED", "half of the source's test maps"], ["Random", "Training sets", "older"]),
+        ({"weights": "random"}, ["Random backbone weights", "good/quick, poor/quick"], []),
+        ({"simulated": "false"}, [], ["SIMULATED"]),
+        ({"validation": "source_test"}, ["source_test", "optimistic"], ["half of"]),
+        ({"validation": "synthetic"}, ["held-out healthy source maps"], ["half of", "optimistic"]),
+        ({"validation": "of my own"}, ["Protocol of my own."], ["half of", "optimistic"]),
+    ],
+)
+def test_the_remarks_say_how_to_read_the_figures(change, facts, not_said):
+    told = " ".join(remarks(tabulate(arrange([retagged(r, **change) for r in SMALL]))))
+    assert all(fact in told for fact in facts) and not any(fact in told for fact in not_said)
+
+
+@pytest.mark.parametrize(("repeats", "fact"), [(1, "1 older repeat of"), (2, "2 older repeats of")])
+def test_repeats_and_unequal_training_sets_are_remarked(repeats, fact):
+    again = [replace(SMALL[0], run_id=f"again{i}", started=9 + i) for i in range(repeats)]
+    fewer = replace(SMALL[1], params={**SMALL[1].params, "data.max_train": "10"})
+    told = remarks(tabulate(arrange([SMALL[0], fewer, *again])))
+    assert any(fact in line for line in told) and any("differ in size" in line for line in told)
 
 
 def test_the_cards_of_runs_bring_the_shift_and_the_saturation_alarm():
