@@ -19,6 +19,12 @@ GOLDEN = Path(__file__).with_name("report.golden.md")
 SMALL = grid(sources="A", seeds=(0,))
 
 
+@pytest.fixture(scope="module")
+def full():
+    """The tables of two models, two sources and two seeds."""
+    return tabulate(arrange(grid()))
+
+
 def test_the_text_of_a_report_is_the_golden_one():
     text = markdown(tabulate(arrange(grid()[:-1]), ["lost/s9 (abc): failed: no weights"]))
     if not GOLDEN.exists():  # delete the file to write it anew, and read what changed
@@ -26,22 +32,21 @@ def test_the_text_of_a_report_is_the_golden_one():
     assert text == GOLDEN.read_text()
 
 
-def test_a_better_model_leads_alone_and_an_equal_one_ties():
-    board = tabulate(arrange(grid())).leaderboard
-    assert [(s.label, s.rank) for s in board] == [("good/quick", 1), ("poor/quick", 2)]
+def test_a_better_model_leads_alone_and_an_equal_one_ties(full):
+    assert [(s.label, s.rank) for s in full.leaderboard] == [("good/quick", 1), ("poor/quick", 2)]
     twin = [retagged(replace(r, run_id=r.run_id + "x"), model="twin", fingerprint=r.run_id + "x") for r in grid()[:4]]
     tied = tabulate(arrange([*grid(), *twin]))
     assert {s.label: s.rank for s in tied.leaderboard} == {"good/quick": 1, "twin/quick": 1, "poor/quick": 3}
     assert "Not told apart from it by a paired test: twin/quick." in headline(tied)
 
 
-def test_what_a_study_chose_on_targets_stands_apart():
+def test_what_a_study_chose_on_targets_stands_apart(full):
     oracle = retagged(record("chosen", "A", 0, 3, metrics={"target_mean/image_AUROC": 0.987}), study="s", oracle="true")
-    tables = tabulate(arrange(grid()), oracles=[oracle])
+    tables = replace(full, oracles=tabulate(arrange(SMALL), oracles=[oracle]).oracles)
     page = html(tables, charts(tables), {}, "now")
     assert "Oracle studies" in page and "0.987" in page and "ranked nowhere" in page
     assert "chosen/quick" not in markdown(tables).split("## Oracle studies")[0]
-    assert "Oracle" not in markdown(tabulate(arrange(grid()))).replace("oracle", "")
+    assert "Oracle" not in markdown(full).replace("oracle", "")
 
 
 @pytest.mark.parametrize(("tag", "flag"), [("data_digest", "--data-digest"), ("validation", "--validation")])
@@ -68,9 +73,8 @@ def test_without_a_common_run_there_is_no_rank():
     assert "not ranked" in " ".join(headline(tables))
 
 
-def test_a_cell_is_the_mean_over_seeds_and_its_interval_holds_it():
-    tables = tabulate(arrange(grid()))
-    cell = tables.matrices["good/quick"]["A", "C"]
+def test_a_cell_is_the_mean_over_seeds_and_its_interval_holds_it(full):
+    cell = full.matrices["good/quick"]["A", "C"]
     assert cell.n == 2 and cell.sd is not None and cell.interval[0] < cell.mean < cell.interval[1]
 
 
@@ -85,8 +89,8 @@ def test_a_domain_of_one_class_is_absent_and_said():
     assert "nan" not in markdown(tables)
 
 
-def test_the_oracle_never_does_worse_than_the_pick_by_validation():
-    picks = tabulate(arrange(grid())).picks
+def test_the_oracle_never_does_worse_than_the_pick_by_validation(full):
+    picks = full.picks
     assert {pick.source for pick in picks} == {"A", "B"}
     assert all(pick.regret >= 0 for pick in picks) and all(p.regret == 0 for p in picks if p.rule == "oracle")
 
@@ -100,8 +104,8 @@ def test_a_repeat_of_a_run_is_counted_once_and_other_settings_are_another_entry(
     assert [e.label for e in found.entries] == ["good/quick (depth=3)", "good/quick (depth=5)", "poor/quick"]
 
 
-def test_the_page_is_one_small_file_that_says_simulated():
-    tables = tabulate(arrange(grid()))
+def test_the_page_is_one_small_file_that_says_simulated(full):
+    tables = full
     page = html(tables, charts(tables), {"a picture": "AAAA"}, "today")
     assert len(page) < 300_000 and "SIMULATED maps" in page and page.count("<svg") == 3
     assert "http://" not in page.replace("http://www.w3.org", "").replace("http://purl.org", "").replace(
@@ -152,8 +156,8 @@ def test_the_cards_of_runs_bring_the_shift_and_the_saturation_alarm():
         "saturation": {"B": {"alarm": True, "image_AUROC": 0.9, "clamped_AUROC": 0.5}},
     }
     records = [replace(r, cards=cards) if r.source == "A" else r for r in grid()]
-    text = markdown(tabulate(arrange(records)))
-    cells = tabulate(arrange(records)).matrices["good/quick"]
+    tables = tabulate(arrange(records))
+    text, cells = markdown(tables), tables.matrices["good/quick"]
     assert f"| A to B | 0.500 | 0.250 | {cells['A', 'A'].mean - cells['A', 'B'].mean:+.3f} |" in text
     assert "Saturation alarm in 4 of 4 tests" in text and "0.500 instead of 0.900" in text
 
