@@ -72,8 +72,8 @@ ONE_SOURCE, SMALLEST = grid(sources="A"), grid(sources="A", seeds=(0,))
 CASES = {
     "three entries, a run missing": grid(THREE, "A", (0, 1))[:-1] + grid(THREE[:2], "B", (0,)),
     "runs that no other entry has": [*grid(seeds=(1,)), *grid(THREE[1:2], "BC", (1,))],
-    "no run in common": [record("good", "A", 0, 2), record("poor", "B", 0, 1)],
-    "one entry, one seed": grid(THREE[:1], "ABC", (3,)),
+    "no run in common": [altered(record("good", "A", 0, 2), only("test", 1), "BC"), record("poor", "B", 0, 1)],
+    "a single run": grid(THREE[:1], "A", (3,)),
     "a target of one class": [altered(r, only("test", 0), "C") for r in SMALLEST],
     "no target with both classes": [altered(r, only("test", 1), "BC") for r in SMALLEST],
     "validation without faults": [real(altered(r, only("val", 0))) for r in SMALLEST],
@@ -86,6 +86,7 @@ CASES = {
     "renamed files of one run": [altered(ONE_SOURCE[0], renamed), *ONE_SOURCE[1:]],
     "other maps of a target in an entry": of("good", grid(THREE, "A", (0,)), other_maps, "C"),
     "other maps of a target in one run": [altered(ONE_SOURCE[0], other_maps, "C"), *ONE_SOURCE[1:]],
+    "other maps of every target in one run": [altered(ONE_SOURCE[0], other_maps, "BC"), *ONE_SOURCE[1:]],
     "other halves of the source, and costs that differ": priced(halves(ONE_SOURCE)),
 }
 # Cases whose report.csv differs in kind.

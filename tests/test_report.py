@@ -38,6 +38,7 @@ def test_a_better_model_leads_alone_and_an_equal_one_ties(full):
     tied = tabulate(arrange([*grid(), *twin]))
     assert {s.label: s.rank for s in tied.leaderboard} == {"good/quick": 1, "twin/quick": 1, "poor/quick": 3}
     assert "Not told apart from it by a paired test: twin/quick." in headline(tied)
+    assert ("good/quick", "twin/quick") in [(one, other) for one, other, *_ in tied.pairs]
 
 
 def test_what_a_study_chose_on_targets_stands_apart(full):

@@ -198,7 +198,7 @@ def _pairs(stacks: Mapping[str, Mapping[str, Stack]]) -> list[tuple[str, str, Co
             better = result.difference >= 0
             opposite = Comparison(-result.difference, -result.high, -result.low, result.p)
             found.append((one, other, result) if better else (other, one, opposite))
-    adjusted = holm([result.p for _, _, result in found]) if found else []
+    adjusted = holm([result.p for _, _, result in found])
     return [(one, other, result, p) for (one, other, result), p in zip(found, adjusted, strict=True)]
 
 
