@@ -43,6 +43,10 @@ def perfect(table):
     return table.assign(score=table["label"] + table["score"].rank() / 1000)
 
 
+def constant(table):
+    return table.assign(score=0.0)
+
+
 def rounded(table):
     return table.assign(score=table["score"].round())
 
@@ -73,12 +77,18 @@ CASES = {
     "three entries, a run missing": grid(THREE, "A", (0, 1))[:-1] + grid(THREE[:2], "B", (0,)),
     "runs that no other entry has": [*grid(seeds=(1,)), *grid(THREE[1:2], "BC", (1,))],
     "no run in common": [altered(record("good", "A", 0, 2), only("test", 1), "BC"), record("poor", "B", 0, 1)],
+    "no run in common, and other maps": [
+        *grid(THREE[:1], "A", (0, 1)),
+        altered(record("good", "A", 2, 2.5), other_maps, "B"),
+        altered(record("poor", "B", 0, 1), other_maps, "C"),
+    ],
     "a single run": grid(THREE[:1], "A", (3,)),
     "a target of one class": [altered(r, only("test", 0), "C") for r in SMALLEST],
     "no target with both classes": [altered(r, only("test", 1), "BC") for r in SMALLEST],
     "validation without faults": [real(altered(r, only("val", 0))) for r in SMALLEST],
     "validation without good maps": [altered(r, only("val", 1)) for r in SMALLEST],
-    "scores with ties": [altered(r, rounded) for r in SMALLEST],
+    "a source of one class": [altered(r, only("test", 0), "A") for r in SMALLEST],
+    "scores with ties": of("poor", [altered(r, rounded) for r in SMALLEST], constant, "A"),
     "perfect separation": of("good", SMALLEST, perfect),
     "a single fault map": [altered(r, one_fault, "B") for r in SMALLEST],
     "a model worse than chance": grid((("good", 1.2), ("poor", -1.5)), "B", (0,)),
