@@ -105,6 +105,15 @@ def read_scores(uri: str, run_id: str) -> dict[str, pd.DataFrame]:
     return found
 
 
+def same_maps(one: pd.DataFrame, other: pd.DataFrame) -> bool:
+    """Whether two tables of scores hold the same maps, row by row: by content, for files may be renamed.
+
+    Labels and maxima are compared exactly, means to 1e-5: another machine may sum a map in another order.
+    """
+    exact = all(np.array_equal(one[name], other[name]) for name in ("label", "image_max"))
+    return exact and np.allclose(one["image_mean"], other["image_mean"], rtol=1e-5, atol=0)
+
+
 def as_scores(record: RunRecord) -> tuple[Scores, list[Scores]]:
     """The scores of the source and of the targets, as a run had them."""
     if record.source not in record.scores:

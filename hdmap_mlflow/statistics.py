@@ -68,7 +68,7 @@ def placements(label: np.ndarray, scores: np.ndarray) -> Placements:
 
     Mid-ranks as in Sun and Xu, Fast Implementation of DeLong's Algorithm, IEEE Signal Processing Letters 21 (2014).
     """
-    table = np.atleast_2d(np.asarray(scores, float))
+    table = np.atleast_2d(scores)
     fault, good = table[:, label == 1], table[:, label == 0]
     ranks = rankdata(table, axis=1)
     beats = (ranks[:, label == 1] - rankdata(fault, axis=1)) / good.shape[1]
@@ -83,7 +83,7 @@ def auroc_interval(label: np.ndarray, scores: np.ndarray) -> Interval:
     """
     parts = placements(label, scores)
     auroc, variance = parts.auroc, parts.variance
-    if not 0 < auroc < 1 or not variance > 0:
+    if not variance > 0:
         return Interval(auroc, *_newcombe(auroc, len(parts.fault), len(parts.good)))
     half = norm.ppf((1 + LEVEL) / 2) * np.sqrt(variance) / (auroc * (1 - auroc))
     return Interval(auroc, float(expit(logit(auroc) - half)), float(expit(logit(auroc) + half)))
@@ -96,8 +96,8 @@ def _newcombe(auroc: float, faults: int, goods: int) -> tuple[float, float]:
         spread = t * (1 - t) * (1 + star * ((1 - t) / (2 - t) + t / (1 + t))) / (faults * goods)
         return abs(t - auroc) - z * np.sqrt(spread)
 
-    low = 0.0 if auroc <= 0 or excess(1e-12) <= 0 else brentq(excess, 1e-12, auroc - 1e-9)
-    high = 1.0 if auroc >= 1 or excess(1 - 1e-12) <= 0 else brentq(excess, auroc + 1e-9, 1 - 1e-12)
+    low = 0.0 if auroc <= 0 else brentq(excess, 0, auroc - 1e-9)  # at 0 and 1 the spread is none
+    high = 1.0 if auroc >= 1 else brentq(excess, auroc + 1e-9, 1)
     return float(low), float(high)
 
 
@@ -105,7 +105,7 @@ def ap_interval(label: np.ndarray, score: np.ndarray) -> Interval:
     """Average precision with an interval on the logit scale from a bootstrap's standard error.
 
     The bootstrap is stratified by label, with 200 resamples, seeded. Perfect separation has no spread; there the
-    binomial one of Boyd, Eng and Page, Area Under the Precision-Recall Curve (ECML 2013) is taken.
+    binomial one of Boyd, Eng and Page, Area Under the Precision-Recall Curve (ECML 2013) is taken, half a map below 1.
     """
 
     def statistic(fault: np.ndarray, good: np.ndarray) -> float:
@@ -117,11 +117,12 @@ def ap_interval(label: np.ndarray, score: np.ndarray) -> Interval:
     value = statistic(fault, good)
     spread = bootstrap((fault, good), statistic, n_resamples=RESAMPLES, vectorized=False, method="percentile",
                        rng=np.random.default_rng(0)).standard_error  # fmt: skip
-    centre = min(value, 1 - 1 / (2 * len(fault)))
-    if not spread > 0:
+    centre = value
+    if spread < 1e-12:  # rounding alone makes more than 0
+        centre = min(value, 1 - 1 / (2 * len(fault)))
         spread = np.sqrt(centre * (1 - centre) / len(fault))
     half = norm.ppf((1 + LEVEL) / 2) * spread / (centre * (1 - centre))
-    high = 1.0 if value >= 1 else float(expit(logit(centre) + half))
+    high = 1.0 if value > 1 - 1e-12 else float(expit(logit(centre) + half))
     return Interval(value, float(expit(logit(centre) - half)), high)
 
 
@@ -154,15 +155,19 @@ def compare(cells: Mapping[str, tuple[np.ndarray, np.ndarray, np.ndarray]]) -> C
     """Paired DeLong test of two models' mean AUROC over domains.
 
     `cells` maps a domain to its labels (n,) and to each model's scores (runs, n) of the same maps in the same order.
+    Where the paired variance is undefined (a class of a single map), or vanishes although the models differ, it is
+    that of unpaired models: a difference is never certain.
     """
     difference, variance = 0.0, 0.0
     for label, one, other in cells.values():
         a, b = placements(label, one), placements(label, other)
         both = Placements(a.fault - b.fault, a.good - b.good)
+        alike = abs(both.auroc) < 1e-12 and both.variance == 0
         difference += both.auroc / len(cells)
-        variance += both.variance / len(cells) ** 2
+        paired = both.variance if both.variance > 0 or alike else _sure_variance(a) + _sure_variance(b)
+        variance += paired / len(cells) ** 2
     if not variance > 0:
-        return Comparison(difference, difference, difference, 1.0 if abs(difference) < 1e-12 else 0.0)
+        return Comparison(difference, difference, difference, 1.0)
     spread = np.sqrt(variance)
     half = norm.ppf((1 + LEVEL) / 2) * spread
     p = float(2 * norm.sf(abs(difference) / spread))

@@ -90,6 +90,27 @@ def test_verification_refuses_other_data(made, tmp_path):
         verify.verify(*made, data_root=str(tmp_path / "other"))
 
 
+def test_verification_knows_renamed_maps_by_their_content(made, tmp_path):
+    """The data's digest ignores names, so that scores are compared map by map whatever the files are called."""
+    root = Path(history.read_config(*made).data.root)
+    for kind in ("other", "swapped"):
+        folder = shutil.copytree(root, tmp_path / kind) / "domain_C/test/good"
+        old = sorted(folder.iterdir())
+        kept = [path.read_bytes() for path in old]
+        for path, content in zip(old, kept if kind == "other" else kept[::-1], strict=True):
+            path.unlink()
+            (folder / (f"a{path.name}" if kind == "other" else path.name)).write_bytes(content)
+        assert verify.verify(*made, maps=4, data_root=str(tmp_path / kind)).holds
+
+
+def test_verification_refuses_to_compare_the_scores_of_different_maps(made, monkeypatch):
+    original = history.read_scores
+    mixed = {domain: table[::-1].reset_index(drop=True) for domain, table in original(*made).items()}
+    monkeypatch.setattr(history, "read_scores", lambda *_: mixed)
+    with pytest.raises(BadInput, match="domain_A are not those that run .* scored"):
+        verify.verify(*made, maps=4)
+
+
 def test_an_export_has_the_guidelines_form(made, tmp_path):
     uri, run_id = made
     path = export.export(uri, run_id, tmp_path / "out")

@@ -1,55 +1,28 @@
 """The report from plain records: no MLflow, no torch, no model."""
 
+import re
 import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
-import pandas as pd
 import pytest
-from scipy.stats import norm
+from records import grid, record, retagged
 
 from hdmap_mlflow.errors import BadInput
-from hdmap_mlflow.history import RunRecord
 from hdmap_mlflow.report.charts import charts
 from hdmap_mlflow.report.grid import arrange
-from hdmap_mlflow.report.render import headline, html, markdown
+from hdmap_mlflow.report.render import headline, html, markdown, remarks, shade
 from hdmap_mlflow.report.tables import long_table, tabulate
 
 GOLDEN = Path(__file__).with_name("report.golden.md")
-DOMAINS = ("A", "B", "C")
+SMALL = grid(sources="A", seeds=(0,))
 
 
-def scores(domain, quality, seed, split="test", n=40):
-    """Evenly spread scores, so that the same call gives the same table on every machine."""
-    rng = np.random.default_rng([ord(domain), seed])
-    label = np.repeat([0, 1], n // 2)
-    score = np.round(norm.ppf((rng.permutation(n) + 0.5) / n) + quality * label, 6)
-    trivial = np.round(rng.uniform(size=n) + 0.3 * label, 6)
-    paths = [f"{split}/{i:03d}.tiff" for i in range(n)]
-    return pd.DataFrame({"path": paths, "label": label, "group": "", "split": split, "score": score,
-                         "image_max": trivial, "image_mean": trivial[::-1]})  # fmt: skip
-
-
-def record(model, source, seed, quality, **changes):
-    found = {d: scores(d, quality - 0.5 * (d != source), seed + 10 * len(model)) for d in DOMAINS}
-    found[source] = pd.concat([scores(source, quality, seed + 7, "val"), found[source]])
-    tags = {"model": model, "condition": "quick", "source": source, "validation": "source_holdout", "data_digest": "d1"}
-    tags |= {"fingerprint": f"{model}{source}{seed}", "simulated": "true", "weights": "embedded:1"}
-    params = {"train.seed": str(seed), "data.source_domain": source, "model.depth": "3"}
-    metrics = {"cost/fit_seconds": 2.0 + seed, "cost/evaluate_seconds": 1.0, "cost/fit_peak_MB": 500.0}
-    base = RunRecord(f"{model}{source}{seed}", f"{model}/{source}/s{seed}", "FINISHED", params, metrics,
-                     {f"hdmap.{k}": v for k, v in tags.items()}, started=seed, scores=found)  # fmt: skip
-    return replace(base, **changes)
-
-
-def grid(models=(("good", 2.5), ("poor", 1.0)), sources="AB", seeds=(0, 1)):
-    return [record(m, s, seed, q) for m, q in models for s in sources for seed in seeds]
-
-
-def retagged(one, **tags):
-    return replace(one, tags={**one.tags, **{f"hdmap.{k}": v for k, v in tags.items()}})
+@pytest.fixture(scope="module")
+def full():
+    """The tables of two models, two sources and two seeds."""
+    return tabulate(arrange(grid()))
 
 
 def test_the_text_of_a_report_is_the_golden_one():
@@ -59,22 +32,22 @@ def test_the_text_of_a_report_is_the_golden_one():
     assert text == GOLDEN.read_text()
 
 
-def test_a_better_model_leads_alone_and_an_equal_one_ties():
-    board = tabulate(arrange(grid())).leaderboard
-    assert [(s.label, s.rank) for s in board] == [("good/quick", 1), ("poor/quick", 2)]
+def test_a_better_model_leads_alone_and_an_equal_one_ties(full):
+    assert [(s.label, s.rank) for s in full.leaderboard] == [("good/quick", 1), ("poor/quick", 2)]
     twin = [retagged(replace(r, run_id=r.run_id + "x"), model="twin", fingerprint=r.run_id + "x") for r in grid()[:4]]
     tied = tabulate(arrange([*grid(), *twin]))
     assert {s.label: s.rank for s in tied.leaderboard} == {"good/quick": 1, "twin/quick": 1, "poor/quick": 3}
     assert "Not told apart from it by a paired test: twin/quick." in headline(tied)
+    assert ("good/quick", "twin/quick") in [(one, other) for one, other, *_ in tied.pairs]
 
 
-def test_what_a_study_chose_on_targets_stands_apart():
+def test_what_a_study_chose_on_targets_stands_apart(full):
     oracle = retagged(record("chosen", "A", 0, 3, metrics={"target_mean/image_AUROC": 0.987}), study="s", oracle="true")
-    tables = tabulate(arrange(grid()), oracles=[oracle])
+    tables = replace(full, oracles=tabulate(arrange(SMALL), oracles=[oracle]).oracles)
     page = html(tables, charts(tables), {}, "now")
     assert "Oracle studies" in page and "0.987" in page and "ranked nowhere" in page
     assert "chosen/quick" not in markdown(tables).split("## Oracle studies")[0]
-    assert "Oracle" not in markdown(tabulate(arrange(grid()))).replace("oracle", "")
+    assert "Oracle" not in markdown(full).replace("oracle", "")
 
 
 @pytest.mark.parametrize(("tag", "flag"), [("data_digest", "--data-digest"), ("validation", "--validation")])
@@ -101,9 +74,8 @@ def test_without_a_common_run_there_is_no_rank():
     assert "not ranked" in " ".join(headline(tables))
 
 
-def test_a_cell_is_the_mean_over_seeds_and_its_interval_holds_it():
-    tables = tabulate(arrange(grid()))
-    cell = tables.matrices["good/quick"]["A", "C"]
+def test_a_cell_is_the_mean_over_seeds_and_its_interval_holds_it(full):
+    cell = full.matrices["good/quick"]["A", "C"]
     assert cell.n == 2 and cell.sd is not None and cell.interval[0] < cell.mean < cell.interval[1]
 
 
@@ -118,8 +90,8 @@ def test_a_domain_of_one_class_is_absent_and_said():
     assert "nan" not in markdown(tables)
 
 
-def test_the_oracle_never_does_worse_than_the_pick_by_validation():
-    picks = tabulate(arrange(grid())).picks
+def test_the_oracle_never_does_worse_than_the_pick_by_validation(full):
+    picks = full.picks
     assert {pick.source for pick in picks} == {"A", "B"}
     assert all(pick.regret >= 0 for pick in picks) and all(p.regret == 0 for p in picks if p.rule == "oracle")
 
@@ -133,13 +105,50 @@ def test_a_repeat_of_a_run_is_counted_once_and_other_settings_are_another_entry(
     assert [e.label for e in found.entries] == ["good/quick (depth=3)", "good/quick (depth=5)", "poor/quick"]
 
 
-def test_the_page_is_one_small_file_that_says_simulated():
-    tables = tabulate(arrange(grid()))
+def test_the_page_is_one_small_file_that_says_simulated(full):
+    tables = full
     page = html(tables, charts(tables), {"a picture": "AAAA"}, "today")
     assert len(page) < 300_000 and "SIMULATED maps" in page and page.count("<svg") == 3
     assert "http://" not in page.replace("http://www.w3.org", "").replace("http://purl.org", "").replace(
         "http://creativecommons.org", "")  # fmt: skip
     assert 'src="data:image/png;base64,AAAA"' in page and "<script" not in page
+    shown = re.findall(r'<td style="background:(rgb[^"]+)"( class="own")?><span class="auroc">([\d.]+)<', page)
+    cells = [(s == d, cell.mean) for found in tables.matrices.values() for (s, d), cell in found.items()]
+    assert [(bool(own), float(mean)) for _, own, mean in shown] == [(own, float(f"{m:.3f}")) for own, m in cells]
+    assert [colour for colour, _, _ in shown] == [shade(mean) for _, mean in cells]
+
+
+def test_the_shade_of_a_cell_goes_from_white_at_chance_to_blue():
+    assert [shade(value) for value in (0.2, 0.5, 0.75, 1)] == [
+        "rgb(247,249,252)",
+        "rgb(247,249,252)",
+        "rgb(156,187,226)",
+        "rgb(64,125,200)",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("change", "facts", "not_said"),
+    [
+        ({}, ["SIMULATED", "half of the source's test maps"], ["Random", "Training sets", "older"]),
+        ({"weights": "random"}, ["Random backbone weights", "good/quick, poor/quick"], []),
+        ({"simulated": "false"}, [], ["SIMULATED"]),
+        ({"validation": "source_test"}, ["source_test", "optimistic"], ["half of"]),
+        ({"validation": "synthetic"}, ["held-out healthy source maps"], ["half of", "optimistic"]),
+        ({"validation": "of my own"}, ["Protocol of my own."], ["half of", "optimistic"]),
+    ],
+)
+def test_the_remarks_say_how_to_read_the_figures(change, facts, not_said):
+    told = " ".join(remarks(tabulate(arrange([retagged(r, **change) for r in SMALL]))))
+    assert all(fact in told for fact in facts) and not any(fact in told for fact in not_said)
+
+
+@pytest.mark.parametrize(("repeats", "fact"), [(1, "1 older repeat of"), (2, "2 older repeats of")])
+def test_repeats_and_unequal_training_sets_are_remarked(repeats, fact):
+    again = [replace(SMALL[0], run_id=f"again{i}", started=9 + i) for i in range(repeats)]
+    fewer = replace(SMALL[1], params={**SMALL[1].params, "data.max_train": "10"})
+    told = remarks(tabulate(arrange([SMALL[0], fewer, *again])))
+    assert any(fact in line for line in told) and any("differ in size" in line for line in told)
 
 
 def test_the_cards_of_runs_bring_the_shift_and_the_saturation_alarm():
@@ -148,8 +157,8 @@ def test_the_cards_of_runs_bring_the_shift_and_the_saturation_alarm():
         "saturation": {"B": {"alarm": True, "image_AUROC": 0.9, "clamped_AUROC": 0.5}},
     }
     records = [replace(r, cards=cards) if r.source == "A" else r for r in grid()]
-    text = markdown(tabulate(arrange(records)))
-    cells = tabulate(arrange(records)).matrices["good/quick"]
+    tables = tabulate(arrange(records))
+    text, cells = markdown(tables), tables.matrices["good/quick"]
     assert f"| A to B | 0.500 | 0.250 | {cells['A', 'A'].mean - cells['A', 'B'].mean:+.3f} |" in text
     assert "Saturation alarm in 4 of 4 tests" in text and "0.500 instead of 0.900" in text
 

@@ -1,7 +1,10 @@
 """Intervals cover what they claim, and the paired test errs as often as it claims."""
 
+from dataclasses import astuple
+
 import numpy as np
 import pytest
+from reference import intervals as reference
 from scipy.stats import norm
 from sklearn.metrics import average_precision_score, roc_auc_score
 
@@ -97,7 +100,7 @@ def test_pairing_on_the_same_maps_beats_treating_them_as_different():
 
 def test_a_model_is_tied_with_itself():
     score = binormal(np.random.default_rng(6), 0.7)
-    assert compare({"b": (LABEL, score[None], score[None])}).p == 1.0
+    assert astuple(compare({"b": (LABEL, score[None], score[None])})) == (0, 0, 0, 1)
 
 
 def test_the_mean_over_domains_is_surer_than_each():
@@ -116,3 +119,54 @@ def test_holm_is_the_textbook_adjustment():
 
 def test_no_false_alarm_in_30_maps_still_allows_11_percent():
     assert rate_interval(0, 30).high == pytest.approx(0.1135, abs=1e-3)
+
+
+def made(seed):
+    """Labels and two models' scores, some of them tied, of a few maps; classes of a single map among them."""
+    rng = np.random.default_rng(seed)
+    label = rng.permutation(np.repeat([0, 1], rng.integers(1, 12, 2)))
+    models, distance = rng.integers(1, 4, 2), rng.integers(0, 9, 2)
+    return label, *(rng.integers(0, 9, (m, len(label))) + d * label for m, d in zip(models, distance, strict=True))
+
+
+def same(found, wanted):
+    np.testing.assert_allclose(astuple(found), wanted, atol=1e-8)
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_every_interval_and_test_is_the_naive_references(seed):
+    label, one, other = made(seed)
+    more, third, fourth = made(seed + 1000)
+    same(auroc_interval(label, one), reference.auroc_interval(label, one))
+    same(auroc_interval(more, third[0]), reference.auroc_interval(more, third[0]))
+    cells = {"b": (label, one), "c": (more, third)}
+    same(mean_interval(cells), reference.mean_interval(cells))
+    for cells in ({"b": (label, one, other)}, {"b": (label, one, other), "c": (more, third, fourth)},
+                  {"b": (label, one, one[::-1]), "c": (more, third, fourth)}):  # fmt: skip
+        same(compare(cells), reference.compare(cells))
+    same(rate_interval(seed, 40), reference.rate_interval(seed, 40))
+    p_values = np.random.default_rng(seed).uniform(size=seed % 6 + 1)
+    assert holm(p_values) == pytest.approx(reference.holm(p_values))
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_the_ap_interval_is_the_naive_references(seed):
+    label, one, _ = made(seed)
+    for some in (label, np.array([0, 1, 0, 1])):  # two maps a class are the fewest to resample
+        same(ap_interval(some, one[0, : len(some)]), reference.ap_interval(some, one[0, : len(some)]))
+
+
+def test_an_interval_holds_its_value_just_below_perfect_separation():
+    score = np.arange(40.0)
+    score[19] = 20.5  # one good map beats one fault map
+    for interval in (ap_interval, auroc_interval):
+        found = interval(np.repeat([0, 1], 20), score)
+        assert 0.8 < found.low < found.value < found.high < 1
+
+
+@pytest.mark.parametrize("faults", [1, 3])
+def test_a_difference_on_a_few_maps_is_never_certain(faults):
+    label = np.repeat([0, 1], [6, faults])
+    ahead, behind = label + 0.0, np.zeros(len(label))  # both without a variance of their own
+    found = compare({"b": (label, ahead, behind)})
+    assert found.difference == 0.5 and found.p > 0.001 and found.low < 0.5 < found.high

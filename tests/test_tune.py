@@ -13,6 +13,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 from fakes import alive, trial_command, trial_notes
+from reference import study as reference
 from servers import postgresql
 from test_executor import until
 
@@ -64,17 +65,29 @@ def test_a_study_finds_the_better_settings_and_shows_them(maps, store, capsys):
     assert best.value == max(t.data.metrics["val/image_AUROC"] for t in trials.values()) > 0.75, said
     (winner,) = [name for name in trials if name.startswith("best: ")]
     assert trials[winner].data.tags["hdmap.trial"] == str(best.number) == study.data.tags["hdmap.best_trial"]
-    history = store.client.get_metric_history(study.info.run_id, "study/best_val_auroc")
-    values = [point.value for point in sorted(history, key=lambda point: point.step)]
-    assert values == sorted(values) and values[0] == 0.75 and values[-1] == best.value
+    found = {int(t.data.tags["hdmap.trial"]): reference.values(t.data.metrics, ["val_auroc"]) for t in trials.values()}
+    course = {
+        "study/val_auroc": {number: values[0] for number, values in found.items()},
+        "study/best_val_auroc": reference.best_so_far(sorted(found.items()), ["val_auroc"]),
+    }
+    assert set(study.data.metrics) == set(course)
+    for name, wanted in course.items():
+        points = store.client.get_metric_history(study.info.run_id, name)
+        assert {point.step: point.value for point in points} == wanted
+    assert found[0] == [0.75]
     kept = {file.path for file in store.client.list_artifacts(study.info.run_id)}
     drawn = {file.path for file in store.client.list_artifacts(study.info.run_id, "figures")}
     names = ("optimization_history", "slice", "parallel_coordinate", "param_importances")
     assert kept >= {"trials.csv", "best_condition.json"} and drawn == {f"figures/{name}.png" for name in names}
     table = pd.read_csv(asked.folder / "trials.csv")
     assert len(table) == 6 and table["state"][0] == "complete (baseline)"
+    assert table["val_auroc"].to_numpy() == pytest.approx(1 - abs(table["model.num_neighbors"] - 4) / 20)  # the fake
     note = study.data.tags["mlflow.note.content"]
     gain = best.value - 0.75
+    again = {(r.data.tags["hdmap.role"], int(r.info.run_name[-1])): r.data.metrics for r in refits.values()}
+    for columns, count in reference.gains([(s, again["baseline", s], again["best", s]) for s in (0, 1)]).values():
+        cells = [f"{mean:{sign}.4f} ± {sd:.4f}" for (mean, sd), sign in zip(columns, ("", "", "+"), strict=True)]
+        assert f"| {' | '.join(cells)} | {count} |" in note
     assert f"Trial {best.number} won: val_auroc {best.value:.4g}" in note and f"{gain:+.4f} ± 0.0000" in note
     trained = run.configure("patchcore", "quickstart-best", str(asked.folder / "best_condition.json"))
     assert trained.model.settings["num_neighbors"] == best.params["model.num_neighbors"]

@@ -49,21 +49,24 @@ def headline(tables: Tables) -> list[str]:
     board = [standing for standing in tables.leaderboard if standing.target]
     if not board:
         return ["No target has both good and fault maps: nothing can be compared."]
-    best = board[0]
+    best = max(board, key=lambda s: s.target.value if s.target else 0)
     assert best.target
     lines = [f"**{best.label}** has the highest mean target AUROC: {best.target.value:.3f} "
              f"(95 % interval {best.target.low:.3f} to {best.target.high:.3f})."]  # fmt: skip
     if not tables.grid.common:
         lines.append("It is not ranked: no (source, seed) is shared by all entries.")
     else:
-        tied = [s.label for s in board[1:] if s.rank == best.rank]
+        apart = {other for one, other, _, p in tables.pairs if one == best.label and p < ALPHA}
+        tied = [s.label for s in board if s is not best and s.label not in apart]
+        if best.rank is None:
+            lines.append("It is not ranked: its maps are not those of every other entry.")
         if tied:
             lines.append(f"Not told apart from it by a paired test: {', '.join(tied)}.")
         elif len(board) > 1:
             lines.append("A paired test on the same maps tells it apart from every other entry.")
     if best.worst:
         lines.append(f"Its worst transfer is {best.worst[0]}: {best.worst[1]:.3f}.")
-    beaten = [s.label for s in board if not (s.over_trivial and s.over_trivial.low > 0)]
+    beaten = [s.label for s in board if not s.beats_trivial]
     lines.append(f"Not shown to beat the trivial scores: {', '.join(beaten)}." if beaten
                  else "Every entry beats both trivial scores (image maximum, image mean).")  # fmt: skip
     return lines

@@ -9,7 +9,7 @@ from itertools import combinations
 import numpy as np
 import pandas as pd
 
-from hdmap_mlflow.history import RunRecord
+from hdmap_mlflow.history import RunRecord, same_maps
 from hdmap_mlflow.metrics import decisions, image_metrics, thresholds
 from hdmap_mlflow.report.grid import TRIVIAL, Entry, Grid, auroc, reported
 from hdmap_mlflow.statistics import Comparison, Interval, auroc_interval, compare, holm, mean_interval
@@ -42,6 +42,7 @@ class Standing:
     gap: float | None
     skill: float | None
     over_trivial: Comparison | None
+    beats_trivial: bool  # by the interval's lower bound, for each trivial score
     fit_seconds: float | None
     evaluate_seconds: float | None
     peak_mb: float | None
@@ -70,6 +71,18 @@ class Travel:
 
 
 @dataclass(frozen=True)
+class Stack:
+    """Scores (runs, n) of the same n maps; `maps` is one of their tables."""
+
+    maps: pd.DataFrame
+    scores: np.ndarray
+
+    @property
+    def label(self) -> np.ndarray:
+        return self.maps["label"].to_numpy(int)
+
+
+@dataclass(frozen=True)
 class Tables:
     """Everything that the report says."""
 
@@ -89,14 +102,15 @@ class Tables:
 
 def tabulate(grid: Grid, left_out: Sequence[str] = (), oracles: Sequence[RunRecord] = ()) -> Tables:
     """All tables of a grid; `left_out` are lines on runs that could not be read, `oracles` runs kept apart."""
-    pairs = _pairs(grid)
+    stacks = {entry.label: _stacks(entry, grid.common or sorted(entry.runs)) for entry in grid.entries}
+    pairs = _pairs(stacks) if grid.common else []
     matrices = {entry.label: matrix(grid, entry) for entry in grid.entries}
-    board = [_standing(grid, entry, matrices[entry.label], pairs) for entry in grid.entries]
+    board = [_standing(grid, entry, matrices[entry.label], stacks, pairs) for entry in grid.entries]
     board.sort(key=lambda s: (s.rank is None, -(s.target.value if s.target else 0), s.label))
     first = grid.runs[0]
     return Tables(
         grid, matrices, board, _trivial(grid), pairs, _picks(grid), [_travel(entry) for entry in grid.entries],
-        [*grid.missing(), *left_out], first.tag("validation"), first.tag("data_digest"),
+        [*grid.missing(), *_unlike(grid, stacks), *left_out], first.tag("validation"), first.tag("data_digest"),
         any(run.tag("simulated") == "true" for run in grid.runs), oracles,
     )  # fmt: skip
 
@@ -116,42 +130,67 @@ def matrix(grid: Grid, entry: Entry) -> dict[tuple[str, str], Cell]:
 
 
 def _interval(tables: Sequence[pd.DataFrame]) -> tuple[float, float] | None:
-    label = _same_maps(tables)
-    if label is None:
+    stack = _stack(tables)
+    if stack is None:
         return None
-    found = auroc_interval(label, np.stack([table["score"].to_numpy(float) for table in tables]))
+    found = auroc_interval(stack.label, stack.scores)
     return found.low, found.high
 
 
-def _same_maps(tables: Sequence[pd.DataFrame]) -> np.ndarray | None:
-    """The labels that the tables share, or None where they hold different maps (another split)."""
-    first = tables[0]
-    same = all(table["path"].equals(first["path"]) and table["label"].equals(first["label"]) for table in tables)
-    return first["label"].to_numpy(int) if same else None
+def _stack(tables: Sequence[pd.DataFrame], column: str = "score") -> Stack | None:
+    """A column of tables that hold the same maps; None where they do not (another split)."""
+    if not all(same_maps(tables[0], table) for table in tables):
+        return None
+    return Stack(tables[0], np.stack([table[column].to_numpy(float) for table in tables]))
 
 
-def _stacks(entry: Entry, keys: Sequence[tuple[str, int]], column: str = "score") -> dict[str, tuple]:
-    """Target domain -> labels (n,) and scores (runs, n) of an entry's runs; domains with one class are left out."""
+def _stacks(entry: Entry, keys: Sequence[tuple[str, int]], column: str = "score") -> dict[str, Stack]:
+    """Target domain -> scores of an entry's runs; without domains of one class or of other maps in each run."""
     out = {}
-    targets = sorted({domain for key in keys for domain in entry.runs[key].targets})
-    for domain in targets:
-        tables = [reported(entry.runs[key], domain) for key in keys if domain in entry.runs[key].targets]
-        label = _same_maps(tables)
-        if label is not None and len(np.unique(label)) == 2:
-            out[domain] = label, np.stack([table[column].to_numpy(float) for table in tables])
+    for domain, tables in _targets(entry, keys).items():
+        stack = _stack(tables, column)
+        if stack is not None and len(np.unique(stack.label)) == 2:
+            out[domain] = stack
     return out
 
 
-def _versus(one: Mapping[str, tuple], other: Mapping[str, tuple]) -> Comparison | None:
-    both = sorted(set(one) & set(other))
-    return compare({d: (one[d][0], one[d][1], other[d][1]) for d in both}) if both else None
+def _targets(entry: Entry, keys: Sequence[tuple[str, int]]) -> dict[str, list[pd.DataFrame]]:
+    """Target domain -> the reported maps of each run that has it."""
+    found: dict[str, list[pd.DataFrame]] = {}
+    for key in keys:
+        for domain in entry.runs[key].targets:
+            found.setdefault(domain, []).append(reported(entry.runs[key], domain))
+    return dict(sorted(found.items()))
 
 
-def _pairs(grid: Grid) -> list[tuple[str, str, Comparison, float]]:
+def _unlike(grid: Grid, stacks: Mapping[str, Mapping[str, Stack]]) -> list[str]:
+    """What is not compared because the maps are not the same ones."""
+    lines = [
+        f"{entry.label}: its runs hold different maps of {domain}, which counts in no target mean and no comparison"
+        for entry in grid.entries
+        for domain, tables in _targets(entry, grid.common or sorted(entry.runs)).items()
+        if _stack(tables) is None
+    ]
+    for one, other in combinations(stacks if grid.common else (), 2):
+        if domains := _differing(stacks[one], stacks[other]):
+            lines.append(f"{one} and {other}: not compared, for they hold different maps of {', '.join(domains)}")
+    return lines
+
+
+def _differing(one: Mapping[str, Stack], other: Mapping[str, Stack]) -> list[str]:
+    return [d for d in one if d in other and not same_maps(one[d].maps, other[d].maps)]
+
+
+def _versus(one: Mapping[str, Stack], other: Mapping[str, Stack]) -> Comparison | None:
+    """A paired test on the domains of both; None if there are none, or if one has other maps in each."""
+    both = [domain for domain in one if domain in other]
+    if not both or _differing(one, other):
+        return None
+    return compare({d: (one[d].label, one[d].scores, other[d].scores) for d in both})
+
+
+def _pairs(stacks: Mapping[str, Mapping[str, Stack]]) -> list[tuple[str, str, Comparison, float]]:
     """Paired tests of all entries on their common runs, the better first, with Holm-adjusted p-values."""
-    if not grid.common:
-        return []
-    stacks = {entry.label: _stacks(entry, grid.common) for entry in grid.entries}
     found = []
     for one, other in combinations(stacks, 2):
         result = _versus(stacks[one], stacks[other])
@@ -159,16 +198,15 @@ def _pairs(grid: Grid) -> list[tuple[str, str, Comparison, float]]:
             better = result.difference >= 0
             opposite = Comparison(-result.difference, -result.high, -result.low, result.p)
             found.append((one, other, result) if better else (other, one, opposite))
-    adjusted = holm([result.p for _, _, result in found]) if found else []
+    adjusted = holm([result.p for _, _, result in found])
     return [(one, other, result, p) for (one, other, result), p in zip(found, adjusted, strict=True)]
 
 
-def _standing(grid: Grid, entry: Entry, cells: Mapping, pairs: Sequence) -> Standing:
-    keys = grid.common or sorted(entry.runs)
-    stacks = _stacks(entry, keys)
-    target = mean_interval(stacks) if stacks else None
-    trivial = {name: _stacks(entry, keys, name) for name in TRIVIAL}
-    against = [found for stack in trivial.values() if (found := _versus(stacks, stack))]
+def _standing(grid: Grid, entry: Entry, cells: Mapping, stacks: Mapping, pairs: Sequence) -> Standing:
+    keys, mine = grid.common or sorted(entry.runs), stacks[entry.label]
+    target = mean_interval({d: (stack.label, stack.scores) for d, stack in mine.items()}) if mine else None
+    against = [found for name in TRIVIAL if (found := _versus(mine, _stacks(entry, keys, name)))]
+    unlike = any(_differing(mine, other) for other in stacks.values())
     own = [cell.mean for (source, domain), cell in cells.items() if source == domain]
     others = {f"{s} to {d}": cell.mean for (s, d), cell in cells.items() if s != d}
     source = float(np.mean(own)) if own else None
@@ -181,7 +219,7 @@ def _standing(grid: Grid, entry: Entry, cells: Mapping, pairs: Sequence) -> Stan
     runs = [entry.runs[key] for key in keys]
     return Standing(
         label=entry.label,
-        rank=1 + beaten if grid.common and target else None,
+        rank=1 + beaten if grid.common and target and not unlike else None,
         runs=len(entry.runs),
         source=source,
         target=target,
@@ -191,6 +229,7 @@ def _standing(grid: Grid, entry: Entry, cells: Mapping, pairs: Sequence) -> Stan
         gap=source - mean if mean is not None and source is not None else None,
         skill=(mean - 0.5) / (source - 0.5) if mean is not None and source is not None and source > 0.5 else None,
         over_trivial=min(against, key=lambda found: found.difference) if against else None,
+        beats_trivial=bool(against) and all(found.low > 0 for found in against),
         fit_seconds=_cost(runs, "cost/fit_seconds", np.mean),
         evaluate_seconds=_cost(runs, "cost/evaluate_seconds", np.mean),
         peak_mb=_cost(runs, "cost/fit_peak_MB", np.max),
