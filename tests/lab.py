@@ -1,4 +1,4 @@
-"""Four small domains with all that a run can meet: groups, severities, twins, partial masks, several formats, one class."""
+"""Four small domains with what a run can meet: groups, severities, twins, some masks, several formats, one class."""
 
 from __future__ import annotations
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-
 from reference import scores
 from reference.intervals import ap_interval, auroc_interval, rate_interval
 

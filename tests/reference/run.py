@@ -12,7 +12,6 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-
 from reference import images, scores, shift
 from reference.cards import cards
 from reference.pixels import binned, pixel_metrics
@@ -40,7 +39,7 @@ def rows(folder: Path, kept: pd.DataFrame, split: str) -> pd.DataFrame:
 
 
 def pixel(folder: Path, table: pd.DataFrame, anomaly_map: Callable[[np.ndarray], np.ndarray]) -> dict[str, float]:
-    """Pixel metrics of reported maps: good maps, and the fault maps that have a mask. None in a domain without masks."""
+    """Pixel metrics of reported maps: good maps, and the fault maps with a mask. None in a domain without masks."""
     values, marked = [], []
     for path, label in zip(table["path"], table["label"], strict=True):
         mask = images.mask_of(folder, path)
