@@ -11,7 +11,7 @@ SHARE = {"source_holdout": 0.5, "source_test": 1.0, "synthetic": 0.2}
 
 
 def drawn(folder: Path, part: str, share: float, rng: np.random.Generator) -> set[str]:
-    """Paths of a share of the distinct maps of every label and group; of twins both or none.
+    """Paths of a share of the distinct maps of every label and group; of twins both or none, whatever their groups.
 
     The draw is the record's: label by label and group by group in their order, a permutation of the contents in the
     order of their digests, of which the first are taken. Half a map is rounded to an even number.
@@ -21,12 +21,12 @@ def drawn(folder: Path, part: str, share: float, rng: np.random.Generator) -> se
         if split == part:
             group, _ = known.get(path, ("", 0))
             strata.setdefault((label, group), {}).setdefault(images.map_digest(folder, path), []).append(path)
-    out: set[str] = set()
+    chosen: set[str] = set()
     for key in sorted(strata):
         contents = sorted(strata[key])
-        for place in rng.permutation(len(contents))[: int(np.rint(share * len(contents)))]:
-            out |= set(strata[key][contents[place]])
-    return out
+        order = rng.permutation(len(contents))
+        chosen |= {contents[place] for place in order[: int(np.rint(share * len(contents)))]}
+    return {path for found in strata.values() for digest in chosen & set(found) for path in found[digest]}
 
 
 def split(folder: Path, strategy: str, seed: int, share: float | None = None, most: int | None = None):  # noqa: ANN201
