@@ -61,7 +61,9 @@ def done(request, lab, tmp_path_factory, _empty_store):
     targets = {"source_holdout": list(TARGETS), "synthetic": ["domain_D"], "source_test": ["domain_C"]}[request.param]
     one = execute(lab, _empty_store, tmp_path_factory.mktemp("run"), "toy_model:Toy", "toy", request.param,
                   "data.batch_size=8,data.eval_batch_size=5", **{"data.target_domains": targets})  # fmt: skip
-    expected = reference.record(lab, SOURCE, targets, one.kept, features, lambda pixels: pixels[::2, ::2])
+    expected = reference.record(
+        lab, SOURCE, targets, one.kept, features, lambda _domain, _path, pixels: pixels[::2, ::2]
+    )
     return SimpleNamespace(**vars(one), validation=request.param, targets=targets, expected=expected, lab=lab)
 
 
@@ -171,3 +173,60 @@ def test_a_model_that_one_pass_fits_has_a_plain_training_record(done):
                         "total_steps": {"synthetic": 6}.get(done.validation, 7),
                         "early_stopped": False, "reason": "", "best_val_image_AUROC": None}  # fmt: skip
     assert not [name for name in done.found.data.metrics if name.startswith("epoch/")]
+
+
+# ------------------------------------------------------------------------------- models of the registry
+SMALL = "data.image_size=[32,96],data.batch_size=8,model.weights=random,model.backbone=resnet18"
+MODELS = {
+    "padim": SMALL + ",model.layers=[layer1],model.n_features=20",
+    "reverse_distillation": SMALL + ",train.max_epochs=3",
+}
+
+
+@pytest.fixture(scope="module", params=MODELS)
+def fitted(request, lab, tmp_path_factory, _empty_store):
+    """A run of a model whose anomaly maps nobody can compute by hand: those of its checkpoint are taken as given."""
+    from hdmap_mlflow import evaluate, train
+    from hdmap_mlflow.data.datamodule import MultiDomainHDMAPDataModule
+    from hdmap_mlflow.models import builder
+
+    targets = list(TARGETS[:2])
+    one = execute(lab, _empty_store, tmp_path_factory.mktemp("run"), request.param, "quickstart", "source_holdout",
+                  MODELS[request.param], **{"data.target_domains": targets})  # fmt: skip
+    model = builder.build(one.finished.config)
+    train.load_checkpoint(model, one.result["best_checkpoint"])
+    module = MultiDomainHDMAPDataModule(run.read(one.finished.config).domains, one.finished.config.data)
+    heat = {}
+    for name in one.finished.domains:
+        loader = module.scoring_dataloader(name, "test")
+        maps = evaluate.anomaly_maps(model, loader, "cpu")
+        heat |= {(name, path): found for path, (_, found, _) in zip(loader.dataset.table["path"], maps, strict=True)}
+    expected = reference.record(
+        lab, SOURCE, list(TARGETS[:2]), one.kept, features, lambda name, path, _: heat[name, path]
+    )
+    return SimpleNamespace(**vars(one), targets=list(TARGETS[:2]), expected=expected, model=request.param)
+
+
+@pytest.mark.slow
+def test_every_number_of_a_run_of_the_registrys_models_is_the_references(fitted):
+    check_record(fitted)
+    assert {name for name in fitted.expected["metrics"] if name.endswith("pixel_AUPRO")} == {
+        "source/pixel_AUPRO", "target/domain_B/pixel_AUPRO"
+    }  # fmt: skip
+
+
+@pytest.mark.slow
+def test_the_epochs_of_a_model_that_trains_lead_to_its_validation_auroc(fitted):
+    names = {name for name in fitted.found.data.metrics if name.startswith("epoch/")}
+    training = fitted.result["training_info"]
+    if fitted.model == "padim":
+        assert names == set() and training["completion"] == "fitted"
+        return
+    assert names == {f"epoch/{name}" for name in ("val_image_AUROC", "train_loss", "train_loss_step", "train_loss_epoch")}
+    points = {name: fitted.client.get_metric_history(fitted.found.info.run_id, name) for name in names}
+    for found in points.values():
+        assert [point.step for point in found] == list(range(training["last_epoch"] + 1))
+    aurocs = [point.value for point in points["epoch/val_image_AUROC"]]
+    assert max(aurocs) == pytest.approx(fitted.expected["metrics"]["val/image_AUROC"], abs=1e-6)
+    assert training["best_val_image_AUROC"] == max(aurocs)
+    assert training["total_steps"] == 7 * len(aurocs), "52 maps in batches of 8"

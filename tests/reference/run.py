@@ -16,6 +16,7 @@ from reference import images, scores, shift
 from reference.cards import cards
 from reference.pixels import binned, pixel_metrics
 
+AnomalyMap = Callable[[str, str, np.ndarray], np.ndarray]
 SAMPLE = 48  # healthy training maps a domain that the shift card looks at
 LABELS = {role: label for role, (_, label) in images.FOLDERS.items()}
 
@@ -38,14 +39,14 @@ def rows(folder: Path, kept: pd.DataFrame, split: str) -> pd.DataFrame:
     return pd.DataFrame(out)
 
 
-def pixel(folder: Path, table: pd.DataFrame, anomaly_map: Callable[[np.ndarray], np.ndarray]) -> dict[str, float]:
+def pixel(folder: Path, table: pd.DataFrame, anomaly_map: AnomalyMap) -> dict[str, float]:
     """Pixel metrics of reported maps: good maps, and the fault maps with a mask. None in a domain without masks."""
     values, marked = [], []
     for path, label in zip(table["path"], table["label"], strict=True):
         mask = images.mask_of(folder, path)
         if mask is not None or not label:
             pixels = images.read(folder / path)
-            values.append(binned(images.enlarge(anomaly_map(pixels), pixels.shape)))
+            values.append(binned(images.enlarge(anomaly_map(folder.name, path, pixels), pixels.shape)))
             marked.append(np.zeros(pixels.shape, bool) if mask is None else mask)
     return pixel_metrics(np.array(values), np.array(marked))
 
@@ -71,18 +72,16 @@ def record(
     targets: list[str],
     kept: Mapping[str, pd.DataFrame],
     features: Callable[[np.ndarray], np.ndarray],
-    anomaly_map: Callable[[np.ndarray], np.ndarray] | None = None,
-    own_pixel: Mapping[str, Mapping[str, float]] | None = None,
+    anomaly_map: AnomalyMap,
 ) -> dict[str, Any]:
     """`metrics`, `cards`, `grade`, `data_digest`, `digests`, `profiles` and `counts` of a run.
 
-    Pixel metrics come from `anomaly_map` (map -> its anomaly map at any size), or are given by domain.
+    `features` describes maps for the shift card; `anomaly_map` is the model's, at any size, of a domain, a path and its
+    pixels.
     """
     val = rows(root / source, kept[source], "val")
     reported = {name: rows(root / name, kept[name], "test") for name in (source, *targets)}
-    marked = dict(own_pixel or {})
-    if anomaly_map:
-        marked |= {name: pixel(root / name, table, anomaly_map) for name, table in reported.items()}
+    marked = {name: pixel(root / name, table, anomaly_map) for name, table in reported.items()}
     others = {name: reported[name] for name in targets}
     measured = scores.run_metrics(val, reported[source], others, marked.get(source), marked)
     apart = distances(root, source, targets, features)
