@@ -7,6 +7,7 @@ import pandas as pd
 import pytest
 import rich.progress
 import torch
+from pyarrow.parquet import read_schema
 from reference.images import enlarge
 from reference.pixels import binned, pixel_metrics
 
@@ -35,7 +36,7 @@ class Loader(list):
     def __init__(self, masks=True, maps=MAPS):
         self.dataset = SimpleNamespace(table=TABLE)
         for part in (slice(0, 3), slice(3, 5)):
-            image = torch.tensor(maps[part])[:, None].repeat(1, 3, 1, 1)
+            image = torch.tensor(maps[part])[:, None]
             self.append(SimpleNamespace(image=image, gt_mask=torch.tensor(MASKS[part]) if masks else None))
 
 
@@ -115,7 +116,28 @@ def test_a_bar_is_shown_where_it_is_asked_for(asked, monkeypatch):
     evaluate.score(Model(), Loader(), "domain_B", "val", "cpu", *([] if asked else [False]))
     ((description, disabled, transient),) = seen
     assert "domain_B" in description and "val" in description
-    assert disabled is not asked and transient
+    assert disabled == (not asked) and transient
+    assert disabled is not None
+
+
+@pytest.mark.parametrize("scored", [True, False])
+def test_maps_are_brought_to_the_device_that_the_model_is_on(scored):
+    """`meta` is the one other device that every machine has; what the model answers there is given."""
+    model, seen = Model(anomaly=False), []
+    model.pre_processor.transform = lambda images: seen.append(images.device.type) or images
+    model.predict_step = lambda batch, _: SimpleNamespace(pred_score=torch.zeros(len(batch.image)), anomaly_map=None)
+    if scored:
+        evaluate.score(model, Loader(), "domain_B", "test", "meta", progress=False)
+    else:
+        list(evaluate.anomaly_maps(model, Loader(), "meta"))
+    assert seen == ["meta", "meta"] and model.devices == ["meta"]
+
+
+def test_a_model_that_loses_an_anomaly_map_is_an_error():
+    model = Model()
+    model.predict_step = lambda batch, _: SimpleNamespace(anomaly_map=batch.image[:2])
+    with pytest.raises(ValueError, match="longer|shorter"):
+        list(evaluate.anomaly_maps(model, Loader(), "cpu"))
 
 
 @pytest.mark.parametrize("shape", [(2, 1, 3, 4), (2, 3, 4)])
@@ -156,6 +178,8 @@ def test_validation_and_report_become_one_table_and_come_apart_again(tmp_path):
     assert path == tmp_path / "new/scores/domain_B.parquet"
     assert evaluate.write(joined, tmp_path / "new") == path  # a second time over the first
     pd.testing.assert_frame_equal(pd.read_parquet(path), joined.table)
+    evaluate.write(evaluate.Scores("domain_B", joined.table.iloc[[3, 1]]), tmp_path)
+    assert read_schema(tmp_path / "scores/domain_B.parquet").names == evaluate.COLUMNS, "the index is no column"
 
 
 def test_the_same_maps_in_another_role_have_no_pixel_metrics_of_their_own():

@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from compare import same
 from reference import cards as cards_reference
 from reference import intervals as intervals_reference
 from reference import scores as reference
@@ -83,15 +84,24 @@ def test_every_card_is_the_references_whatever_the_maps(made, monkeypatch):
     same(found, expected)
 
 
-def same(found, expected, where=""):
-    """Equal keys at every depth, equal numbers, and types that JSON can hold."""
-    if isinstance(expected, dict):
-        assert set(found) == set(expected), where
-        for key in expected:
-            same(found[key], expected[key], f"{where}/{key}")
-    else:
-        assert found == pytest.approx(expected, abs=1e-9), where
-        assert type(found) in (bool, int, float, list), where
+def test_the_tpr_at_one_percent_is_that_of_a_threshold_within_a_straight_line_of_the_curve():
+    """Two steps of one good map and four faults each: the first point, (.01, .2), lies on the line to the second."""
+    label, score = np.repeat([0, 1], [100, 20]), np.zeros(120)
+    score[[0, *range(100, 104)]], score[[1, *range(104, 108)]] = 9, 8
+    found = metrics.image_metrics(pd.DataFrame({"label": label, "score": score, "image_max": 0, "image_mean": 0}))
+    assert found["image_TPR_at_1FPR"] == 0.2 and found["image_FPR_at_95TPR"] == 1
+    assert set(found) == {"image_AUROC", "image_AP", "image_TPR_at_1FPR", "image_FPR_at_95TPR",
+                          "baseline_max_AUROC", "baseline_mean_AUROC"}  # fmt: skip
+
+
+def test_of_two_thresholds_that_may_be_fitted_one_is_enough():
+    one = table(np.random.default_rng(0), 6, 6, 99)
+    plain = metrics.image_metrics(one)
+    assert set(metrics.image_metrics(one, {"F1": 0.0})) - set(plain) == {"image_F1"}
+    assert set(metrics.image_metrics(one, {"normal_q99": 0.0})) - set(plain) == {
+        "FPR_at_normal_q99",
+        "TPR_at_normal_q99",
+    }
 
 
 def test_of_equal_thresholds_the_lowest_has_the_best_f1_and_the_highest_is_youdens():
