@@ -16,6 +16,11 @@ SIZE = (31, 95)
 settings.register_profile("mutants", phases=[Phase.explicit, Phase.generate], database=None)
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    if hasattr(config, "workerinput"):  # a worker of xdist has one core: more threads would wait for each other
+        os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+
 def healthy(rng: np.random.Generator, gain: float = 1.0) -> np.ndarray:
     """A lognormal map with column stripes, float32, mean about 0.25 x gain."""
     stripes = 0.2 + 0.05 * np.sin(np.arange(SIZE[1]) * 3 * 2 * np.pi / SIZE[1])
@@ -55,7 +60,7 @@ def maps(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def _empty_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def empty_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A SQLite store with the experiment hdmap; making one takes MLflow seconds, copying it none."""
     from hdmap_mlflow.tracking import Store
 
@@ -65,12 +70,12 @@ def _empty_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def store(_empty_store: Path, _own_store: None):  # noqa: ANN201
+def store(empty_store: Path, _own_store: None):  # noqa: ANN201
     """The test's own store, ready."""
     from hdmap_mlflow.tracking import Store
 
     uri = os.environ["MLFLOW_TRACKING_URI"]
-    shutil.copy(_empty_store, uri.removeprefix("sqlite:///"))
+    shutil.copy(empty_store, uri.removeprefix("sqlite:///"))
     return Store(uri, "hdmap")
 
 

@@ -56,11 +56,22 @@ def lab(tmp_path_factory):
     return write(tmp_path_factory.mktemp("lab"))
 
 
-@pytest.fixture(scope="module", params=["source_holdout", "synthetic", "source_test"])
-def done(request, lab, tmp_path_factory, _empty_store):
+def together(names):
+    """Each run is made once: its tests stay in one worker."""
+    return [pytest.param(name, marks=pytest.mark.xdist_group(f"reference {name}")) for name in names]
+
+
+# The targets of each strategy: with groups and masks, and of one class; in several formats without masks; one class.
+STRATEGIES = {"source_holdout": list(TARGETS[:2]), "synthetic": [TARGETS[2]], "source_test": [TARGETS[1]]}
+
+
+@pytest.fixture(scope="module", params=together(STRATEGIES))
+def done(request, lab, tmp_path_factory, empty_store):
     """A run of the toy model under every strategy, and what the reference makes of it."""
-    targets = {"source_holdout": list(TARGETS), "synthetic": ["domain_D"], "source_test": ["domain_C"]}[request.param]
-    one = execute(lab, _empty_store, tmp_path_factory.mktemp("run"), "toy_model:Toy", "toy", request.param,
+    targets = {"source_holdout": list(TARGETS[:2]), "synthetic": [TARGETS[2]], "source_test": [TARGETS[1]]}[
+        request.param
+    ]
+    one = execute(lab, empty_store, tmp_path_factory.mktemp("run"), "toy_model:Toy", "toy", request.param,
                   "data.batch_size=8,data.eval_batch_size=5", **{"data.target_domains": targets})  # fmt: skip
     expected = reference.record(
         lab, SOURCE, targets, one.kept, features, lambda _domain, _path, pixels: pixels[::2, ::2]
@@ -173,15 +184,15 @@ MODELS = {
 }
 
 
-@pytest.fixture(scope="module", params=MODELS)
-def fitted(request, lab, tmp_path_factory, _empty_store):
+@pytest.fixture(scope="module", params=together(MODELS))
+def fitted(request, lab, tmp_path_factory, empty_store):
     """A run of a model whose anomaly maps nobody can compute by hand: those of its checkpoint are taken as given."""
     from hdmap_mlflow import evaluate, train
     from hdmap_mlflow.data.datamodule import MultiDomainHDMAPDataModule
     from hdmap_mlflow.models import builder
 
     targets = list(TARGETS[:2])
-    one = execute(lab, _empty_store, tmp_path_factory.mktemp("run"), request.param, "quickstart", "source_holdout",
+    one = execute(lab, empty_store, tmp_path_factory.mktemp("run"), request.param, "quickstart", "source_holdout",
                   MODELS[request.param], **{"data.target_domains": targets})  # fmt: skip
     model = builder.build(one.finished.config)
     train.load_checkpoint(model, one.result["best_checkpoint"])

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import csv
 import hashlib
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +19,11 @@ FOLDERS = {"train/good": ("train", 0), "test/good": ("test", 0), "test/fault": (
 
 def read(path: Path) -> np.ndarray:
     """A map, (height, width), float32."""
+    return _read(path, path.stat().st_mtime_ns)
+
+
+@lru_cache(maxsize=512)
+def _read(path: Path, _changed: int) -> np.ndarray:
     suffix = path.suffix.lower()
     if suffix == ".npy":
         return np.load(path).astype(np.float32)

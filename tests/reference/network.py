@@ -30,8 +30,14 @@ def network():  # noqa: ANN201
 
 def features(maps: np.ndarray) -> np.ndarray:
     """Means over the pixels of the third and the fifth stage, (n, 40 + 112), of maps brought to 32 x 96."""
+    return _features(maps.tobytes(), maps.shape)
+
+
+@cache
+def _features(content: bytes, shape: tuple[int, ...]) -> np.ndarray:
     import torch
 
+    maps = np.frombuffer(content, np.float32).reshape(shape)
     large = np.stack([images.enlarge(one, SIZE) for one in maps])
     scaled = torch.tensor((large - 0.5) / 0.5, dtype=torch.float32)[:, None].repeat(1, 3, 1, 1)
     model, out = network(), []
