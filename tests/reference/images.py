@@ -100,8 +100,19 @@ def training_sample(folder: Path, most: int) -> np.ndarray:
     return np.stack([read(folder / paths[place]) for place in sorted(places)])
 
 
+def smoothed(map_: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """A map brought to a size with anti-aliasing: each pixel a mean weighed by a triangle as wide as the coarser grid."""
+    out = np.asarray(map_, np.float64)
+    for axis in (0, 1):
+        step = out.shape[axis] / size[axis]
+        apart = np.arange(out.shape[axis]) + 0.5 - (np.arange(size[axis])[:, None] + 0.5) * step
+        weights = np.maximum(1 - np.abs(apart) / max(step, 1), 0)
+        out = np.moveaxis(np.tensordot(weights / weights.sum(axis=1, keepdims=True), out, (1, axis)), 0, axis)
+    return out
+
+
 def enlarge(map_: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """A map brought to a larger size: straight lines between the centres of its pixels, flat beyond the outer ones."""
+    """A map brought to another size: straight lines between the centres of its pixels, flat beyond the outer ones."""
     out = np.asarray(map_, np.float64)
     for axis in (0, 1):
         have, want = out.shape[axis], size[axis]

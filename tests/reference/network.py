@@ -38,7 +38,7 @@ def _features(content: bytes, shape: tuple[int, ...]) -> np.ndarray:
     import torch
 
     maps = np.frombuffer(content, np.float32).reshape(shape)
-    large = np.stack([images.enlarge(one, SIZE) for one in maps])
+    large = np.stack([images.smoothed(one, SIZE) for one in maps])
     scaled = torch.tensor((large - 0.5) / 0.5, dtype=torch.float32)[:, None].repeat(1, 3, 1, 1)
     model, out = network(), []
     with torch.inference_mode():
