@@ -27,6 +27,10 @@ SHAPES = {
     "no fault to report": [(9, 8, 99), (8, 0, 99), {"b": (9, 6, 99)}],
     "no target": [(9, 8, 99), (8, 9, 99), {}],
     "constant scores": [(9, 8, 1), (12, 9, 1), {"b": (9, 6, 1)}],
+    "constant in validation alone": [(9, 8, 1), (12, 9, 99), {"b": (12, 6, 99)}],
+    "one normal map to repair from": [(1, 4, 99), (12, 5, 99), {"b": (14, 3, 99)}],
+    "two normal maps to repair from": [(2, 4, 9999), (12, 5, 9999), {"b": (14, 3, 9999)}],
+    "a narrow score": [(30, 9, 9), (16, 5, 9), {"b": (14, 3, 20)}],
 }
 
 
@@ -74,6 +78,7 @@ def test_every_metric_is_the_references_whatever_the_maps(made):
     assert all(type(value) is float for value in found.values())
 
 
+@pytest.mark.filterwarnings("error::RuntimeWarning")
 def test_every_card_is_the_references_whatever_the_maps(made, monkeypatch):
     """The bootstrap of the AP interval is the reference's here: that of the package takes a second a domain."""
     source, given, val, reported, targets = made
@@ -110,6 +115,8 @@ def test_of_equal_thresholds_the_lowest_has_the_best_f1_and_the_highest_is_youde
     label, score = np.array([0, 1, 0, 1]), np.array([1.0, 2.0, 3.0, 4.0])
     assert reference.best_cuts(label, score, "youden") == [2.0, 4.0] and found["youden"] == 4.0
     assert found["F1"] == reference.best_cuts(label, score, "F1")[0] == 2.0
+    useless = pd.DataFrame({"label": [0, 1, 0, 1], "score": [2.0, 2, 1, 1]})  # TPR = FPR at every threshold
+    assert metrics.thresholds(useless)["youden"] == 2.0
     tied = pd.DataFrame({"label": [1, 0, 0, 0, 1, 1, 0, 1], "score": np.arange(8.0)})
     for name in ("F1", "youden"):
         assert metrics.thresholds(tied)[name] in reference.best_cuts(*metrics.raw(tied), name)
@@ -161,6 +168,17 @@ def test_what_the_transfer_cannot_say_of_a_bad_source_is_absent(source, left):
     found = metrics.transfer({} if source is None else {"image_AUROC": source}, {"b": {"image_AUROC": 0.8}})
     assert {name.removeprefix("transfer/") for name in found if name.startswith("transfer/")} == left
     assert found["target_worst/image_AUROC"] == 0.8
+
+
+def test_clamped_scores_are_in_the_unit_of_the_validation_range_around_its_f1_threshold():
+    val = pd.DataFrame({"label": [0, 0, 1, 1], "score": [1.0, 2, 3, 5]})  # 4 wide, best F1 at 3
+    np.testing.assert_allclose(cards.normalised(val, np.array([-9.0, 1, 2, 3, 4, 5, 9])), [0, 0, 0.25, 0.5, 0.75, 1, 1])
+    flat = pd.DataFrame({"label": [0, 1], "score": [3.0, 3]})
+    np.testing.assert_array_equal(cards.normalised(flat, np.array([2.0, 3, 4])), [0, 0.5, 1])
+    far = pd.DataFrame({"label": [0, 1, 1, 0], "score": [7.0, 8, 9, 2]})
+    same(
+        cards.saturation(val, far), {"image_AUROC": 1.0, "clamped_AUROC": 0.75, "clamped_fraction": 0.75, "alarm": True}
+    )
 
 
 def test_one_normal_map_moves_the_repaired_threshold_by_its_own_score():

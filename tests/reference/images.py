@@ -101,7 +101,7 @@ def training_sample(folder: Path, most: int) -> np.ndarray:
 
 
 def smoothed(map_: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """A map brought to a size with anti-aliasing: each pixel a mean weighed by a triangle as wide as the coarser grid."""
+    """A map brought to a size with anti-aliasing: means weighed by a triangle as wide as the coarser grid."""
     out = np.asarray(map_, np.float64)
     for axis in (0, 1):
         step = out.shape[axis] / size[axis]
