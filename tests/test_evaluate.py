@@ -178,7 +178,7 @@ def test_validation_and_report_become_one_table_and_come_apart_again(tmp_path):
     assert path == tmp_path / "new/scores/domain_B.parquet"
     assert evaluate.write(joined, tmp_path / "new") == path  # a second time over the first
     pd.testing.assert_frame_equal(pd.read_parquet(path), joined.table)
-    evaluate.write(evaluate.Scores("domain_B", joined.table.iloc[[3, 1]]), tmp_path)
+    evaluate.write(evaluate.Scores("domain_B", joined.table.iloc[[3, 1, 4]]), tmp_path)
     assert read_schema(tmp_path / "scores/domain_B.parquet").names == evaluate.COLUMNS, "the index is no column"
 
 

@@ -90,11 +90,11 @@ def test_every_card_is_the_references_whatever_the_maps(made, monkeypatch):
 
 
 def test_the_tpr_at_one_percent_is_that_of_a_threshold_within_a_straight_line_of_the_curve():
-    """Two steps of one good map and four faults each: the first point, (.01, .2), lies on the line to the second."""
+    """From (0, .1) two steps of one good map and four faults each: (.01, .3) lies on the line to (.02, .5)."""
     label, score = np.repeat([0, 1], [100, 20]), np.zeros(120)
-    score[[0, *range(100, 104)]], score[[1, *range(104, 108)]] = 9, 8
+    score[[100, 101]], score[[0, *range(102, 106)]], score[[1, *range(106, 110)]] = 9, 8, 7
     found = metrics.image_metrics(pd.DataFrame({"label": label, "score": score, "image_max": 0, "image_mean": 0}))
-    assert found["image_TPR_at_1FPR"] == 0.2 and found["image_FPR_at_95TPR"] == 1
+    assert found["image_TPR_at_1FPR"] == 0.3 and found["image_FPR_at_95TPR"] == 1
     assert set(found) == {"image_AUROC", "image_AP", "image_TPR_at_1FPR", "image_FPR_at_95TPR",
                           "baseline_max_AUROC", "baseline_mean_AUROC"}  # fmt: skip
 
