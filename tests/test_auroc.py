@@ -13,8 +13,8 @@ LABEL = RNG.permutation(np.repeat([0, 1], [11, 9]))
 SCORE = (RNG.integers(0, 8, 20) * 10 + 20 + 5 * LABEL).astype(np.float32)
 
 
-def fed(*parts, scores=SCORE):
-    metric = AUROC(fields=["pred_score", "gt_label"], prefix="val_image_")
+def fed(*parts, scores=SCORE, **settings):
+    metric = AUROC(fields=["pred_score", "gt_label"], prefix="val_image_", **settings)
     for part in parts:
         given = torch.tensor(scores[part], requires_grad=True).reshape(-1, 1)
         images = torch.zeros(len(given), 3, 4, 4)
@@ -40,6 +40,19 @@ def test_it_counts_what_other_processes_saw_and_forgets_all_at_a_reset():
         ImageBatch(image=torch.zeros(2, 3, 4, 4), pred_score=torch.tensor([2.0, 1]), gt_label=torch.tensor([0, 1]))
     )
     assert metric.compute() == 0
+
+
+def test_processes_exchange_one_tensor_of_scores_and_one_of_labels_however_many_batches_they_saw():
+    """A batch less in one process would leave the others waiting for it."""
+    other, sent = [torch.tensor(SCORE[12:]), torch.tensor(LABEL[12:])], []
+
+    def gather(tensor, group=None):
+        sent.append(len(tensor))
+        return [tensor, other[len(sent) - 1]]
+
+    metric = fed(slice(0, 3), slice(3, 12), dist_sync_fn=gather, distributed_available_fn=lambda: True)
+    assert float(metric.compute()) == pytest.approx(auroc(LABEL, SCORE), abs=1e-6)
+    assert sent == [12, 12]
 
 
 def test_scores_in_half_precision_are_compared_in_single():
