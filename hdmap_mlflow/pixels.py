@@ -19,7 +19,6 @@ class PixelHistogram:
 
     def __init__(self) -> None:
         self.counts = np.zeros((3, 1 << BITS))
-        self.maps = 0
 
     def update(self, values: np.ndarray, masks: np.ndarray) -> None:
         """Add maps: anomaly values and fault masks at native size, both (n, H, W)."""
@@ -30,7 +29,6 @@ class PixelHistogram:
             np.add.at(self.counts[0], bins[~mask], 1)
             np.add.at(self.counts[1], bins[mask], 1)
             np.add.at(self.counts[2], bins[mask], 1 / areas[found[mask]])
-            self.maps += 1
 
     def metrics(self) -> dict[str, float]:
         """`pixel_AUROC` and `pixel_AUPRO` (FPR up to 0.3, divided by it); absent without faulty or healthy pixels.
@@ -52,7 +50,7 @@ class PixelHistogram:
 
 
 def _bins(values: np.ndarray) -> np.ndarray:
-    """The leading bits of float32 values as integers of the same order."""
-    bits = np.ascontiguousarray(values, np.float32).view(np.uint32)
+    """The leading bits of float32 values as integers of the same order; -0.0 is 0.0."""
+    bits = (np.ascontiguousarray(values, np.float32) + np.float32(0)).view(np.uint32)
     ordered = np.where(bits >> 31, ~bits, bits | np.uint32(1 << 31))
     return (ordered >> np.uint32(32 - BITS)).astype(np.int64)

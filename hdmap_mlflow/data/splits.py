@@ -52,6 +52,8 @@ def split(domains: Sequence[Domain], config: DataConfig) -> Splits:
     for part, what in ((val, "validation"), (reported, "reported")):
         if part["label"].nunique() < 2:
             missing = "test/good" if (part["label"] == 1).any() else "test/fault"
+            if part is val and config.validation == "synthetic":  # what is held out bears both classes
+                missing = "train/good"
             raise BadInput(
                 f"{what} AUROC is undefined for source {source.name} under {config.validation}: too few maps in "
                 f"{source.folder / missing}; add maps, choose another source, or another validation strategy"

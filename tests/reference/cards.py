@@ -1,0 +1,140 @@
+"""Reference: the cards of a run, from the same tables as its metrics."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from reference import scores
+from reference.intervals import ap_interval, auroc_interval, rate_interval
+
+KS, DRAWS, LEFT, SCALED_FROM = (0, 1, 5, 10, 50), 200, 5, 5
+
+
+def columns(table) -> tuple[np.ndarray, np.ndarray]:  # noqa: ANN001
+    return np.asarray(table["label"]), np.asarray(table["score"], np.float64)
+
+
+def interval_card(table) -> dict[str, Any]:  # noqa: ANN001
+    label, score = columns(table)
+    out: dict[str, Any] = {"good": int(sum(label == 0)), "fault": int(sum(label == 1))}
+    if out["good"] and out["fault"]:
+        out["image_AUROC"] = list(auroc_interval(label, score)[1:])
+        out["image_AP"] = list(ap_interval(label, score)[1:])
+    return out
+
+
+def group_card(table) -> dict[str, Any]:  # noqa: ANN001
+    label, score = columns(table)
+    group, out = np.asarray(table["group"]).astype(str), {}
+    for name in sorted(set(group) - {""}):
+        inside = group == name
+        if len(set(label[inside])) == 2:
+            value, *bounds = auroc_interval(label[inside], score[inside])
+            out[name] = {"maps": int(inside.sum()), "image_AUROC": value, "interval": bounds}
+    return out
+
+
+def threshold_card(tables, threshold: float) -> dict[str, Any]:  # noqa: ANN001
+    domains = {}
+    for domain, table in tables.items():
+        label, score = columns(table)
+        domains[domain] = scores.decisions(label, score, threshold)
+        hits, misses, false_alarms, quiet = scores.counts(label, score, threshold)
+        if false_alarms + quiet:
+            domains[domain]["FPR_interval"] = list(rate_interval(false_alarms, false_alarms + quiet)[1:])
+        if hits + misses:
+            domains[domain]["TPR_interval"] = list(rate_interval(hits, hits + misses)[1:])
+    return {"threshold": threshold, "domains": domains}
+
+
+def median(values) -> float:  # noqa: ANN001
+    ordered = sorted(values)
+    half = len(ordered) // 2
+    return ordered[half] if len(ordered) % 2 else (ordered[half - 1] + ordered[half]) / 2
+
+
+def sd(values) -> float:  # noqa: ANN001
+    mean = sum(values) / len(values)
+    return (sum((v - mean) ** 2 for v in values) / (len(values) - 1)) ** 0.5
+
+
+def repair_card(val, table) -> dict[str, dict[str, float]]:  # noqa: ANN001
+    """FPR and TPR of a threshold that k good maps of the domain have moved, on the good maps that are left.
+
+    The draws are documented as seeded; the generator (PCG64 of seed 0) and its order, a permutation of the good maps a
+    draw, k after k, are the record's.
+    """
+    label, score = columns(val)
+    known = [float(s) for s in score[label == 0]]
+    label, score = columns(table)
+    good, fault = score[label == 0], score[label == 1]
+    if not known or not len(fault):
+        return {}
+    quantile, rng, out = scores.normal_quantile(np.array(known)), np.random.default_rng(0), {}
+    for k in KS:
+        if len(good) - k < LEFT:
+            continue
+        false, found = [], []
+        for _ in range(DRAWS if k else 1):
+            order = rng.permutation(len(good))
+            used, rest = [float(good[i]) for i in order[:k]], [float(good[i]) for i in order[k:]]
+            if k:
+                above = quantile - median(known)
+                if k >= SCALED_FROM and len(known) > 1 and sd(known) > 0:
+                    above = above * sd(used) / sd(known)
+                cut = float(np.nextafter(median(used) + above, np.inf))
+            else:
+                cut = float(np.nextafter(quantile, np.inf))
+            false.append(sum(s >= cut for s in rest) / len(rest))
+            found.append(sum(float(s) >= cut for s in fault) / len(fault))
+        out[str(k)] = {"FPR": sum(false) / len(false), "TPR": sum(found) / len(found)}
+    return out
+
+
+def clamped(val, score: np.ndarray) -> list[float]:  # noqa: ANN001
+    """Scores in anomalib's unit: the validation range is 1 wide, its F1 threshold 0.5; beyond [0, 1] at the clamp."""
+    label, known = columns(val)
+    centre, spread, out = scores.thresholds(label, known)["F1"], float(max(known) - min(known)), []
+    for value in map(float, score):
+        if spread == 0:
+            out.append(0.5 if value == centre else float(value > centre))
+        else:
+            out.append(min(max((value - centre) / spread + 0.5, 0.0), 1.0))
+    return out
+
+
+def saturation_card(val, table) -> dict[str, Any]:  # noqa: ANN001
+    label, score = columns(table)
+    if len(set(label)) < 2 or len(set(np.asarray(val["label"]))) < 2:
+        return {}
+    squeezed = clamped(val, score)
+    before, after = scores.auroc(label, score), scores.auroc(label, np.array(squeezed))
+    share = sum(value in (0.0, 1.0) for value in squeezed) / len(squeezed)
+    return {"image_AUROC": before, "clamped_AUROC": after, "clamped_fraction": share,
+            "alarm": abs(before - after) > 0.01}  # fmt: skip
+
+
+def shift_card(tables, source: str, distances) -> dict[str, dict[str, float]]:  # noqa: ANN001
+    out = {}
+    home = scores.auroc(*columns(tables[source]))
+    for domain, found in distances.items():
+        away = scores.auroc(*columns(tables[domain])) if domain in tables else None
+        out[domain] = {**found, **({"AUROC_drop": home - away} if None not in (home, away) else {})}
+    return out
+
+
+def cards(val, source: str, tables, distances=None) -> dict[str, Any]:  # noqa: ANN001
+    """All cards; `tables` are the reported maps by domain, the source among them. A domain without a card is absent."""
+    fitted = scores.thresholds(*columns(val))
+    made = {
+        "groups": {domain: group_card(table) for domain, table in tables.items()},
+        "repair": {domain: repair_card(val, table) for domain, table in tables.items()},
+        "saturation": {domain: saturation_card(val, table) for domain, table in tables.items()},
+    }
+    return {
+        "intervals": {domain: interval_card(table) for domain, table in tables.items()},
+        "thresholds": {name: threshold_card(tables, value) for name, value in fitted.items()},
+        **{name: {domain: card for domain, card in found.items() if card} for name, found in made.items()},
+        "shift": shift_card(tables, source, distances or {}),
+    }
