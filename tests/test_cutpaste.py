@@ -105,6 +105,7 @@ def test_faults_that_do_not_fit_are_refused_before_the_first_map(tmp_path: Path)
         fit(model, tmp_path, images().numpy()[:, :1])
 
 
+@pytest.mark.slow
 def test_a_checkpoint_of_plain_data_gives_the_same_scores_back(tmp_path: Path) -> None:
     model = classifier()
     fit(model, tmp_path, images(16).numpy()[:, :1]).trainer.save_checkpoint(tmp_path / "model.ckpt")
