@@ -83,8 +83,8 @@ def known(monkeypatch: pytest.MonkeyPatch) -> Any:
     return register
 
 
-def config(settings: Any = None, weights: str = "hub", **data: Any) -> RunConfig:
-    parts: dict[str, Any] = {"data": {"image_size": (32, 64)} | data, "train": {"max_epochs": 5}}
+def config(settings: Any = None, weights: str = "hub", train: Any = None, **data: Any) -> RunConfig:
+    parts: dict[str, Any] = {"data": {"image_size": (32, 64)} | data, "train": {"max_epochs": 5} | (train or {})}
     return RunConfig(condition="c", model={"name": "mine", "weights": weights, "settings": settings or {}}, **parts)  # type: ignore[arg-type]
 
 
@@ -259,9 +259,9 @@ def test_settings_are_completed_and_weights_that_do_not_exist_are_said_to_be_non
         ({"weights": Weights(local=False)}, {}, "/some", "mine takes model.weights=hub or random only; got /some"),
         ({"weights": Weights(library="own")}, {}, "/some", "mine takes model.weights=hub or random only; got /some"),
         ({"weights": Weights(names=("vit_*", "res*"))}, {}, "hub", "model.backbone vit_\\*, res\\*; got 'test_resnet'"),
-        ({"weights": Weights()}, {"backbone": "test_resnet9"}, "hub", "'test_resnet9' .did you mean 'test_resnet'.*test_r"),
+        ({"weights": Weights()}, {"backbone": "test_resnet9"}, "hub", "resnet9' .did you mean 'test_resnet'.*test_"),
         ({"weights": Weights()}, {"backbone": "zzzzz"}, "hub", "no backbone 'zzzzz'; e.g. resnet10"),
-        ({"weights": Weights()}, {"layers": ["layer1", "layer7"]}, "hub", "has no layer 'layer7'; it has: act1, layer1"),
+        ({"weights": Weights()}, {"layers": ["layer1", "layer7"]}, "hub", "has no layer 'layer7'; it has: act1"),
     ],
 )  # fmt: skip
 def test_what_a_model_cannot_do_is_one_line(known: Any, entry: Any, settings: Any, weights: str, says: str) -> None:
@@ -289,6 +289,17 @@ def test_what_a_model_cannot_do_is_one_line(known: Any, entry: Any, settings: An
 def test_what_a_model_can_do_is_taken(known: Any, entry: Any, settings: Any, weights: str) -> None:
     known(Frozen if "weights" in entry else Plain, **entry)
     assert builder.check(config(settings, weights)).model.weights == (weights if "weights" in entry else "none")
+
+
+@pytest.mark.parametrize("setting", [{"optimizer": "sgd"}, {"learning_rate": 0.1}, {"weight_decay": 0.0}])
+def test_a_model_without_an_optimizer_refuses_the_settings_of_one(known: Any, setting: Any) -> None:
+    known(Plain, trains=False)
+    builder.check(config())
+    with pytest.raises(BadInput, match=f"mine is fitted in one pass.*leave train.{[*setting][0]} out"):
+        builder.check(config(train=setting))
+    for trains in (True, None):
+        known(Plain, trains=trains)
+        assert builder.check(config(train=setting)).train.max_epochs == 5
 
 
 def test_the_one_layer_of_a_model_is_checked_too(known: Any) -> None:

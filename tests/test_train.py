@@ -80,8 +80,11 @@ def test_an_optimizer_of_another_kind_takes_the_groups_and_rates_over(name: Any,
         assert all(group["weight_decay"] == 0.7 for group in new.param_groups)
     if kind is torch.optim.SGD:
         assert after[0].param_groups[0]["momentum"] == 0.9
-    [other] = settle([torch.optim.RMSprop(groups())], optimizer=name, learning_rate=1.0)
+    [other] = settle([torch.optim.RMSprop(groups(), weight_decay=0.3)], optimizer=name, learning_rate=1.0)
     assert [group["lr"] for group in other.param_groups] == pytest.approx([1.0, 0.2])
+    assert [group["weight_decay"] for group in other.param_groups] == [0.3, 0.3], "not the new kind's own default"
+    [bare] = settle([torch.optim.LBFGS([weight()], lr=0.2)], optimizer=name)
+    assert bare.param_groups[0]["lr"] == 0.2
 
 
 def test_a_model_that_schedules_its_optimizer_keeps_it() -> None:
