@@ -11,48 +11,23 @@ from anomalib import LearningType
 from anomalib.data import ImageBatch
 from anomalib.metrics import AUROC, Evaluator
 from anomalib.pre_processing import PreProcessor
+from parts import BARE, Called, logs, random
 from scipy.ndimage import gaussian_filter
 from torch import Tensor, nn
 from torchvision.transforms.v2 import Compose, Normalize, Resize
 
 from hdmap_mlflow.data.faults import CutPaste
 from hdmap_mlflow.errors import BadInput
-from hdmap_mlflow.models import cutpaste
 from hdmap_mlflow.models.cutpaste import CutPasteClassifier
 from hdmap_mlflow.models.draem_sevnet import DraemSevNet, Prediction
 
 SIZE = (32, 64)
 TINY: dict[str, Any] = {"reconstructive_width": 2, "discriminative_width": 2, "severity_head_width": 3}
 BANDS: dict[str, Any] = {"patch_width_range": (10, 40), "patch_ratio_range": (0.05, 0.1)}
-BARE: dict[str, Any] = {"pre_processor": False, "post_processor": False, "visualizer": False, "evaluator": False}
-
-
-class Called(nn.Module):
-    """A network replaced by a function."""
-
-    def __init__(self, function: Any) -> None:
-        super().__init__()
-        self.function = function
-
-    def forward(self, *given: Any) -> Any:
-        return self.function(*given)
 
 
 def sevnet(**settings: Any) -> DraemSevNet:
     return DraemSevNet(**(BARE | TINY | BANDS | settings))
-
-
-def random(*shape: int, seed: int = 0) -> Tensor:
-    return torch.rand(*shape, generator=torch.Generator().manual_seed(seed))
-
-
-def logs(model: Any) -> tuple[dict[str, float], list[dict[str, Any]]]:
-    """What a model logs from now on, and how."""
-    values: dict[str, float] = {}
-    how: list[dict[str, Any]] = []
-    model.log = lambda name, value, **given: (values.update({name: float(value)}), how.append(given))
-    model.log_dict = lambda parts, **given: (values.update({k: float(v) for k, v in parts.items()}), how.append(given))
-    return values, how
 
 
 def dissimilarity(a: np.ndarray, b: np.ndarray) -> float:
@@ -205,6 +180,7 @@ def test_the_faults_are_those_of_the_settings() -> None:
     model = sevnet(**patches, severity_max=2.5, anomaly_probability=0.2)
     assert model.faults == CutPaste((5, 9), ratio=(0.2, 0.4), count=3, severity=(0.0, 2.5), probability=0.2)
     other = CutPasteClassifier(**BARE, **patches, severity_range=(1.0, 2.0), anomaly_probability=0.2)
+    assert CutPasteClassifier(**BARE).faults.count == 1
     same: dict[str, Any] = {"ratio": (0.2, 0.4), "count": 3, "severity": (1.0, 2.0), "probability": 0.2}
     assert other.faults == CutPaste((5, 9), **same, relative=True)
 
@@ -223,14 +199,36 @@ def test_the_faults_are_those_of_the_settings() -> None:
         {"focal_alpha": -0.5},
         {"in_channels": 4},
         {"severity_loss": "mae"},
+        {"score_combination": "least"},
+        {"severity_head_mode": "some"},
+        {"discriminative_width": 0},
     ],
 )
 def test_a_setting_out_of_range_is_refused_with_its_name_and_value(settings: dict[str, Any]) -> None:
     [(name, value)] = settings.items()
-    with pytest.raises(BadInput, match=name) as raised:
+    with pytest.raises(BadInput, match=f"^{name} (is|are) ") as raised:
         sevnet(**settings)
     shown = str(list(value)) if isinstance(value, tuple) else str(value)
     assert shown in str(raised.value) and raised.value.args[0].count("give") == 1
+
+
+def test_the_published_settings_of_draem_sevnet() -> None:
+    with torch.device("meta"):  # shapes without weights
+        model = DraemSevNet()
+    shapes = {name: tuple(weight.shape) for name, weight in model.model.named_parameters()}
+    assert shapes["reconstructive.encoder.block1.0.weight"][:2] == (128, 3)
+    assert shapes["discriminative.encoder_segment.block1.0.weight"][:2] == (64, 6)
+    assert shapes["severity_head.0.weight"] == (128, 1920)
+    assert model.faults == CutPaste((32, 192), ratio=(0.05, 0.25), severity=(0.0, 1.0), probability=0.5)
+    assert (model.severity_max, model.ssim_weight, model.severity_weight) == (1.0, 2.0, 0.5)
+    assert (model.focal.alpha, model.focal.gamma, model.model.level) == (0.75, 2.0, None)
+    assert (model.model.combination, model.model.score_weights) == ("simple_average", (0.5, 0.5))
+    assert isinstance(model.severity_criterion, nn.SmoothL1Loss)
+
+
+def test_a_choice_that_does_not_exist_is_answered_by_those_that_do() -> None:
+    with pytest.raises(BadInput, match="single_scale, multi_scale, none"):
+        sevnet(severity_head_mode="some")
 
 
 def test_small_but_possible_settings_are_taken() -> None:
@@ -297,53 +295,3 @@ def test_only_a_pre_processor_that_normalises_is_refused() -> None:
         assert model(pre_processor=PreProcessor(Resize((32, 192)))).pre_processor
         with pytest.raises(BadInput, match="Normalize out of the pre-processor"):
             model(pre_processor=PreProcessor(steps))
-
-
-# ------------------------------------------------------------------------------------------------ CutPaste classifier
-@pytest.fixture
-def small(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Any, ...]]:
-    """In place of timm's networks: the mean of each channel times 1, 2 and 3, beside an output nobody asked for."""
-    made: list[tuple[Any, ...]] = []
-
-    def network(images: Tensor) -> Tensor:
-        return torch.stack([images.amax(dim=(1, 2, 3)), images.mean(dim=(1, 2, 3)) - 7], dim=1)
-
-    def create_model(*given: Any, **named: Any) -> nn.Module:
-        made.append((given, named))
-        return Called(network)
-
-    monkeypatch.setattr(cutpaste.timm, "create_model", create_model)
-    return made
-
-
-def test_the_classifier_sees_every_map_at_mean_0_and_sd_1(small: list) -> None:
-    model = CutPasteClassifier(**BARE, backbone="mine", pre_trained=True)
-    assert small == [(("mine",), {"pretrained": True, "num_classes": 1})]
-    images = 1e-4 * random(3, 3, *SIZE) * torch.tensor([1.0, 1.0, 1e3])[:, None, None, None]
-    array = images.double().numpy()
-    mean, sd = array.mean(axis=(2, 3), keepdims=True), array.std(axis=(2, 3), keepdims=True)
-    expected = torch.from_numpy((array - mean) / sd).float()
-    torch.testing.assert_close(model.model.standardise(images), expected, rtol=1e-2, atol=1e-3)
-    torch.testing.assert_close(model.model(images).pred_score, expected.amax(dim=(1, 2, 3)), rtol=1e-2, atol=1e-3)
-
-
-def test_the_loss_of_the_classifier_is_the_cross_entropy_of_fault_or_not(small: list) -> None:
-    model = CutPasteClassifier(**BARE)
-    severity = torch.tensor([0.0, 0.3, 2.0])
-    object.__setattr__(model.faults, "paste_batch", lambda images: (images + 1, None, severity))
-    logits = torch.tensor([0.5, -1.0, 2.0], requires_grad=True)
-    model.model.logits = lambda images: logits + 0 * images.sum() if images.min() >= 1 else None  # type: ignore[method-assign]
-    values, how = logs(model)
-    loss = model.training_step(ImageBatch(image=random(3, 3, *SIZE)))
-    p = 1 / (1 + np.exp([-0.5, 1.0, -2.0]))
-    expected = -np.mean([np.log(1 - p[0]), np.log(p[1]), np.log(p[2])])
-    assert loss.item() == pytest.approx(expected) and values == {"train_loss": pytest.approx(expected)}
-    assert loss.requires_grad
-    assert how == [{"on_step": False, "on_epoch": True, "prog_bar": True, "batch_size": 3}]
-
-
-@pytest.mark.parametrize("probability", [0.01, 0.99])
-def test_any_share_of_faults_between_none_and_all_is_taken(small: list, probability: float) -> None:
-    assert CutPasteClassifier(**BARE, anomaly_probability=probability).faults.probability == probability
-    with pytest.raises(BadInput, match="anomaly_probability is 1.5"):
-        CutPasteClassifier(**BARE, anomaly_probability=1.5)
