@@ -123,15 +123,16 @@ HALVES = (0.5,) * 3, (0.5,) * 3
     ],
 )
 def test_maps_are_normalised_by_the_mean_and_sd_of_the_weights(
-    known: Any, folder: Path, backbone: str, weights: str, mean: Any, sd: Any
+    known: Any, backbone: str, weights: str, mean: Any, sd: Any, request: pytest.FixtureRequest
 ) -> None:
     known(Frozen, weights=Weights())
-    model = built({"backbone": backbone}, str(folder) if weights == "folder" else weights, fetch=False)
+    weights = str(request.getfixturevalue("folder")) if weights == "folder" else weights
+    model = built({"backbone": backbone}, weights, fetch=False)
     found = model.pre_processor.transform(MAPS)
     expected = [(value - m) / d for value, m, d in zip((0.2, 0.6, 3.7), mean, sd, strict=True)]
     assert found.dtype is torch.float32 and found.shape == (2, 3, 32, 64)
     torch.testing.assert_close(found, torch.tensor(expected)[None, :, None, None].expand(2, 3, 32, 64))
-    assert bool((model.model.conv1[0].weight == 0.125).all()) == (weights == "folder")
+    assert bool((model.model.conv1[0].weight == 0.125).all()) == weights.endswith("weights")
 
 
 @pytest.mark.parametrize(

@@ -27,7 +27,8 @@ BANDS: dict[str, Any] = {"patch_width_range": (10, 80), "patch_ratio_range": (0.
 def classifier(**settings: Any) -> CutPasteClassifier:
     evaluator = Evaluator(val_metrics=[AUROC(fields=["pred_score", "gt_label"], prefix="val_image_")])
     components: dict[str, Any] = {"pre_processor": False, "post_processor": False, "visualizer": False}
-    return CutPasteClassifier(**(components | {"evaluator": evaluator} | BANDS | settings))
+    components |= {"evaluator": evaluator, "backbone": "test_resnet"}
+    return CutPasteClassifier(**(components | BANDS | settings))
 
 
 def images(n: int = 4) -> torch.Tensor:

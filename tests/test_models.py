@@ -52,6 +52,7 @@ def test_every_search_space_names_settings_that_exist_and_holds_the_default(mode
         ("draem", "model.dtd_dir=/no/such/folder", "PNG or JPEG"),
         ("draem_sevnet", "model.learning_rate=0.1", "set by train.learning_rate"),
         ("ganomaly", "model.batch_size=8", "set by data.batch_size"),
+        ("cflow", "model.decoder=glow", "model.decoder"),
         ("dinomaly", "model.encoder_name=resnet18", "takes model.encoder_name vit_"),
         ("stfpm", "model.pre_trained=maybe", "neither true"),
         ("reverse_distillation", "data.image_size=[100,100]", "multiples of 32"),

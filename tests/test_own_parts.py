@@ -21,7 +21,7 @@ from hdmap_mlflow.models import cflow, coreset, dinomaly, padim, patchcore
 from hdmap_mlflow.models.features import Features
 
 BARE: dict[str, Any] = {"post_processor": False, "visualizer": False, "evaluator": False}
-SMALL: dict[str, Any] = {"backbone": "resnet10t", "layers": ["layer1", "layer2"], "pre_trained": False}
+SMALL: dict[str, Any] = {"backbone": "test_resnet", "layers": ["layer1", "layer2"], "pre_trained": False}
 SIZE = (32, 64)
 
 
@@ -179,7 +179,7 @@ def bank(ratio: float = 0.1, mb: float = 500, maps: int = 6, steps: int = 10) ->
     return model
 
 
-ROW = (64 + 128) * 4  # bytes of a patch of resnet10t's layers 1 and 2
+ROW = (32 + 48) * 4  # bytes of a patch of test_resnet's layers 1 and 2
 PATCHES = 8 * 16  # of a map of 32 x 64
 
 
@@ -188,9 +188,9 @@ PATCHES = 8 * 16  # of a map of 32 x 64
     [
         (0.1, 500, 6, 10, 76, 6 * PATCHES),  # all fit: the published selection
         (0.1, 500, 6, 2, 51, 4 * PATCHES),  # two batches of two maps only
-        (0.5, 0.1, 6, 10, 130, 4 * 130),  # the budget cuts the bank, and what is held
-        (0.5, 0.2, 6, 10, 260, 6 * PATCHES),  # it cuts the bank, but four times as much holds all
-        (0.01, 0.1, 6, 10, 7, 4 * 130),  # a small bank is selected as the patches come, too
+        (0.5, 0.0417, 6, 10, 130, 4 * 130),  # the budget cuts the bank, and what is held
+        (0.5, 0.0833, 6, 10, 260, 6 * PATCHES),  # it cuts the bank, but four times as much holds all
+        (0.01, 0.0417, 6, 10, 7, 4 * 130),  # a small bank is selected as the patches come, too
     ],
 )
 def test_the_bank_and_what_is_held_follow_from_ratio_and_budget(
@@ -217,7 +217,7 @@ def test_patchcore_keeps_features_of_the_training_maps_and_scores_by_them(capsys
     capsys.readouterr()
     model.fit()
     assert not capsys.readouterr().out, "the size is said once"
-    assert model.gathered is None and model.model.memory_bank.shape == (32, 192)
+    assert model.gathered is None and model.model.memory_bank.shape == (32, 80)
     patches = model.train().model(torch.cat([batch.image for batch in data]))
     nearest = torch.cdist(model.model.memory_bank, patches).min(dim=1).values
     assert nearest.max() < 1e-2
@@ -233,7 +233,7 @@ def test_patchcore_says_what_it_cannot_do() -> None:
         bank(0.001).training_step(*batches(2))
     with pytest.raises(ValueError, match="no training map"):
         bank().fit()
-    assert bank(mb=1e-9)._plan(6, PATCHES, torch.zeros(1, 192)).size == 1
+    assert bank(mb=1e-9)._plan(6, PATCHES, torch.zeros(1, 80)).size == 1
     assert bank(1.0 / (6 * PATCHES) + 1e-9).training_step(*batches(2)).item() == 0  # one patch is one
 
 

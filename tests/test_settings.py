@@ -2,7 +2,7 @@
 recorded, searched and believed.
 
 The table needs no entry for a new model: another value follows from a setting's type. OTHER holds the values that do
-not follow, WITH what a setting needs beside it to matter, IGNORED what changes no number, and why.
+not follow, WITH what a setting needs beside it to matter, LEFT_OUT what is not tried, and why.
 """
 
 from __future__ import annotations
@@ -14,8 +14,10 @@ from typing import Any, Literal
 
 import pytest
 import torch
+from anomalib.data import ImageBatch
 from conftest import write_domain
 from lightning.pytorch import Trainer
+from parts import logs
 from test_zoo import OFFLINE, SMALLER, smallest
 
 from hdmap_mlflow import run, train
@@ -35,7 +37,8 @@ BASE = SMALLER | {
     "mh_patchcore": f"{TWO},model.memory_bank_size=40,model.local_coreset_size=20,model.num_neighbors=3",
     "dfkde": f"{TINY},model.layers=[layer4],model.n_pca_components=2",
     "dfm": f"{TINY},model.layer=layer2,model.pooling_kernel_size=2",
-    "rad": "model.k_image=3",
+    "rad": "model.k_image=1",
+    "super_add": "data.image_size=[80,160],model.patch_size=80,model.patch_overlap=16",
     "draem_sevnet": "data.image_size=[32,96],model.patch_width_range=[10,60],model.reconstructive_width=2,"
     "model.discriminative_width=2,model.severity_head_width=4,model.severity_max=1.0,model.map_level=null",
     "cutpaste": "data.image_size=[32,96],model.patch_width_range=[10,60],model.backbone=test_resnet",
@@ -70,6 +73,10 @@ OTHER: dict[tuple[str, str], Any] = {
     ("rad", "max_ratio"): 0.3,
     ("super_add", "backbone"): "vit_small_plus_patch16_dinov3",
     ("super_add", "layers"): "[2,5]",
+    ("super_add", "patch_size"): 48,
+    ("super_add", "patch_overlap"): 32,
+    ("cflow", "fiber_batch_size"): 5,
+    ("cfa", "radius"): 0.5,
     ("super_add", "score_quantile"): 0.3,
     ("reverse_distillation", "backbone"): "resnet34",
     ("reverse_distillation", "layers"): "[layer1,layer2]",
@@ -95,8 +102,14 @@ WITH: dict[tuple[str, str], str] = {
     ("draem_sevnet", "score_weights"): "model.score_combination=weighted_average",
     ("draem", "sspcab_lambda"): "model.enable_sspcab=true",
     ("anomaly_dino", "sampling_ratio"): "model.coreset_subsampling=true",
+    ("cfa", "num_hard_negative_features"): "model.radius=1000.0",  # hard negatives repel within it only
 }
-IGNORED: dict[tuple[str, str], str] = {}
+# What changes no number, or cannot be tried on random weights and a CPU, and why.
+LEFT_OUT: dict[tuple[str, str], str] = {
+    ("dfm", "score_type"): "nll, the only other one, raises in anomalib 2.7 when it is fitted",
+    ("anomaly_dino", "masking"): "the mask of a network with random weights leaves no patch",
+    ("rad", "bank_dtype"): "a bank of half precision is compared with features of single on a CPU, which raises",
+}
 
 
 @pytest.fixture(scope="module")
@@ -108,7 +121,14 @@ def domain(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def settings(model: str) -> list[str]:
     """What a model takes beside what the run says for it."""
-    return [name for name in signature.parameters(REGISTRY[model].path) if name not in signature.ELSEWHERE]
+    taken = signature.parameters(REGISTRY[model].path)
+    free = [name for name in taken if name not in signature.ELSEWHERE]
+    return [name for name in free if not only_one(taken[name].annotation)]
+
+
+def only_one(hint: Any) -> bool:
+    """Whether a setting has one choice, which is none."""
+    return typing.get_origin(hint) is Literal and len(typing.get_args(hint)) == 1
 
 
 def another(hint: Any, value: Any) -> Any:
@@ -183,6 +203,17 @@ def numbers(config: RunConfig, model: Any, root: Path) -> dict[str, torch.Tensor
     return found
 
 
+def glance(config: RunConfig, model: Any, root: Path) -> dict[str, torch.Tensor]:
+    """The same of models of our own, which need no trainer for a step: its losses, and scores."""
+    values, _ = logs(model)
+    train.seed(config.train)
+    maps = torch.rand(3, 1, *config.data.image_size).expand(-1, 3, -1, -1)
+    model.training_step(ImageBatch(image=maps))
+    with torch.inference_mode():
+        score = model.eval().predict_step(ImageBatch(image=maps)).pred_score
+    return {name: torch.tensor(value) for name, value in values.items()} | {"score": torch.as_tensor(score)}
+
+
 def same(first: dict[str, torch.Tensor], second: dict[str, torch.Tensor]) -> bool:
     return first.keys() == second.keys() and all(
         value.shape == second[name].shape and torch.allclose(value, second[name], rtol=0, atol=0, equal_nan=True)
@@ -195,10 +226,12 @@ def made(config: RunConfig) -> Any:
     return builder.build(config)
 
 
-def every_setting_counts(model: str, root: Path) -> None:
+def every_setting_counts(model: str, root: Path, numbers: Any = numbers) -> None:
     known: dict[str, Any] = {}
     ignored = []
     for name in settings(model):
+        if (model, name) in LEFT_OUT:
+            continue
         base, after = changed(model, name, root)
         built, key = made(after), base.model_dump_json()
         before = known.setdefault(key + "shapes", None) or shapes(made(base))
@@ -210,12 +243,12 @@ def every_setting_counts(model: str, root: Path) -> None:
             assert same(known[key], numbers(base, made(base), root)), "the same run twice must give the same numbers"
         if same(known[key], numbers(after, built, root)):
             ignored.append(name)
-    assert ignored == [name for name in settings(model) if (model, name) in IGNORED]
+    assert not ignored
 
 
 @pytest.mark.parametrize("model", QUICK)
 def test_every_setting_of_the_models_of_our_own_changes_something(model: str, domain: Path) -> None:
-    every_setting_counts(model, domain)
+    every_setting_counts(model, domain, glance)
 
 
 @pytest.mark.slow
@@ -226,5 +259,5 @@ def test_every_setting_of_a_model_changes_something(model: str, domain: Path, mo
 
 
 def test_the_table_names_models_and_settings_that_exist() -> None:
-    for model, name in [*OTHER, *WITH, *IGNORED]:
+    for model, name in [*OTHER, *WITH, *LEFT_OUT]:
         assert name in settings(model)

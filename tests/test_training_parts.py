@@ -179,8 +179,10 @@ def test_the_faults_are_those_of_the_settings() -> None:
     patches: dict[str, Any] = {"patch_width_range": (5, 9), "patch_ratio_range": (0.2, 0.4), "patch_count": 3}
     model = sevnet(**patches, severity_max=2.5, anomaly_probability=0.2)
     assert model.faults == CutPaste((5, 9), ratio=(0.2, 0.4), count=3, severity=(0.0, 2.5), probability=0.2)
-    other = CutPasteClassifier(**BARE, **patches, severity_range=(1.0, 2.0), anomaly_probability=0.2)
-    assert CutPasteClassifier(**BARE).faults.count == 1
+    other = CutPasteClassifier(
+        **BARE, backbone="test_resnet", **patches, severity_range=(1.0, 2.0), anomaly_probability=0.2
+    )
+    assert CutPasteClassifier(**BARE, backbone="test_resnet").faults.count == 1
     same: dict[str, Any] = {"ratio": (0.2, 0.4), "count": 3, "severity": (1.0, 2.0), "probability": 0.2}
     assert other.faults == CutPaste((5, 9), **same, relative=True)
 
@@ -241,7 +243,7 @@ def test_small_but_possible_settings_are_taken() -> None:
 @pytest.mark.parametrize("model", [DraemSevNet, CutPasteClassifier])
 def test_the_components_that_are_given_are_the_models(model: Any) -> None:
     pre, evaluator = PreProcessor(Resize((32, 192))), Evaluator(val_metrics=[AUROC(fields=["pred_score", "gt_label"])])
-    small = TINY if model is DraemSevNet else {}
+    small = TINY if model is DraemSevNet else {"backbone": "test_resnet"}
     built = model(pre_processor=pre, post_processor=False, evaluator=evaluator, visualizer=False, **small)
     assert built.pre_processor is pre and built.evaluator is evaluator
     assert built.post_processor is None and built.visualizer is None
@@ -255,7 +257,7 @@ def test_the_components_that_are_given_are_the_models(model: Any) -> None:
 
 @pytest.mark.parametrize(("model", "rate", "decay"), [(DraemSevNet, 1e-4, 0.0), (CutPasteClassifier, 1e-3, 1e-4)])
 def test_adamw_learns_all_weights_at_the_published_rate(model: Any, rate: float, decay: float) -> None:
-    built = model(**BARE) if model is CutPasteClassifier else sevnet()
+    built = CutPasteClassifier(**BARE, backbone="test_resnet") if model is CutPasteClassifier else sevnet()
     optimizer = built.configure_optimizers()
     [group] = optimizer.param_groups
     assert isinstance(optimizer, torch.optim.AdamW) and (group["lr"], group["weight_decay"]) == (rate, decay)
@@ -291,7 +293,7 @@ def test_faults_and_sizes_are_checked_before_the_first_map() -> None:
 
 def test_only_a_pre_processor_that_normalises_is_refused() -> None:
     steps = Compose([Resize((32, 96)), Normalize([0.5], [0.5])])
-    for model in (sevnet, lambda **given: CutPasteClassifier(**(BARE | given))):
+    for model in (sevnet, lambda **given: CutPasteClassifier(**(BARE | {"backbone": "test_resnet"} | given))):
         assert model(pre_processor=PreProcessor(Resize((32, 192)))).pre_processor
         with pytest.raises(BadInput, match="Normalize out of the pre-processor"):
             model(pre_processor=PreProcessor(steps))
