@@ -72,6 +72,13 @@ class Fetching(Plain):
         raise URLError("no route to\nhost")
 
 
+class Unreachable(Plain):
+    """A model that cannot fetch a file while it is made."""
+
+    def __init__(self, **components: Any) -> None:
+        raise URLError("no route")
+
+
 @pytest.fixture
 def known(monkeypatch: pytest.MonkeyPatch) -> Any:
     """Register a class of this file as `mine`."""
@@ -89,7 +96,8 @@ def config(settings: Any = None, weights: str = "hub", train: Any = None, **data
 
 
 def built(settings: Any = None, weights: str = "hub", fetch: bool = True, **data: Any) -> Any:
-    return builder.build(builder.check(config(settings, weights, **data)), fetch=fetch)
+    checked = builder.check(config(settings, weights, **data))
+    return builder.build(checked) if fetch else builder.build(checked, fetch=False)
 
 
 @pytest.fixture
@@ -191,12 +199,13 @@ def test_random_weights_are_asked_for_where_a_checkpoint_follows_or_the_user_say
     known: Any, monkeypatch: pytest.MonkeyPatch, weights: str, fetch: bool, asked: list[bool]
 ) -> None:
     known(Frozen, weights=Weights())
+    checked = builder.check(config({"backbone": "test_resnet"}, weights))
     seen: list[bool] = []
     fetched: list[Any] = []
     make = timm.create_model
     monkeypatch.setattr(timm, "create_model", lambda name, pretrained: seen.append(pretrained) or make(name))
     monkeypatch.setattr("huggingface_hub.hf_hub_download", lambda *given, **_: fetched.append(given))
-    model = built({"backbone": "test_resnet"}, weights, fetch)
+    model = builder.build(checked, fetch=fetch)
     assert seen == asked and model.pre_trained is True and model.backbone == "test_resnet"
     assert fetched == ([("timm/test_resnet.r160_in1k", "model.safetensors")] if asked == [True] else [])
 
@@ -215,6 +224,12 @@ def test_files_of_a_models_own_are_left_out_with_random_weights(
                 step("a", b=1)
         else:
             step("a", b=1) if step is not model.prepare_pretrained_model else step()
+
+
+def test_a_download_that_fails_while_a_model_is_made_names_the_model(known: Any) -> None:
+    known(Unreachable)
+    with pytest.raises(BadInput, match="files of mine cannot be downloaded"):
+        built()
 
 
 def test_textures_are_a_folder_by_then(known: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -262,7 +277,7 @@ def test_settings_are_completed_and_weights_that_do_not_exist_are_said_to_be_non
         ({"weights": Weights(names=("vit_*", "res*"))}, {}, "hub", "model.backbone vit_\\*, res\\*; got 'test_resnet'"),
         ({"weights": Weights()}, {"backbone": "test_resnet9"}, "hub", "resnet9' .did you mean 'test_resnet'.*test_"),
         ({"weights": Weights()}, {"backbone": "zzzzz"}, "hub", "no backbone 'zzzzz'; e.g. resnet10"),
-        ({"weights": Weights()}, {"layers": ["layer1", "layer7"]}, "hub", "has no layer 'layer7'; it has: act1"),
+        ({"weights": Weights()}, {"layers": ["layer1", "layer7"]}, "hub", "'layer7'; it has: act1, layer1"),
     ],
 )  # fmt: skip
 def test_what_a_model_cannot_do_is_one_line(known: Any, entry: Any, settings: Any, weights: str, says: str) -> None:

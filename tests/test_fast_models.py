@@ -241,6 +241,7 @@ def test_room_is_counted_in_bytes_with_what_is_there_already(cache: Path) -> Non
     assert again.get("z") is None and all(torch.equal(again.get("x")[layer], maps[layer]) for layer in maps)
     (cache / "one" / "shapes.json").unlink()
     assert features.FeatureStore(cache / "one", 3).get("x") is None
+    assert features.FeatureStore(cache / "one", 1e-9).folder.is_dir(), "its own folder stays"
     exact = features.FeatureStore(cache / "two", 3)
     exact.room = float(size)
     exact.put("x", maps), exact.put("y", maps)
@@ -255,8 +256,8 @@ def test_the_longest_unused_folders_go_until_the_rest_fits(tmp_path: Path) -> No
         os.utime(tmp_path / name, (1e9 + age, 1e9 + age))
     (tmp_path / "no folder").touch()
     assert features._make_room(tmp_path, 400, tmp_path / "b") == 400
-    assert features._make_room(tmp_path, 399, tmp_path / "d") == 300  # d is kept, a goes
-    assert sorted(path.name for path in tmp_path.iterdir() if path.is_dir()) == ["b", "c", "d"]
+    assert features._make_room(tmp_path, 399, tmp_path / "a") == 300  # d is the oldest
+    assert sorted(path.name for path in tmp_path.iterdir() if path.is_dir()) == ["a", "b", "c"]
     assert features._make_room(tmp_path, 50, tmp_path / "b") == 100
     assert [path.name for path in tmp_path.iterdir() if path.is_dir()] == ["b"]
 
