@@ -41,9 +41,9 @@ def test_a_cflow_map_is_the_likelihoods_below_the_kept_reference() -> None:
     first = torch.tensor([[0.2, 0.4, 0.6, 0.8], [1.0, 1.0, 1.0, 1.0]])  # two maps of 2 x 2, exp(likelihood - reference)
     second = torch.tensor([0.5, 0.25])  # two maps of 1 x 1
     likelihoods = [(first.log() + 1.0).flatten(), second.log() - 2.0]
-    maps = fixed(likelihoods, [2, 1], [2, 1], (3, 3))
-    enlarged = torch.tensor([[0.2, 0.3, 0.4], [0.4, 0.5, 0.6], [0.6, 0.7, 0.8]])
-    torch.testing.assert_close(maps, torch.stack([2 - enlarged - 0.5, torch.full((3, 3), 2 - 1 - 0.25)]))
+    maps = fixed(likelihoods, [2, 1], [2, 1], (3, 5))
+    enlarged = torch.tensor([[0.2], [0.4], [0.6]]) + torch.tensor([0.0, 0.05, 0.1, 0.15, 0.2])  # corner to corner
+    torch.testing.assert_close(maps, torch.stack([2 - enlarged - 0.5, torch.full((3, 5), 2 - 1 - 0.25)]))
     with pytest.raises(ValueError):
         fixed(likelihoods[:1], [2], [2], (3, 3))
 
@@ -98,7 +98,7 @@ def test_a_short_batch_takes_the_fibres_it_has(flow: Any, monkeypatch, asked: in
     step = lambda self, batch, *more, **named: seen.append((self.model.fiber_batch_size, batch, more, named)) or "loss"  # noqa: E731
     monkeypatch.setattr(PublishedCflow, "training_step", step)
     flow.fibres = asked
-    batch = ImageBatch(image=torch.zeros(count, 3, 64, 96))  # 2 x 3 places of 32 pixels
+    batch = ImageBatch(image=torch.zeros(count, 3, 80, 112))  # 2 x 3 whole places of 32 pixels
     assert flow.training_step(ImageBatch(image=torch.zeros(1, 3, 32, 32)), 0) == "loss"
     assert flow.training_step(batch, 7, more=True) == "loss"
     assert seen[0][0] == 1 and seen[1] == (taken, batch, (7,), {"more": True})
