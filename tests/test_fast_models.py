@@ -81,6 +81,7 @@ def test_moments_of_a_stream_are_those_of_all_at_once() -> None:
     generator = torch.Generator().manual_seed(0)
     vectors = 100 + torch.randn(40, 6, 5, generator=generator) * torch.rand(6, 1, generator=generator)
     moments = Moments(vectors[:7])
+    assert moments.total.dtype is moments.products.dtype is torch.float64, "sums over any number of maps"
     for batch in vectors.split(7):
         moments.add(batch)
     torch.testing.assert_close(moments.mean(), vectors.mean(dim=0))
