@@ -22,6 +22,7 @@ from hdmap_mlflow.config import RunConfig, TrainConfig
 from hdmap_mlflow.errors import BadInput
 
 MONITOR = "val_image_AUROC"
+KEPT = ("params", "lr", "weight_decay")  # of a group of parameters that gets another optimizer
 OnEpoch = Callable[[Mapping[str, float], int], None]
 
 
@@ -169,8 +170,9 @@ class _OptimizerSettings(Callback):
         if self.kind is not None:
             if schedulers:
                 raise BadInput(f"{type(pl_module).__name__} schedules its own optimizer; leave train.optimizer out")
+            # The kind changes and nothing else: rates and decay stay those of the model's authors.
             trainer.strategy.optimizers = [
-                self.kind([{"params": group["params"], "lr": group["lr"]} for group in optimizer.param_groups])
+                self.kind([{key: group[key] for key in KEPT if key in group} for group in optimizer.param_groups])
                 for optimizer in trainer.optimizers
             ]
         groups = [group for optimizer in trainer.optimizers for group in optimizer.param_groups]

@@ -10,12 +10,15 @@ from anomalib.data import ImageBatch, ImageItem
 from anomalib.engine import Engine
 from anomalib.metrics import AUROC, Evaluator
 from anomalib.pre_processing import PreProcessor
+from parts import BARE, Called, logs, random
 from sklearn.metrics import roc_auc_score
+from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from torchvision.transforms.v2 import Compose, Normalize, Resize
 
 from hdmap_mlflow.data.simulate import domain_maps
 from hdmap_mlflow.errors import BadInput
+from hdmap_mlflow.models import cutpaste
 from hdmap_mlflow.models.cutpaste import CutPasteClassifier
 
 BANDS: dict[str, Any] = {"patch_width_range": (10, 80), "patch_ratio_range": (0.02, 0.1)}
@@ -24,7 +27,8 @@ BANDS: dict[str, Any] = {"patch_width_range": (10, 80), "patch_ratio_range": (0.
 def classifier(**settings: Any) -> CutPasteClassifier:
     evaluator = Evaluator(val_metrics=[AUROC(fields=["pred_score", "gt_label"], prefix="val_image_")])
     components: dict[str, Any] = {"pre_processor": False, "post_processor": False, "visualizer": False}
-    return CutPasteClassifier(**(components | {"evaluator": evaluator} | BANDS | settings))
+    components |= {"evaluator": evaluator, "backbone": "test_resnet"}
+    return CutPasteClassifier(**(components | BANDS | settings))
 
 
 def images(n: int = 4) -> torch.Tensor:
@@ -105,6 +109,7 @@ def test_faults_that_do_not_fit_are_refused_before_the_first_map(tmp_path: Path)
         fit(model, tmp_path, images().numpy()[:, :1])
 
 
+@pytest.mark.slow
 def test_a_checkpoint_of_plain_data_gives_the_same_scores_back(tmp_path: Path) -> None:
     model = classifier()
     fit(model, tmp_path, images(16).numpy()[:, :1]).trainer.save_checkpoint(tmp_path / "model.ckpt")
@@ -127,3 +132,52 @@ def test_it_tells_simulated_faults_from_healthy_maps_better_than_the_image_maxim
     engine = fit(model, tmp_path, train, epochs=12, val_dataloaders=loader(maps, labels))
     auroc = float(engine.trainer.callback_metrics["val_image_AUROC"])
     assert auroc > max(0.8, roc_auc_score(labels, maps.max(axis=(1, 2, 3))))
+
+
+@pytest.fixture
+def small(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Any, ...]]:
+    """In place of timm's networks: the mean of each channel times 1, 2 and 3, beside an output nobody asked for."""
+    made: list[tuple[Any, ...]] = []
+
+    def network(images: Tensor) -> Tensor:
+        return torch.stack([images.amax(dim=(1, 2, 3)), images.mean(dim=(1, 2, 3)) - 7], dim=1)
+
+    def create_model(*given: Any, **named: Any) -> nn.Module:
+        made.append((given, named))
+        return Called(network)
+
+    monkeypatch.setattr(cutpaste.timm, "create_model", create_model)
+    return made
+
+
+def test_the_classifier_sees_every_map_at_mean_0_and_sd_1(small: list) -> None:
+    model = CutPasteClassifier(**BARE, backbone="mine", pre_trained=True)
+    assert small == [(("mine",), {"pretrained": True, "num_classes": 1})]
+    images = 1e-4 * random(3, 3, 32, 64) * torch.tensor([1.0, 1.0, 1e3])[:, None, None, None]
+    array = images.double().numpy()
+    mean, sd = array.mean(axis=(2, 3), keepdims=True), array.std(axis=(2, 3), keepdims=True)
+    expected = torch.from_numpy((array - mean) / sd).float()
+    torch.testing.assert_close(model.model.standardise(images), expected, rtol=1e-2, atol=1e-3)
+    torch.testing.assert_close(model.model(images).pred_score, expected.amax(dim=(1, 2, 3)), rtol=1e-2, atol=1e-3)
+
+
+def test_the_loss_of_the_classifier_is_the_cross_entropy_of_fault_or_not(small: list) -> None:
+    model = CutPasteClassifier(**BARE)
+    severity = torch.tensor([0.0, 0.3, 2.0])
+    object.__setattr__(model.faults, "paste_batch", lambda images: (images + 1, None, severity))
+    logits = torch.tensor([0.5, -1.0, 2.0], requires_grad=True)
+    model.model.logits = lambda images: logits + 0 * images.sum() if images.min() >= 1 else None  # type: ignore[method-assign]
+    values, how = logs(model)
+    loss = model.training_step(ImageBatch(image=random(3, 3, 32, 64)))
+    p = 1 / (1 + np.exp([-0.5, 1.0, -2.0]))
+    expected = -np.mean([np.log(1 - p[0]), np.log(p[1]), np.log(p[2])])
+    assert loss.item() == pytest.approx(expected) and values == {"train_loss": pytest.approx(expected)}
+    assert loss.requires_grad
+    assert how == [{"on_step": False, "on_epoch": True, "prog_bar": True, "batch_size": 3}]
+
+
+@pytest.mark.parametrize("probability", [0.01, 0.99])
+def test_any_share_of_faults_between_none_and_all_is_taken(small: list, probability: float) -> None:
+    assert CutPasteClassifier(**BARE, anomaly_probability=probability).faults.probability == probability
+    with pytest.raises(BadInput, match="anomaly_probability is 1.5"):
+        CutPasteClassifier(**BARE, anomaly_probability=1.5)

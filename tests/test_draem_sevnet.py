@@ -246,6 +246,7 @@ def test_the_pre_processor_resizes_and_leaves_values_as_they_are() -> None:
     torch.testing.assert_close(resized, torch.full((1, 3, 64, 96), 2.5))
 
 
+@pytest.mark.slow
 def test_a_checkpoint_of_plain_data_gives_the_same_scores_back(tmp_path: Path) -> None:
     settings = {"patch_count": 2, "map_level": 0.25, "score_combination": "maximum"}
     model = network(**settings)

@@ -1,10 +1,12 @@
 """PatchCore and PaDiM of our own give anomalib's results, sooner or in less memory; kept features change nothing."""
 
+import os
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from anomalib.data import ImageBatch
 from anomalib.models import Padim, Patchcore
 from anomalib.models.components import GaussianBlur2d
 from conftest import write_domain
@@ -13,6 +15,7 @@ from hdmap_mlflow import evaluate, run, train
 from hdmap_mlflow.config import RunConfig
 from hdmap_mlflow.data.datamodule import MultiDomainHDMAPDataModule
 from hdmap_mlflow.models import builder, features
+from hdmap_mlflow.models.auroc import AUROC
 from hdmap_mlflow.models.blur import SeparableBlur
 from hdmap_mlflow.models.padim import Moments, embed
 
@@ -78,6 +81,7 @@ def test_moments_of_a_stream_are_those_of_all_at_once() -> None:
     generator = torch.Generator().manual_seed(0)
     vectors = 100 + torch.randn(40, 6, 5, generator=generator) * torch.rand(6, 1, generator=generator)
     moments = Moments(vectors[:7])
+    assert moments.total.dtype is moments.products.dtype is torch.float64, "sums over any number of maps"
     for batch in vectors.split(7):
         moments.add(batch)
     torch.testing.assert_close(moments.mean(), vectors.mean(dim=0))
@@ -93,10 +97,14 @@ def test_the_chosen_channels_are_anomalibs(n_features: int) -> None:
     torch.testing.assert_close(embed(model, maps), model.generate_embedding(maps), rtol=0, atol=0)
 
 
-def test_the_blur_is_anomalibs() -> None:
+def test_the_blur_is_anomalibs_and_leaves_nothing_in_a_checkpoint() -> None:
     blur = GaussianBlur2d(sigma=4, channels=1)
     maps = torch.rand(2, 1, 40, 96)
-    torch.testing.assert_close(SeparableBlur(blur)(maps), blur(maps))
+    ours = SeparableBlur(blur)
+    torch.testing.assert_close(ours(maps), blur(maps))
+    assert not ours.state_dict()
+    uneven = GaussianBlur2d(sigma=(1, 4), channels=1, kernel_size=(5, 9), border_type="replicate")
+    torch.testing.assert_close(SeparableBlur(uneven)(maps), uneven(maps))
 
 
 class Backbone(torch.nn.Module):
@@ -182,3 +190,90 @@ def test_a_full_disk_ends_the_keeping_not_the_run(cache: Path, monkeypatch, capl
     assert torch.equal(network(images)["a"], 2 * images)
     assert "the disk is full" in caplog.text
     assert not list(cache.rglob("*.features"))
+    with caplog.at_level("WARNING"):
+        caplog.clear()
+        network(torch.rand(1, 3, 8, 8))
+    assert not caplog.text, "it is said once"
+
+
+def test_another_trouble_of_the_disk_is_named_and_leaves_no_half_written_file(cache: Path, monkeypatch, caplog) -> None:
+    network = backbone()
+
+    def refuse(*_: object) -> None:
+        raise OSError(13, "Permission denied")
+
+    monkeypatch.setattr(Path, "replace", refuse)
+    images = torch.rand(1, 3, 8, 8)
+    assert torch.equal(network(images)["a"], 2 * images)
+    assert "Permission denied" in caplog.text and network.store.room == 0
+    assert not [file for file in cache.rglob("*") if file.is_file()]
+
+
+def test_only_single_precision_is_kept(cache: Path) -> None:
+    network = backbone()
+    assert network(torch.rand(1, 3, 8, 8).double())["a"].dtype is torch.float64
+    assert not list(cache.rglob("*.features"))
+
+
+def test_backbones_layers_and_sizes_have_folders_of_their_own_and_no_budget_has_none(cache: Path) -> None:
+    def folder(limit: float = 10, layers: tuple = ("a", "b"), size: tuple = (8, 8), scale: float = 2.0) -> Path | None:
+        module = torch.nn.Sequential(features.Features(Backbone()))
+        module[0].extractor.layers = layers
+        module[0].extractor.scale.fill_(scale)
+        features.reuse(module, limit, size)
+        return module[0].store and module[0].store.folder
+
+    found = [folder(), folder(layers=("a",)), folder(layers=(3, 4)), folder(size=(8, 16)), folder(scale=3.0)]
+    assert len(set(found)) == 5 and all(one.parent == cache and one.is_dir() for one in found)
+    assert folder() == found[0]
+    assert found[0].name.endswith("-8x8-a+b") and found[3].name.endswith("-8x16-a+b") and folder(0) is None
+
+
+def test_room_is_counted_in_bytes_with_what_is_there_already(cache: Path) -> None:
+    size = 4 * (3 * 64 + 3 * 16) + 4
+    first = features.FeatureStore(cache / "one", 2 * size / 1e6 + 0.0005)
+    maps = {"a": torch.rand(3, 8, 8), "b": torch.rand(3, 4, 4)}
+    for key in ("x", "y", "z"):
+        first.put(key, maps)
+    assert sorted(file.stem for file in cache.rglob("*.features")) == ["x", "y"]
+    taken = sum(file.stat().st_size for file in (cache / "one").iterdir())
+    again = features.FeatureStore(cache / "one", 3)
+    assert again.room == pytest.approx(3e6 - taken)
+    assert again.get("z") is None and all(torch.equal(again.get("x")[layer], maps[layer]) for layer in maps)
+    (cache / "one" / "shapes.json").unlink()
+    assert features.FeatureStore(cache / "one", 3).get("x") is None
+    assert features.FeatureStore(cache / "one", 1e-9).folder.is_dir(), "its own folder stays"
+    exact = features.FeatureStore(cache / "two", 3)
+    exact.room = float(size)
+    exact.put("x", maps), exact.put("y", maps)
+    assert exact.room == 0 and exact.get("x") is not None and exact.get("y") is None
+
+
+def test_the_longest_unused_folders_go_until_the_rest_fits(tmp_path: Path) -> None:
+    for age, name in enumerate(("d", "a", "c", "b")):
+        (tmp_path / name).mkdir()
+        for part in (40, 60):
+            (tmp_path / name / f"{part}").write_bytes(bytes(part))
+        os.utime(tmp_path / name, (1e9 + age, 1e9 + age))
+    (tmp_path / "no folder").touch()
+    assert features._make_room(tmp_path, 400, tmp_path / "b") == 400
+    assert features._make_room(tmp_path, 399, tmp_path / "a") == 300  # d is the oldest
+    assert sorted(path.name for path in tmp_path.iterdir() if path.is_dir()) == ["a", "b", "c"]
+    assert features._make_room(tmp_path, 50, tmp_path / "b") == 100
+    assert [path.name for path in tmp_path.iterdir() if path.is_dir()] == ["b"]
+
+
+def test_the_watched_auroc_takes_scores_of_any_shape_and_ties() -> None:
+    metric = AUROC(fields=["pred_score", "gt_label"], prefix="val_image_")
+    scores, labels = torch.tensor([[90.0], [20], [20], [-5]], dtype=torch.float64), torch.tensor([1, 1, 0, 0])
+    for part in (slice(0, 3), slice(3, 4)):
+        metric.update(ImageBatch(image=torch.zeros(len(scores[part]), 3, 4, 4), pred_score=scores[part],
+                                 gt_label=labels[part]))  # fmt: skip
+    found = metric.compute()
+    assert found == 3.5 / 4 and found.dtype is torch.float32 and metric.higher_is_better
+    assert all(not part.requires_grad and part.ndim == 1 for part in metric.scores + metric.labels)
+    metric.reset()
+    metric.update(
+        ImageBatch(image=torch.zeros(2, 3, 4, 4), pred_score=torch.tensor([1.0, 2]), gt_label=torch.tensor([1, 0]))
+    )
+    assert metric.compute() == 0

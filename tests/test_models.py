@@ -3,6 +3,8 @@
 import json
 from pathlib import Path
 
+import cv2
+import numpy as np
 import pytest
 
 from hdmap_mlflow import run
@@ -49,6 +51,8 @@ def test_every_search_space_names_settings_that_exist_and_holds_the_default(mode
         ("draem", "model.weights=random", "starts from scratch"),
         ("draem", "model.dtd_dir=/no/such/folder", "PNG or JPEG"),
         ("draem_sevnet", "model.learning_rate=0.1", "set by train.learning_rate"),
+        ("ganomaly", "model.batch_size=8", "set by data.batch_size"),
+        ("cflow", "model.decoder=glow", "model.decoder"),
         ("dinomaly", "model.encoder_name=resnet18", "takes model.encoder_name vit_"),
         ("stfpm", "model.pre_trained=maybe", "neither true"),
         ("reverse_distillation", "data.image_size=[100,100]", "multiples of 32"),
@@ -94,6 +98,37 @@ def test_textures_are_made_once_and_a_folder_of_the_users_own_is_taken(tmp_path,
     assert [file.stat().st_mtime_ns for file in pictures] == stamps
     textures.check("draem", "dtd_dir", str(pictures[0].parent))
     assert textures.folder(str(pictures[0].parent)) == str(pictures[0].parent)
+
+
+def test_made_textures_are_noise_at_three_scales_and_the_same_on_every_machine(tmp_path, monkeypatch):
+    monkeypatch.setattr(textures, "COUNT", 3)
+    monkeypatch.setenv("HDMAP_CACHE", str(tmp_path))
+    made = Path(textures.folder("generated"))
+    assert made == tmp_path / "textures" and [path.name for path in made.iterdir()] == ["noise"]
+    rng = np.random.default_rng(0)
+    for i in range(3):
+        scales = rng.choice([2, 4, 8, 16, 32, 64], size=3, replace=False)
+        parts = [cv2.resize(rng.random((s, s, 3)), (256, 256), interpolation=cv2.INTER_CUBIC) for s in scales.tolist()]
+        expected = (255 * np.clip(sum(parts) / 3, 0, 1)).astype(np.uint8)
+        assert abs(cv2.imread(str(made / "noise" / f"0{i}.png")).astype(int) - expected).max() <= 1
+
+
+@pytest.mark.parametrize("name", ["a.png", "b.JPG", "deep/er/c.jpeg", "d.webp"])
+def test_a_texture_folder_has_a_picture_somewhere(tmp_path, name):
+    (tmp_path / "notes.txt").touch()
+    with pytest.raises(BadInput, match=f"model.dtd_dir={tmp_path}: draem needs a folder.*model.dtd_dir=generated"):
+        textures.check("draem", "dtd_dir", str(tmp_path))
+    (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+    (tmp_path / name).touch()
+    textures.check("draem", "dtd_dir", str(tmp_path))
+    textures.check("draem", "dtd_dir", "generated")
+
+
+def test_a_texture_folder_below_home_is_found(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "mine.png").touch()
+    textures.check("draem", "dtd_dir", "~")
+    assert textures.folder("~") == str(tmp_path)
 
 
 @pytest.mark.parametrize("model", registry.REGISTRY)

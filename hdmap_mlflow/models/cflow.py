@@ -6,7 +6,7 @@ training maps, which is measured once before every validation and kept in the ch
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from anomalib.models.image import Cflow as _Cflow
@@ -54,8 +54,9 @@ class Cflow(_Cflow):
     trainer: Any
     pre_processor: Any
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
+    # anomalib keeps the name of a decoder and always makes this one: another is refused where settings are checked.
+    def __init__(self, *args: Any, decoder: Literal["freia-cflow"] = "freia-cflow", **kwargs: Any) -> None:
+        super().__init__(*args, decoder=decoder, **kwargs)
         self.model.anomaly_map_generator = FixedReference(len(self.model.pool_layers))
         self.fibres = self.model.fiber_batch_size
 

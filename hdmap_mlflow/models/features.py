@@ -85,13 +85,14 @@ class FeatureStore:
         """Keep the features of one map while there is room."""
         shapes = {layer: list(part.shape) for layer, part in features.items()}
         content = b"".join(part.contiguous().numpy().tobytes() for part in features.values())
+        content = zlib.crc32(content).to_bytes(4, "little") + content
         if self.room < len(content):
             return
         try:
             if shapes != self.shapes:
                 self._write(self.folder / "shapes.json", json.dumps(shapes).encode())
                 self.shapes = shapes
-            self._write(self._path(key), zlib.crc32(content).to_bytes(4, "little") + content)
+            self._write(self._path(key), content)
             self.room -= len(content)
         except OSError as error:
             full = "the disk is full" if error.errno == errno.ENOSPC else str(error)
