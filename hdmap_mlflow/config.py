@@ -9,7 +9,6 @@ from __future__ import annotations
 import difflib
 import hashlib
 import json
-import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -139,13 +138,13 @@ def _section(config: RunConfig, section: str) -> dict[str, Any]:
     return values | values.pop("settings", {})
 
 
-def fingerprint(config: RunConfig, data_digest: str, code: str) -> str:
+def fingerprint(config: RunConfig, data: str, code: str) -> str:
     """Identity of a run, 16 hex digits: its settings, the content of its data and the code of its model.
 
-    `code` is the package's version and the digest of the model's source. Two runs with one fingerprint
-    are the same run: relaunching is safe.
+    `data` is the content of every domain by its name; `code` is `signature.code_digest`: of the model's source, of
+    this package's version and the libraries'. Two runs with one fingerprint are the same run: relaunching is safe.
     """
-    text = json.dumps([identifying(config), data_digest, code], sort_keys=True)
+    text = json.dumps([identifying(config), data, code], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
@@ -217,7 +216,7 @@ def find_condition(model: str, name: str, path: Path | None = None) -> dict[str,
 def parse_overrides(text: str) -> dict[str, Any]:
     """`"model.num_neighbors=5,data.image_size=[64,64]"` as a dictionary; values are read as YAML scalars and lists."""
     out: dict[str, Any] = {}
-    for item in re.split(r",(?![^\[\](){}]*[\])}])", text):
+    for item in _items(text):
         if not item.strip():
             continue
         key, equals, value = item.partition("=")
@@ -228,6 +227,18 @@ def parse_overrides(text: str) -> dict[str, Any]:
         except yaml.YAMLError:
             raise BadInput(f"override '{item.strip()}': the value cannot be read; lists are [a,b]") from None
     return out
+
+
+def _items(text: str) -> list[str]:
+    """What stands between the commas outside all brackets: a list may hold lists."""
+    items, depth = [""], 0
+    for character in text:
+        depth += (character in "[({") - (character in "])}")
+        if character == "," and depth <= 0:
+            items.append("")
+        else:
+            items[-1] += character
+    return items
 
 
 def _owner(key: str) -> tuple[str, str]:

@@ -70,7 +70,7 @@ def test_a_check_is_kept_until_the_models_code_changes(maps, monkeypatch):
     assert expand(maps, sources="domain_A")[0].tags == first.tags
     (kept,) = Path(os.environ["HDMAP_CACHE"]).glob("checked/*.json")
     known = json.loads(kept.read_text())
-    (base,) = [file for file in known["sources"] if "anomalib" in file]  # the class that ours derives from
+    base = next(file for file in known["sources"] if "anomalib" in file)  # the class that ours derives from
     known["sources"][base] = "of an older file"
     kept.write_text(json.dumps(known))
     with pytest.raises(pytest.fail.Exception, match="checked again"):
