@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +13,11 @@ from hypothesis import Phase, settings
 SIZE = (31, 95)
 # A mutant is noticed by the first example that fails; looking for the smallest one takes seconds.
 settings.register_profile("mutants", phases=[Phase.explicit, Phase.generate], database=None)
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    if hasattr(config, "workerinput"):  # a worker of xdist has one core: more threads would wait for each other
+        os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
 def healthy(rng: np.random.Generator, gain: float = 1.0) -> np.ndarray:
@@ -55,23 +59,22 @@ def maps(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def _empty_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def empty_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A SQLite store with the experiment hdmap; making one takes MLflow seconds, copying it none."""
-    from hdmap_mlflow.tracking import Store
+    from servers import new_store
 
-    file = tmp_path_factory.mktemp("store") / "mlflow.db"
-    Store(f"sqlite:///{file}", "hdmap").client._tracking_client.store.engine.dispose()
+    new_store(file := tmp_path_factory.mktemp("store") / "mlflow.db")
     return file
 
 
 @pytest.fixture
-def store(_empty_store: Path, _own_store: None):  # noqa: ANN201
+def store(_own_store: None, tmp_path: Path):  # noqa: ANN201
     """The test's own store, ready."""
+    from servers import new_store
+
     from hdmap_mlflow.tracking import Store
 
-    uri = os.environ["MLFLOW_TRACKING_URI"]
-    shutil.copy(_empty_store, uri.removeprefix("sqlite:///"))
-    return Store(uri, "hdmap")
+    return Store(new_store(tmp_path / "mlflow.db"), "hdmap")
 
 
 @pytest.fixture(autouse=True)

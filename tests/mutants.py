@@ -31,7 +31,9 @@ NOTICED = {"killed", "timeout", "segfault", "caught by type check"}
 
 def names(files: Iterable[Path]) -> list[str]:
     """The name of every mutant of some files, as mutmut gives them."""
-    return [get_mutant_name(f, name) for f in files for name in mutate_file_contents(str(f), f.read_text()).mutant_names]
+    return [
+        get_mutant_name(f, name) for f in files for name in mutate_file_contents(str(f), f.read_text()).mutant_names
+    ]
 
 
 def verdicts() -> dict[str, str]:
