@@ -174,14 +174,16 @@ def load_conditions(path: Path) -> dict[str, dict[str, Any]]:
         raise BadInput(f"condition file {path} does not exist; give -P conditions=FILE.json") from None
     except (OSError, UnicodeDecodeError, ValueError) as error:
         raise BadInput(f"condition file {path} cannot be read: {' '.join(str(error).split())}") from None
-    named = isinstance(content, dict)
-    entries = content.get("experiment_conditions", list(content.values())) if named else content
+    entries = content
+    if isinstance(content, dict):
+        entries = content.get("experiment_conditions", list(content.values()))
     form = 'expected {"condition_1": {"name": ..., "description": ..., "config": {...}}}'
     if not isinstance(entries, list) or not entries:
         raise BadInput(f"condition file {path} holds no conditions; {form}")
     conditions: dict[str, dict[str, Any]] = {}
     for entry in entries:
-        if not isinstance(entry, dict) or not isinstance(entry.get("config"), dict) or not entry.get("name"):
+        named = isinstance(entry, dict) and isinstance(entry.get("name"), str) and entry["name"]
+        if not named or not isinstance(entry.get("config"), dict):
             raise BadInput(f"condition file {path}: a condition lacks its name or its config; {form}")
         unknown = set(entry) - {"name", "description", "config", "search"}
         if unknown:
@@ -233,8 +235,8 @@ def _items(text: str) -> list[str]:
     """What stands between the commas outside all brackets: a list may hold lists."""
     items, depth = [""], 0
     for character in text:
-        depth += (character in "[({") - (character in "])}")
-        if character == "," and depth <= 0:
+        depth = max(0, depth + (character in "[({") - (character in "])}"))
+        if character == "," and not depth:
             items.append("")
         else:
             items[-1] += character
