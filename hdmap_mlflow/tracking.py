@@ -321,7 +321,7 @@ class Store:
         if status != "finished" and log:
             record.tags({"hdmap.log_tail": log[-MAX_VALUE:]})
             self.client.log_text(run_id, log, "logs/output.log")
-        if now == "RUNNING" or now != _ended(status):
+        if now != _ended(status):
             record.end(_ended(status), reason)
         return status == "finished"
 

@@ -120,7 +120,7 @@ def test_a_file_that_cannot_be_a_store_is_named(file):
 
 def test_a_store_is_opened_by_one_process_at_a_time(tmp_path, monkeypatch):
     """The client itself makes the tables of a fresh file, and two that do so at once break it."""
-    path = tmp_path / "new" / "mlflow.db"
+    path = tmp_path / "new" / "folder" / "mlflow.db"
 
     def client(tracking_uri):
         with pytest.raises(Timeout):
