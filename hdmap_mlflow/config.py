@@ -256,7 +256,7 @@ def _owner(key: str) -> tuple[str, str]:
                            f"known: {', '.join(_SECTIONS)}")  # fmt: skip
         return section, field
     for name, part in _SECTIONS.items():
-        if name != "model" and key in part.model_fields:
+        if key in part.model_fields:
             return name, key
     return "model", key
 

@@ -65,6 +65,7 @@ def test_pre_trained_of_the_guideline_means_weights():
     [
         ("", {}),
         (" , ,", {}),
+        (",a=1, ,b=2,", {"a": 1, "b": 2}),
         ("a=", {"a": None}),
         ("a=x=y, b = 2 ", {"a": "x=y", "b": 2}),
         ("a=1,a=2", {"a": 2}),
