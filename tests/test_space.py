@@ -151,6 +151,17 @@ def test_a_setting_may_ask_for_several_others_that_are_not_searched(when, matter
     assert ("model.num_neighbors" in found.baseline()) == ("model.num_neighbors" in asked(found)[0]) == matters
 
 
+def test_what_others_ask_for_is_drawn_before_them_wherever_it_stands():
+    search = {"data.batch_size": {"type": "int", "low": 2, "high": 9, "when": {"data.interpolation": ["nearest"]}},
+              "data.interpolation": {"type": "categorical", "choices": ["nearest", "bilinear"]}}  # fmt: skip
+    found = read(search=search)
+    published = found.baseline()
+    assert "data.batch_size" not in published
+    for value in ("nearest", "bilinear"):
+        drawn = found.draw(FixedTrial(published | {"data.interpolation": value, "data.batch_size": 3}))
+        assert ("data.batch_size" in drawn) == (value == "nearest")
+
+
 def test_a_narrowed_range_keeps_the_rest_of_the_law_and_one_with_a_type_keeps_nothing():
     search = {"severity_weight": {"high": 1.0}, "score_combination": {"choices": ["maximum"]},
               "severity_max": {"type": "float", "low": 0, "high": 99}}  # fmt: skip

