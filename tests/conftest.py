@@ -77,6 +77,24 @@ def store(_own_store: None, tmp_path: Path):  # noqa: ANN201
     return Store(new_store(tmp_path / "mlflow.db"), "hdmap")
 
 
+@pytest.fixture(scope="module")
+def shared(tmp_path_factory: pytest.TempPathFactory):  # noqa: ANN201
+    """A store for a module's tests that write runs of their own and count none."""
+    from servers import new_store
+
+    from hdmap_mlflow.tracking import Store
+
+    return Store(new_store(tmp_path_factory.mktemp("shared") / "mlflow.db"), "hdmap")
+
+
+@pytest.fixture
+def record(shared):  # noqa: ANN001, ANN201
+    """A run of the shared store that is being written."""
+    from hdmap_mlflow.tracking import Record
+
+    return Record(shared.client, shared.create("a run", {}, None), shared.uri)
+
+
 @pytest.fixture(autouse=True)
 def _own_store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """No test writes into the folder it is started from, or into a store of the user's."""

@@ -39,6 +39,18 @@ def new_store(file: Path) -> str:
     return f"sqlite:///{file}"
 
 
+def back(record):  # noqa: ANN001, ANN201
+    """The run of a `tracking.Record` as its store has it."""
+    return record.client.get_run(record.run_id)
+
+
+def text(record, path):  # noqa: ANN001, ANN201
+    """An artifact of the run of a `tracking.Record`."""
+    from hdmap_mlflow import tracking
+
+    return tracking.artifacts(record.uri, record.run_id, path).read_text()
+
+
 def free_port() -> int:
     with socket.socket() as listening:
         listening.bind(("127.0.0.1", 0))

@@ -232,7 +232,7 @@ def test_only_runs_of_the_same_data_and_kind_count_and_the_best_of_each_come_fir
 
     made("finished", **{"hdmap.data_digest": "other"}), made("finished", **{"hdmap.kind": "trial"})
     made("finished", **{"hdmap.fingerprint": "other"})
-    ids = {ended or "running": made(ended) for ended in ("killed", "failed", "", "finished")}
+    ids = {ended or "running": made(ended) for ended in ("finished", "", "failed", "killed")}
     repeats = [plan.Cell(cell.config, cell.tags, i) for i in range(5)]
     found = plan.look_up(repeats, store)
     assert [c.past and c.past.run_id for c in found] == [
@@ -265,6 +265,9 @@ def test_the_estimate_is_the_median_time_and_the_largest_memory_of_the_last_five
         run = store.client.create_run(store.experiment_id, start_time=1000 * (i + 1), tags=tags).info.run_id
         store.client.log_metric(run, "cost/fit_peak_MB", peak)
         store.client.set_terminated(run, "FINISHED", 1000 * (i + 1 + seconds))
+    run = store.client.create_run(store.experiment_id, tags=tags | {"hdmap.model": "padim"}).info.run_id
+    store.client.log_metric(run, "cost/fit_peak_MB", 9000)
+    store.client.set_terminated(run, "FINISHED")
     store.create("it runs", tags, None)
     store.close(store.create("it failed", tags, None), "failed")
     store.close(store.create("another condition", tags | {"hdmap.condition": "slow"}, None), "finished")

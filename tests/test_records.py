@@ -4,17 +4,11 @@ import json
 
 import pandas as pd
 import pytest
-from servers import new_store
 
 from hdmap_mlflow import history
 from hdmap_mlflow.config import ModelConfig, RunConfig
 from hdmap_mlflow.errors import BadInput
 from hdmap_mlflow.tracking import Record, Store
-
-
-@pytest.fixture(scope="module")
-def shared(tmp_path_factory):
-    return Store(new_store(tmp_path_factory.mktemp("records") / "mlflow.db"), "hdmap")
 
 
 @pytest.fixture
