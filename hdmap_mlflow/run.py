@@ -126,7 +126,7 @@ def execute(
     known = identity(config, data)
     planned = (tags or {}).get("hdmap.fingerprint", known["hdmap.fingerprint"])
     if planned != known["hdmap.fingerprint"]:
-        raise BadInput(f"the maps or the code on {platform.node()} are not those of the plan (fingerprint "
+        raise BadInput(f"the maps, the code or a library on {platform.node()} are not those of the plan (fingerprint "
                        f"{known['hdmap.fingerprint']}, planned {planned}); make them the same")  # fmt: skip
     tags = {**(tags or {}), "hdmap.kind": kind, **known}
     with tracking.start(uri, config.tracking.experiment, config.name, tags, parent) as record:
