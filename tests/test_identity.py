@@ -279,6 +279,7 @@ def test_a_kept_check_says_what_the_check_itself_says(own_model, checks):
     assert first == again and first.model.settings == {"rate": 1.0} and first.model.weights == "none"
     assert code == same == signature.code_digest(own_model)
     assert mine(own_model, checks, rate=2)[2], "another setting is another check"
+    assert plan._digests(["gone.py"]) == {"gone.py": ""}, "a file that another release no longer has"
 
 
 @pytest.mark.parametrize("file", ["own_model", "own_base", "own_table"])

@@ -140,6 +140,9 @@ def test_the_fingerprint_is_that_of_a_single_run_and_follows_the_data(maps, tmp_
     file = next((copy / "domain_B/test/good").iterdir())
     tifffile.imwrite(file, tifffile.imread(file) + 1)
     assert expand(copy, sources="domain_A")[0].fingerprint != before.fingerprint
+    blocks = [plan.Block(data_root=str(root), sources="domain_A", overrides=PATCHCORE) for root in (maps, copy)]
+    old, new = plan.expand(blocks)
+    assert old.tags == before.tags and new.tags["hdmap.data_digest"] != old.tags["hdmap.data_digest"], "two roots"
 
 
 def test_a_check_is_kept_until_the_models_code_changes(maps, monkeypatch):
