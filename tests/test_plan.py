@@ -51,7 +51,7 @@ def test_a_block_says_all_that_its_runs_have_in_common_and_what_differs(maps):
     block = plan.Block(models="padim, patchcore", conditions=["baseline", "quickstart"], sources="domain_B,domain_A",
                        seeds="3, 4,", targets=["domain_A", "domain_B", "domain_C"], validation="synthetic",
                        split_seed=7, data_root=str(maps),
-                       overrides="data.batch_size=4,tracking.output_dir=there")  # fmt: skip
+                       overrides="data.batch_size=4,tracking.output_dir=there,tracking.uri=sqlite:///own.db")  # fmt: skip
     found = plan._configs(block)
     assert [config.name for config in found] == [
         f"{model}/{condition}/domain_{source}/s{seed}"
@@ -64,7 +64,7 @@ def test_a_block_says_all_that_its_runs_have_in_common_and_what_differs(maps):
     shared = {(c.data.validation, c.data.split_seed, c.data.batch_size, c.data.root) for c in found}
     assert shared == {("synthetic", 7, 4, str(maps))}
     assert {c.tracking.output_dir for c in found} == {str(Path("there").absolute())}, "wherever a child is started"
-    assert {c.tracking.uri for c in found} == {os.environ["MLFLOW_TRACKING_URI"]}
+    assert {c.tracking.uri for c in found} == {f"sqlite:///{Path('own.db').absolute()}"}
     assert found[0].model.settings["n_features"] == 100, "the registry's published default"
 
 
