@@ -51,7 +51,8 @@ def test_a_block_says_all_that_its_runs_have_in_common_and_what_differs(maps):
     block = plan.Block(models="padim, patchcore", conditions=["baseline", "quickstart"], sources="domain_B,domain_A",
                        seeds="3, 4,", targets=["domain_A", "domain_B", "domain_C"], validation="synthetic",
                        split_seed=7, data_root=str(maps),
-                       overrides="data.batch_size=4,tracking.output_dir=there,tracking.uri=sqlite:///own.db")  # fmt: skip
+                       overrides="data.batch_size=4,tracking.output_dir=there,tracking.uri=sqlite:///own.db",
+                       )  # fmt: skip
     found = plan._configs(block)
     assert [config.name for config in found] == [
         f"{model}/{condition}/domain_{source}/s{seed}"
