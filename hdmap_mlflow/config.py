@@ -9,7 +9,6 @@ from __future__ import annotations
 import difflib
 import hashlib
 import json
-import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -139,13 +138,13 @@ def _section(config: RunConfig, section: str) -> dict[str, Any]:
     return values | values.pop("settings", {})
 
 
-def fingerprint(config: RunConfig, data_digest: str, code: str) -> str:
+def fingerprint(config: RunConfig, data: str, code: str) -> str:
     """Identity of a run, 16 hex digits: its settings, the content of its data and the code of its model.
 
-    `code` is the package's version and the digest of the model's source. Two runs with one fingerprint
-    are the same run: relaunching is safe.
+    `data` is the content of every domain by its name; `code` is `signature.code_digest`: of the model's source, of
+    this package's version and the libraries'. Two runs with one fingerprint are the same run: relaunching is safe.
     """
-    text = json.dumps([identifying(config), data_digest, code], sort_keys=True)
+    text = json.dumps([identifying(config), data, code], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
@@ -175,14 +174,16 @@ def load_conditions(path: Path) -> dict[str, dict[str, Any]]:
         raise BadInput(f"condition file {path} does not exist; give -P conditions=FILE.json") from None
     except (OSError, UnicodeDecodeError, ValueError) as error:
         raise BadInput(f"condition file {path} cannot be read: {' '.join(str(error).split())}") from None
-    named = isinstance(content, dict)
-    entries = content.get("experiment_conditions", list(content.values())) if named else content
+    entries = content
+    if isinstance(content, dict):
+        entries = content.get("experiment_conditions", list(content.values()))
     form = 'expected {"condition_1": {"name": ..., "description": ..., "config": {...}}}'
     if not isinstance(entries, list) or not entries:
         raise BadInput(f"condition file {path} holds no conditions; {form}")
     conditions: dict[str, dict[str, Any]] = {}
     for entry in entries:
-        if not isinstance(entry, dict) or not isinstance(entry.get("config"), dict) or not entry.get("name"):
+        named = isinstance(entry, dict) and isinstance(entry.get("name"), str) and entry["name"]
+        if not named or not isinstance(entry.get("config"), dict):
             raise BadInput(f"condition file {path}: a condition lacks its name or its config; {form}")
         unknown = set(entry) - {"name", "description", "config", "search"}
         if unknown:
@@ -217,7 +218,7 @@ def find_condition(model: str, name: str, path: Path | None = None) -> dict[str,
 def parse_overrides(text: str) -> dict[str, Any]:
     """`"model.num_neighbors=5,data.image_size=[64,64]"` as a dictionary; values are read as YAML scalars and lists."""
     out: dict[str, Any] = {}
-    for item in re.split(r",(?![^\[\](){}]*[\])}])", text):
+    for item in _items(text):
         if not item.strip():
             continue
         key, equals, value = item.partition("=")
@@ -228,6 +229,18 @@ def parse_overrides(text: str) -> dict[str, Any]:
         except yaml.YAMLError:
             raise BadInput(f"override '{item.strip()}': the value cannot be read; lists are [a,b]") from None
     return out
+
+
+def _items(text: str) -> list[str]:
+    """What stands between the commas outside all brackets: a list may hold lists."""
+    items, depth = [""], 0
+    for character in text:
+        depth = max(0, depth + (character in "[({") - (character in "])}"))
+        if character == "," and not depth:
+            items.append("")
+        else:
+            items[-1] += character
+    return items
 
 
 def _owner(key: str) -> tuple[str, str]:
@@ -243,7 +256,7 @@ def _owner(key: str) -> tuple[str, str]:
                            f"known: {', '.join(_SECTIONS)}")  # fmt: skip
         return section, field
     for name, part in _SECTIONS.items():
-        if name != "model" and key in part.model_fields:
+        if key in part.model_fields:
             return name, key
     return "model", key
 

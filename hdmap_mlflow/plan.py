@@ -8,7 +8,6 @@ import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
-from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -204,7 +203,7 @@ class _Reader:
         for root in {config.data.root for config in configs}:
             names = {name: None for c in configs if c.data.root == root for name in self._chosen(c)}
             self.domains |= {(root, domain.name): domain for domain in layout.read_domains(Path(root), list(names))}
-        self.digests: dict[tuple[str, ...], str] = {}
+        self.read: dict[tuple[str, ...], run.Data] = {}
 
     @staticmethod
     def _chosen(config: RunConfig) -> list[str]:
@@ -216,26 +215,28 @@ class _Reader:
         from hdmap_mlflow.data import layout, simulate
 
         root, names = Path(config.data.root), self._chosen(config)
-        domains = [self.domains[config.data.root, name] for name in names]
         key = (config.data.root, *names)
-        if key not in self.digests:
-            self.digests[key] = layout.digest(domains)
-        return run.Data(root, domains, self.digests[key], simulate.is_simulated(root))
+        if key not in self.read:
+            domains = [self.domains[config.data.root, name] for name in names]
+            self.read[key] = run.Data(root, domains, layout.digest(domains), simulate.is_simulated(root))
+        return self.read[key]
 
 
 def _check(config: RunConfig) -> tuple[RunConfig, str]:
     """The checked configuration and the digest of its model's code.
 
     The check needs the model's class, and that costs the import of torch; so what it said is kept until this package,
-    anomalib or a file of the class and its bases changes.
+    a library or a file of the model's code changes.
     """
-    identity = [config.model_dump(mode="json"), metadata.version("anomalib"), metadata.version("timm"), _own_code()]
+    from hdmap_mlflow.models import signature
+
+    identity = [config.model_dump(mode="json"), signature.versions(), _own_code()]
     kept = cache_dir() / "checked" / f"{_sha(json.dumps(identity, sort_keys=True).encode())[:32]}.json"
     if kept.exists():
         known = json.loads(kept.read_text())
         if known["sources"] == _digests(known["sources"]):
             return RunConfig.model_validate(known["config"]), known["code"]
-    from hdmap_mlflow.models import builder, registry, signature
+    from hdmap_mlflow.models import builder, registry
 
     path = registry.find_model(config.model.name).path
     checked, code = builder.check(config), signature.code_digest(path)

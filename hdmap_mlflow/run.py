@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import json
 import logging
 import platform
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import datetime
+from functools import cached_property
 from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -68,6 +70,11 @@ class Data:
     def names(self) -> list[str]:
         return [domain.name for domain in self.domains]
 
+    @cached_property
+    def by_name(self) -> str:
+        """Which content each domain has. `digest` is the same for two domains whose names were exchanged."""
+        return json.dumps(sorted((domain.name, domain.digest()) for domain in self.domains))
+
 
 def read(config: RunConfig) -> Data:
     """Read and check every map that the run will use. Raises BadInput for the first that is not whole."""
@@ -89,7 +96,7 @@ def identity(config: RunConfig, data: Data, code: str = "") -> dict[str, str]:
         "hdmap.condition": config.condition,
         "hdmap.source": config.data.source_domain,
         "hdmap.validation": config.data.validation,
-        "hdmap.fingerprint": configuration.fingerprint(config, data.digest, code),
+        "hdmap.fingerprint": configuration.fingerprint(config, data.by_name, code),
         "hdmap.data_digest": data.digest,
         "hdmap.simulated": str(data.simulated).lower(),
     }
@@ -119,7 +126,7 @@ def execute(
     known = identity(config, data)
     planned = (tags or {}).get("hdmap.fingerprint", known["hdmap.fingerprint"])
     if planned != known["hdmap.fingerprint"]:
-        raise BadInput(f"the maps or the code on {platform.node()} are not those of the plan (fingerprint "
+        raise BadInput(f"the maps, the code or a library on {platform.node()} are not those of the plan (fingerprint "
                        f"{known['hdmap.fingerprint']}, planned {planned}); make them the same")  # fmt: skip
     tags = {**(tags or {}), "hdmap.kind": kind, **known}
     with tracking.start(uri, config.tracking.experiment, config.name, tags, parent) as record:

@@ -47,7 +47,7 @@ class Dimension(BaseModel):
             raise ValueError(f"low {self.low} is above high {self.high}")
         elif self.log and self.low <= 0:
             raise ValueError(f"log needs low above 0, it is {self.low}")
-        elif self.step is not None and (self.step <= 0 or (self.log and self.step != 1)):
+        elif self.step is not None and (self.step <= 0 or (self.log and (self.type, self.step) != ("int", 1))):
             raise ValueError(f"step {self.step} must be above 0, and goes without log")
         elif self.type == "int" and any(isinstance(number, float) for number in numbers):
             raise ValueError("type int takes whole numbers")
@@ -67,7 +67,8 @@ class Dimension(BaseModel):
             return value in self.choices
         if isinstance(value, bool) or not isinstance(value, int | float) or not self.low <= value <= self.high:  # type: ignore[operator]
             return False
-        steps = (value - self.low) / self.step if self.step and not self.log else 0.0  # type: ignore[operator]
+        step = self.step or (1 if self.type == "int" else 0)
+        steps = (value - self.low) / step if step else 0.0  # type: ignore[operator]
         return abs(steps - round(steps)) < 1e-9
 
     def ends(self) -> tuple[Any, ...]:

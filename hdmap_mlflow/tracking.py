@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
 import logging
 import os
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, Run,
 from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 from mlflow.tracking.context.registry import resolve_tags
+from sqlalchemy.exc import SQLAlchemyError
 from tenacity import Retrying, stop_after_attempt, wait_exponential
 
 from hdmap_mlflow.errors import BadInput, Incomplete, Stopped
@@ -27,6 +29,7 @@ NOTE = "mlflow.note.content"
 PARENT = "mlflow.parentRunId"
 logging.getLogger("mlflow.store.db.utils").setLevel(logging.WARNING)  # "Creating initial database tables" and the like
 MAX_VALUE = 5000  # MLflow's limit for a tag or a parameter
+PAGE = 1000  # entries of a listing that a store is asked for at once
 
 
 def absolute_uri(uri: str | None) -> str:
@@ -45,22 +48,15 @@ def open_store(uri: str, experiment: str) -> tuple[MlflowClient, str]:
     A fresh SQLite store is initialised under a file lock: several processes doing that at once break the file.
     Raises BadInput in seconds for a server that does not answer or a file that cannot be written.
     """
-    client = MlflowClient(tracking_uri=uri)
-    with contextlib.ExitStack() as stack:
-        stack.enter_context(_impatient())
-        try:
-            if uri.startswith("sqlite:///"):
-                path = Path(uri.removeprefix("sqlite:///"))
-                path.parent.mkdir(parents=True, exist_ok=True)
-                stack.enter_context(FileLock(f"{path}.lock"))
-            found = client.get_experiment_by_name(experiment)
-            kind = {"mlflow.experimentKind": "custom_model_development"}  # the UI opens on training runs, not on GenAI
-            return client, found.experiment_id if found else client.create_experiment(experiment, _artifacts(uri), kind)
-        except (MlflowException, OSError) as error:
-            reason = " ".join(str(error).split())[:160]
-            raise BadInput(
-                f"tracking store {uri} does not answer ({reason}); start it or change tracking.uri"
-            ) from None
+    with _answering(uri, "change tracking.uri"), contextlib.ExitStack() as stack:
+        if uri.startswith("sqlite:///"):
+            path = Path(uri.removeprefix("sqlite:///"))
+            path.parent.mkdir(parents=True, exist_ok=True)
+            stack.enter_context(FileLock(f"{path}.lock"))
+        client = MlflowClient(tracking_uri=uri)  # this already initialises the file
+        found = client.get_experiment_by_name(experiment)
+        kind = {"mlflow.experimentKind": "custom_model_development"}  # the UI opens on training runs, not on GenAI
+        return client, found.experiment_id if found else client.create_experiment(experiment, _artifacts(uri), kind)
 
 
 def _artifacts(uri: str) -> str | None:
@@ -71,13 +67,19 @@ def _artifacts(uri: str) -> str | None:
 
 
 @contextlib.contextmanager
-def _impatient() -> Iterator[None]:
-    """The first question to a server is asked twice, for 5 seconds; MLflow would try for minutes."""
+def _answering(uri: str, way_out: str) -> Iterator[None]:
+    """The first question to a server is asked twice, for 5 seconds; MLflow would try for minutes.
+
+    Raises BadInput if nothing answers, or if what answers is no store.
+    """
     wanted = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1", "MLFLOW_HTTP_REQUEST_TIMEOUT": "5"}
     before = {name: os.environ.get(name) for name in wanted}
     os.environ.update({name: value for name, value in wanted.items() if before[name] is None})
     try:
         yield
+    except (MlflowException, SQLAlchemyError, OSError) as error:
+        reason = " ".join(str(error).split())[:160]
+        raise BadInput(f"tracking store {uri} does not answer ({reason}); start it or {way_out}") from None
     finally:
         for name, value in before.items():
             if value is None:
@@ -181,17 +183,20 @@ def start(
 def find_runs(uri: str, experiment: str) -> list[Run]:
     """All runs of an experiment, the newest first. Raises BadInput that names the experiments there are."""
     client = _reader(uri)
-    found: list[Run] = []
     entity = client.get_experiment_by_name(experiment)
     if entity is None:
-        names = ", ".join(one.name for one in client.search_experiments()) or "none"
+        names = ", ".join(one.name for one in _all(client.search_experiments)) or "none"
         raise BadInput(f"no experiment '{experiment}' in {uri}; there are: {names}; give --experiment or --uri")
+    return list(_all(client.search_runs, experiment_ids=[entity.experiment_id]))
+
+
+def _all(search: Callable[..., Any], size: int | None = None, **what: Any) -> Iterator[Any]:
+    """Every entry of a listing of the store's, which comes in pages, in its order."""
     token = None
     while token != "":
-        page = client.search_runs([entity.experiment_id], max_results=500, page_token=token)
-        found += page
+        page = search(**what, max_results=size or PAGE, page_token=token)
+        yield from page
         token = page.token or ""
-    return found
 
 
 def get_run(uri: str, run_id: str) -> Run:
@@ -207,26 +212,18 @@ def _reader(uri: str) -> MlflowClient:
     path = Path(uri.removeprefix("sqlite:///"))
     if uri.startswith("sqlite:///") and not path.exists():
         raise BadInput(f"there is no store {path}; train first, or give --uri sqlite:///FILE")
-    client = MlflowClient(tracking_uri=uri)
-    with _impatient():
-        try:
-            client.search_experiments(max_results=1)
-        except (MlflowException, OSError) as error:
-            reason = " ".join(str(error).split())[:160]
-            raise BadInput(f"tracking store {uri} does not answer ({reason}); start it or give --uri") from None
-    return client
+    with _answering(uri, "give --uri"):
+        client = MlflowClient(tracking_uri=uri)
+        client.search_experiments(max_results=1)
+        return client
 
 
-def artifacts(uri: str, run_id: str, path: str, into: Path | None = None) -> Path:
+def artifacts(uri: str, run_id: str, path: str) -> Path:
     """Local path of an artifact file or folder, fetched where it is remote. Raises BadInput if the run has none."""
     client = MlflowClient(tracking_uri=uri)
-    if not client.list_artifacts(run_id, path) and path not in {
-        found.path for found in client.list_artifacts(run_id, str(Path(path).parent).replace(".", ""))
-    }:
+    if path not in {found.path for found in client.list_artifacts(run_id, path.rpartition("/")[0])}:
         raise BadInput(f"run {run_id} keeps no {path}; it did not finish, or an older version wrote it")
-    if into:
-        into.mkdir(parents=True, exist_ok=True)
-    return Path(client.download_artifacts(run_id, path, str(into) if into else None))
+    return Path(client.download_artifacts(run_id, path))
 
 
 def reopen(uri: str, run_id: str) -> Record:
@@ -278,18 +275,11 @@ class Store:
 
     def runs(self, *, newest: int | None = None, **tags: str) -> list[Past]:
         """Runs with these `hdmap.` tags, the newest first; all of them, or the `newest` that finished."""
-        wanted = [f"tags.\"hdmap.{name}\" = '{value}'" for name, value in tags.items()]
+        wanted = [f'tags."hdmap.{name}" = {_quoted(value)}' for name, value in tags.items()]
         wanted += ["attributes.status = 'FINISHED'"] if newest else []
-        out: list[Past] = []
-        token = None
-        while True:
-            page = self.client.search_runs(
-                [self.experiment_id], " and ".join(wanted), max_results=newest or 1000, page_token=token
-            )
-            out += map(_past, page)
-            token = page.token
-            if newest or not token:
-                return out
+        found = _all(self.client.search_runs, newest, experiment_ids=[self.experiment_id],
+                     filter_string=" and ".join(wanted))  # fmt: skip
+        return [_past(run) for run in itertools.islice(found, newest)]
 
     def create(self, name: str, tags: Mapping[str, str], parent: str | None) -> str:
         """Id of a new run for a child process to write; it is RUNNING until the child or `close` ends it."""
@@ -331,9 +321,14 @@ class Store:
         if status != "finished" and log:
             record.tags({"hdmap.log_tail": log[-MAX_VALUE:]})
             self.client.log_text(run_id, log, "logs/output.log")
-        if now == "RUNNING" or now != _ended(status):
+        if now != _ended(status):
             record.end(_ended(status), reason)
         return status == "finished"
+
+
+def _quoted(value: str) -> str:
+    """A value in a filter of MLflow's, which knows both quotes and no way to escape them."""
+    return f'"{value}"' if "'" in value else f"'{value}'"
 
 
 def _ended(status: str) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 from pathlib import Path
 
 import numpy as np
@@ -59,24 +58,32 @@ def maps(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-@pytest.fixture(scope="session")
-def empty_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A SQLite store with the experiment hdmap; making one takes MLflow seconds, copying it none."""
+@pytest.fixture
+def store(_own_store: None, tmp_path: Path):  # noqa: ANN201
+    """The test's own store, ready."""
+    from servers import new_store
+
     from hdmap_mlflow.tracking import Store
 
-    file = tmp_path_factory.mktemp("store") / "mlflow.db"
-    Store(f"sqlite:///{file}", "hdmap").client._tracking_client.store.engine.dispose()
-    return file
+    return Store(new_store(tmp_path / "mlflow.db"), "hdmap")
+
+
+@pytest.fixture(scope="module")
+def shared(tmp_path_factory: pytest.TempPathFactory):  # noqa: ANN201
+    """A store for a module's tests that write runs of their own and count none."""
+    from servers import new_store
+
+    from hdmap_mlflow.tracking import Store
+
+    return Store(new_store(tmp_path_factory.mktemp("shared") / "mlflow.db"), "hdmap")
 
 
 @pytest.fixture
-def store(empty_store: Path, _own_store: None):  # noqa: ANN201
-    """The test's own store, ready."""
-    from hdmap_mlflow.tracking import Store
+def record(shared):  # noqa: ANN001, ANN201
+    """A run of the shared store that is being written."""
+    from hdmap_mlflow.tracking import Record
 
-    uri = os.environ["MLFLOW_TRACKING_URI"]
-    shutil.copy(empty_store, uri.removeprefix("sqlite:///"))
-    return Store(uri, "hdmap")
+    return Record(shared.client, shared.create("a run", {}, None), shared.uri)
 
 
 @pytest.fixture(autouse=True)

@@ -1,9 +1,11 @@
-"""Servers that tests start and end: PostgreSQL of Debian's package, and MLflow on it."""
+"""Servers that tests start and end: PostgreSQL of Debian's package, and MLflow on it; and a store that is just made."""
 
 import contextlib
+import functools
 import os
 import shutil
 import socket
+import sqlite3
 import subprocess
 import sys
 import tempfile
@@ -13,6 +15,40 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
+
+@functools.cache  # and so made once for all the mutants that are forked from a process
+def _fresh() -> bytes:
+    from hdmap_mlflow.tracking import Store
+
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "mlflow.db"
+        Store(f"sqlite:///{file}", "hdmap").client._tracking_client.store.engine.dispose()
+        return file.read_bytes()
+
+
+def new_store(file: Path) -> str:
+    """URI of a new SQLite store with the experiment hdmap, whose artifacts lie beside it.
+
+    Making one takes MLflow seconds, copying it none.
+    """
+    file.write_bytes(_fresh())
+    with contextlib.closing(sqlite3.connect(file)) as database, database:
+        place = (file.parent / "mlartifacts").as_uri()
+        database.execute("UPDATE experiments SET artifact_location = ? WHERE name = 'hdmap'", [place])
+    return f"sqlite:///{file}"
+
+
+def back(record):  # noqa: ANN001, ANN201
+    """The run of a `tracking.Record` as its store has it."""
+    return record.client.get_run(record.run_id)
+
+
+def text(record, path):  # noqa: ANN001, ANN201
+    """An artifact of the run of a `tracking.Record`."""
+    from hdmap_mlflow import tracking
+
+    return tracking.artifacts(record.uri, record.run_id, path).read_text()
 
 
 def free_port() -> int:

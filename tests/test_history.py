@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from conftest import write_domain
+from servers import new_store
 from test_run import RANDOM_PATCHCORE
 from typer.testing import CliRunner
 
@@ -20,7 +21,7 @@ pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")
-def made(maps, empty_store, tmp_path_factory):
+def made(maps, tmp_path_factory):
     """A finished run with pictures: its store's URI and its id; domain_B has masks."""
     folder = tmp_path_factory.mktemp("store")
     data = shutil.copytree(maps, folder / "maps")
@@ -31,7 +32,7 @@ def made(maps, empty_store, tmp_path_factory):
         mask = np.zeros((31, 95), np.uint8)
         mask[10:12, 20:60] = 255
         cv2.imwrite(str(data / "domain_B/test/masks" / f"{path.stem}.png"), mask)
-    uri = f"sqlite:///{shutil.copy(empty_store, folder / 'mlflow.db')}"
+    uri = new_store(folder / "mlflow.db")
     more = f",tracking.uri={uri},tracking.figures=true,tracking.heatmaps=1,tracking.output_dir={folder / 'out'}"
     config = run.configure("patchcore", flags={"data.root": str(data)}, overrides=RANDOM_PATCHCORE + more)
     return uri, run.execute(config, say=lambda _line: None).run_id

@@ -1,7 +1,6 @@
 """Every number that a run records is that of the independent reference, and no number is without one."""
 
 import json
-import shutil
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -15,6 +14,7 @@ from reference import images
 from reference import run as reference
 from reference import split as split_reference
 from reference.network import features
+from servers import new_store
 
 from hdmap_mlflow import run
 
@@ -24,12 +24,9 @@ NOT_NUMBERS = {"condition", "experiment_name", "training_info", "best_checkpoint
 PHASES = ("read", "build", "fit", "evaluate", "record", "pictures")
 
 
-def execute(
-    root: Path, store: Path, folder: Path, model: str, condition: str, validation: str, overrides: str, **flags
-):
+def execute(root: Path, folder: Path, model: str, condition: str, validation: str, overrides: str, **flags):
     """Run, and gather what the run left: the MLflow run, its JSON records and score tables, what it said."""
-    shutil.copy(store, folder / "mlflow.db")
-    uri = f"sqlite:///{folder / 'mlflow.db'}"
+    uri = new_store(folder / "mlflow.db")
     settings = f"tracking.uri={uri},tracking.output_dir={folder / 'out'},tracking.figures=false,tracking.heatmaps=0"
     file = None
     if ":" in model:
@@ -66,12 +63,10 @@ STRATEGIES = {"source_holdout": list(TARGETS[:2]), "synthetic": [TARGETS[2]], "s
 
 
 @pytest.fixture(scope="module", params=together(STRATEGIES))
-def done(request, lab, tmp_path_factory, empty_store):
+def done(request, lab, tmp_path_factory):
     """A run of the toy model under every strategy, and what the reference makes of it."""
-    targets = {"source_holdout": list(TARGETS[:2]), "synthetic": [TARGETS[2]], "source_test": [TARGETS[1]]}[
-        request.param
-    ]
-    one = execute(lab, empty_store, tmp_path_factory.mktemp("run"), "toy_model:Toy", "toy", request.param,
+    targets = STRATEGIES[request.param]
+    one = execute(lab, tmp_path_factory.mktemp("run"), "toy_model:Toy", "toy", request.param,
                   "data.batch_size=8,data.eval_batch_size=5", **{"data.target_domains": targets})  # fmt: skip
     expected = reference.record(
         lab, SOURCE, targets, one.kept, features, lambda _domain, _path, pixels: pixels[::2, ::2]
@@ -185,14 +180,14 @@ MODELS = {
 
 
 @pytest.fixture(scope="module", params=together(MODELS))
-def fitted(request, lab, tmp_path_factory, empty_store):
+def fitted(request, lab, tmp_path_factory):
     """A run of a model whose anomaly maps nobody can compute by hand: those of its checkpoint are taken as given."""
     from hdmap_mlflow import evaluate, train
     from hdmap_mlflow.data.datamodule import MultiDomainHDMAPDataModule
     from hdmap_mlflow.models import builder
 
     targets = list(TARGETS[:2])
-    one = execute(lab, empty_store, tmp_path_factory.mktemp("run"), request.param, "quickstart", "source_holdout",
+    one = execute(lab, tmp_path_factory.mktemp("run"), request.param, "quickstart", "source_holdout",
                   MODELS[request.param], **{"data.target_domains": targets})  # fmt: skip
     model = builder.build(one.finished.config)
     train.load_checkpoint(model, one.result["best_checkpoint"])

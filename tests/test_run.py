@@ -11,6 +11,7 @@ import pandas as pd
 import pytest
 import tifffile
 from conftest import write_domain
+from servers import new_store
 from sklearn.metrics import roc_auc_score
 
 from hdmap_mlflow import evaluate, run
@@ -38,11 +39,10 @@ def quiet(_line):
 
 
 @pytest.fixture(scope="module")
-def finished(maps, empty_store, tmp_path_factory):
+def finished(maps, tmp_path_factory):
     """One run in a store of its own, for the tests that read what it left."""
     folder = tmp_path_factory.mktemp("finished")
-    uri = f"sqlite:///{shutil.copy(empty_store, folder / 'mlflow.db')}"
-    here = f"tracking.uri={uri},tracking.output_dir={folder / 'out'}"
+    here = f"tracking.uri={new_store(folder / 'mlflow.db')},tracking.output_dir={folder / 'out'}"
     return run.execute(configure(maps, overrides=f"{RANDOM_PATCHCORE},{here}"), say=quiet)
 
 

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import ast
 import enum
 import hashlib
 import importlib
 import inspect
+import json
 import typing
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from functools import cache
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +23,10 @@ from hdmap_mlflow.errors import BadInput
 
 # Built by `builder` for every model, so that all are judged alike.
 COMPONENTS = ("pre_processor", "post_processor", "evaluator", "visualizer")
-# Below the models: their versions are on the record, their source is not looked at.
+# Below the models: their source is not looked at.
 FOUNDATIONS = ("anomalib.models.components", "lightning", "torch", "builtins", "abc", "typing")
+# Their versions count instead: what anomalib's models share, the arithmetic, the resizing, the backbones.
+LIBRARIES = ("anomalib", "torch", "torchvision", "timm")
 # One place for each setting: what the run already says is no setting of the model.
 ELSEWHERE = {
     "pre_trained": "model.weights",
@@ -47,16 +52,42 @@ def load_class(path: str) -> type:
 
 
 def sources(path: str) -> list[Path]:
-    """The files of a model's class and of those that it derives from, down to what anomalib's models share."""
+    """The files of a model's code: its class and those that it derives from, down to what anomalib's models share,
+    and the modules beside these files that they import."""
     modules = dict.fromkeys(cls.__module__ for cls in load_class(path).__mro__)
     own = [name for name in modules if not name.startswith(FOUNDATIONS)]
-    return [Path(inspect.getfile(importlib.import_module(name))) for name in own]
+    found = [Path(inspect.getfile(importlib.import_module(name))) for name in own]
+    for file in found:  # which grows
+        found += [one for one in dict.fromkeys(_beside(file)) if one not in found]
+    return found
+
+
+def _beside(file: Path) -> Iterator[Path]:
+    """The modules in the folder of a file that it imports, in their order, by their absolute names or relative ones."""
+    for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import | ast.ImportFrom):
+            of = (getattr(node, "module", None) or "").split(".")
+            for parts in (of, *([*of, *alias.name.split(".")] for alias in node.names)):
+                candidates = (file.parent.joinpath(*parts[i:]).with_suffix(".py") for i in range(len(parts)))
+                yield from (one for one in candidates if parts[-1] and one.is_file())
+
+
+def versions() -> dict[str, str]:
+    """Library -> version of what a model's numbers come from, this package among them.
+
+    Without what stands behind a `+`: that is the device a release was built for, and one plan runs on many.
+    """
+    others = {name: metadata.version(name).partition("+")[0] for name in LIBRARIES}
+    return {"hdmap_mlflow": __version__} | others
 
 
 def code_digest(path: str) -> str:
-    """Version of this package and digest of the `sources` of a model: part of a run's fingerprint."""
-    source = "".join(file.read_text(encoding="utf-8") for file in sources(path))
-    return f"{__version__}-{hashlib.sha256(source.encode()).hexdigest()[:8]}"
+    """Digest of a model's `sources` and of the `versions` of the libraries below: part of a run's fingerprint.
+
+    A changed line or another release may change every number, so the runs of before are not taken for the same.
+    """
+    source = [file.read_text(encoding="utf-8") for file in sources(path)]
+    return hashlib.sha256(json.dumps([versions(), source]).encode()).hexdigest()[:16]
 
 
 @cache
