@@ -131,7 +131,6 @@ def execute(tmp_path_factory, _empty_store):  # noqa: ANN001, ANN201
         result = run.execute(config, say=lambda _: None, on_epoch=lambda v, epoch: epochs.update({str(epoch): v}))
         return Ran(root, facts(result, folder, epochs))
 
-    go.place = place  # type: ignore[attr-defined]
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(statistics, "RESAMPLES", 5)
         patch.setenv("HDMAP_CACHE", str(place / "cache"))
@@ -236,3 +235,109 @@ def test_a_change_moves_only_what_follows_from_it(execute, fitted, root, what):
 def test_the_maps_of_these_tests_are_hard_enough_to_show_a_leak(fitted):
     for scope in ("val", "source", "target/domain_B", "target/domain_C"):
         assert 0.5 < fitted.facts[f"{scope}/image_AUROC"] < 1
+
+
+# ------------------------------------------------------------------------------------- a model that trains
+EPOCHS = [str(epoch) for epoch in range(4)]
+
+
+@pytest.mark.parametrize("what", ["reported half", "target"])
+def test_what_is_reported_moves_no_epoch_no_checkpoint_and_no_threshold_of_a_model_that_trains(
+    execute, trained, root, what
+):
+    change, may, must = CHANGES[what]
+    change(root, trained)
+    found = moved(trained, execute(root, TRAINED))
+    assert sorted(name for name in found if not re.fullmatch(may, name)) == []
+    assert {name for name in must if "pixel" not in name} <= found
+    assert any(name.startswith("epoch/") for name in trained.facts)
+
+
+def test_validation_chooses_the_epoch_and_moves_nothing_of_the_training_itself(execute, trained, root):
+    change_validation(root, trained)
+    after = execute(root, TRAINED)
+
+    def best(ran: Ran) -> object:
+        """The angle of the first epoch of the best validation AUROC."""
+        epoch = max(EPOCHS, key=lambda epoch: ran.facts[f"epoch/{epoch}/val_image_AUROC"])
+        return ran.facts[f"epoch/{epoch}/angle"]
+
+    for epoch in EPOCHS:
+        for value in ("train_loss", "angle"):
+            assert after.facts[f"epoch/{epoch}/{value}"] == trained.facts[f"epoch/{epoch}/{value}"]
+    assert best(trained) != best(after)
+    for ran in (trained, after):
+        assert ran.facts["checkpoint/model.angle"] == [best(ran)]
+
+
+def test_a_trial_reads_no_target_and_its_objective_moves_with_no_reported_map(execute, trained, root, tmp_path):
+    (tmp_path / "toy.json").write_text(json.dumps(CONDITIONS))
+    flags = {"data.root": str(root), "train.max_epochs": 4}
+    wanted = tune.Wanted(TRAINED, "toy", str(tmp_path / "toy.json"), flags, QUIET)
+    search = tune.check(wanted)
+    task = search.task(Asked(0, 0, search.space.baseline(), True), Launch(), "study")
+    change_reported(root, trained)
+    for file in root.glob("domain_[BC]/**/*.tiff"):
+        file.write_bytes(b"no image")
+    trial = execute(root, config=builder.check(task.config))
+    assert search.values(trial.facts) == [trained.facts["val/image_AUROC"]]
+    assert not [name for name in trial.facts if re.search("target|transfer|domain_[BC]", name)]
+    found = {name for name in moved(trained, trial) if name in trial.facts}
+    assert sorted(name for name in found if not re.fullmatch(of_domain("domain_A", "test"), name)) == []
+
+
+# ---------------------------------------------------------------------------------- what must not matter
+def rename(root: Path) -> None:
+    """Other names, in the opposite order, and files made in another order; a mask goes by its map's stem."""
+    for file in sorted(root.glob("*/t*/*/*.*"), reverse=True):
+        name = f"{999 - int(file.stem[1:])}-{file.stem}"
+        shutil.copy(file, file.with_stem(name))
+        file.unlink()
+    for table in root.glob("*/metadata.csv"):
+        first, *lines = table.read_text().splitlines()
+        lines = [re.sub(r"([tgf])(\d+)", lambda m: f"{999 - int(m[2])}-{m[0]}", line, count=1) for line in lines]
+        table.write_text("\n".join([first, *reversed(lines)]))
+
+
+def other_suffixes(root: Path) -> None:
+    for number, file in enumerate(sorted(root.rglob("*.tiff"))):
+        suffix = (".npy", ".tif", ".TIFF", ".NPY")[number % 4]
+        if suffix.lower() == ".npy":
+            np.save(file.with_suffix(".npy"), tifffile.imread(file))
+            file.unlink()
+            file = file.with_suffix(".npy")
+        file.rename(file.with_suffix(suffix))
+        table = file.parents[2 if file.parents[1].name in ("train", "test") else 1] / "metadata.csv"
+        path = file.relative_to(table.parent).with_suffix("").as_posix()
+        table.write_text(table.read_text().replace(f"{path}.tiff", f"{path}{suffix}"))
+
+
+def nothing(root: Path) -> None:
+    pass
+
+
+SAME = {
+    "names": (rename, {}),
+    "suffixes": (other_suffixes, {}),
+    "order of targets": (nothing, {"data.target_domains": "domain_C,domain_B"}),
+    "evaluation batches": (nothing, {"data.eval_batch_size": 5}),
+    "packed maps": (nothing, {"data.packed": False}),
+    "workers": (nothing, {"data.workers": 2}),
+}
+
+
+def test_names_suffixes_orders_evaluation_batches_and_packing_move_nothing(execute, fitted, root):
+    """All at once; which of them it is, if one does, the slow test says."""
+    settings: dict[str, object] = {}
+    for change, more in (SAME[name] for name in SAME if name != "workers"):
+        change(root)
+        settings |= more
+    assert sorted(moved(fitted, execute(root, **settings))) == []
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("what", SAME)
+def test_what_must_not_matter_moves_nothing_of_a_model_that_trains(execute, trained, root, what):
+    change, settings = SAME[what]
+    change(root)
+    assert sorted(moved(trained, execute(root, TRAINED, **settings))) == []

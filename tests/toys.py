@@ -71,7 +71,7 @@ class Trained(Toy):
         self.log("train_loss", loss, on_epoch=True, on_step=False)
         return loss
 
-    def on_train_epoch_end(self):
+    def on_validation_epoch_end(self):
         self.log("angle", self.model.angle)
 
     def configure_optimizers(self):
