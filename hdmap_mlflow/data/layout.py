@@ -29,8 +29,8 @@ class Domain:
 
     `table` has a row a map, ordered by content: `path` (relative to the domain, posix), `split` (train, test),
     `label` (0 good, 1 fault), `group`, `severity` (NaN where unknown), `mask` (relative path or ""), `height`,
-    `width`, `dtype`, `minimum`, `mean`, `maximum` and `digest` (of the pixels and of the mask). `packed` holds the
-    maps, a map at its `row`, where they were packed.
+    `width`, `dtype`, `minimum`, `mean`, `maximum`, `pixels` (their digest) and `digest` (of the pixels and of the
+    mask). `packed` holds the maps, a map at its `row`, where they were packed.
     """
 
     root: Path
@@ -242,7 +242,7 @@ def inspect_domain(root: Path, name: str, packer: store.Packer | None = None) ->
         odd = table[(table["height"] == sizes.index[0][0]) & (table["width"] == sizes.index[0][1])].iloc[0]
         known = ", ".join(f"{n} of {h}x{w}" for (h, w), n in zip(sizes.index.tolist(), sizes, strict=True))
         problems.append(f"{folder / odd['path']}: map sizes differ in {name} ({known}); a domain has one size")
-    for _, twins in table[table.duplicated("digest", keep=False)].groupby("digest"):
+    for _, twins in table[table.duplicated("pixels", keep=False)].groupby("pixels"):
         if twins["role"].nunique() > 1:
             one, other = twins.drop_duplicates("role")["path"].iloc[:2]
             problems.append(f"{folder / one} is the same map as {other}; keep it in one place")
@@ -259,6 +259,7 @@ def _row(path: Path, mask: Path | None, packer: store.Packer | None) -> dict:
     if pixels.min() == pixels.max():
         raise BadInput(f"{path} is constant ({pixels.flat[0]:g} everywhere); replace or remove it")
     content = hashlib.blake2b(pixels.tobytes(), digest_size=16)
+    of_pixels = content.hexdigest()
     if mask is not None:
         marked = read_mask(mask)
         if marked.shape != pixels.shape:
@@ -272,6 +273,7 @@ def _row(path: Path, mask: Path | None, packer: store.Packer | None) -> dict:
         "minimum": float(pixels.min()),
         "mean": float(pixels.mean(dtype=np.float64)),
         "maximum": float(pixels.max()),
+        "pixels": of_pixels,
         "digest": content.hexdigest(),
     }
 
