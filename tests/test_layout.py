@@ -1,5 +1,7 @@
 """Maps on disk: read as they are, checked one by one, digested by content."""
 
+from hashlib import blake2b
+
 import cv2
 import numpy as np
 import pytest
@@ -54,6 +56,76 @@ def test_a_wrong_choice_of_domains_is_named(maps, source, targets, says):
 def test_a_missing_root_says_what_to_give():
     with pytest.raises(BadInput, match="data_root=demo"):
         layout.find_root("/no/such/folder")
+
+
+def test_a_root_is_found_by_tilde_and_links_and_demo_is_the_simulated_set(tmp_path, monkeypatch):
+    (tmp_path / "maps").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "maps")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    for name in (str(tmp_path / "maps"), "~/maps", str(tmp_path / "link"), "maps"):
+        assert layout.find_root(name) == (tmp_path / "maps").resolve()
+    monkeypatch.setattr("hdmap_mlflow.data.simulate.demo", lambda: tmp_path / "simulated")
+    assert layout.find_root("demo") == tmp_path / "simulated"
+    with pytest.raises(BadInput, match="/nowhere is not a folder.*data_root=demo"):
+        layout.find_root("/nowhere")
+
+
+def test_a_folder_with_train_or_with_test_is_a_domain_and_a_root_without_one_is_refused(tmp_path):
+    with pytest.raises(BadInput, match=f"no domain below {tmp_path}.*{{train/good,test/good,test/fault}}"):
+        layout.find_domains(tmp_path)
+    for path in ("b/train", "a/test", "c/Train/good", "d/other"):
+        (tmp_path / path).mkdir(parents=True)
+    (tmp_path / "e").write_text("a file")
+    assert layout.find_domains(tmp_path) == ["a", "b"]
+
+
+def test_an_unknown_domain_is_told_which_there_are(maps):
+    with pytest.raises(BadInput, match="known: domain_A, domain_B, domain_C$"):
+        layout.choose_domains(maps, "elsewhere", "auto")
+
+
+GREY = np.arange(1, 13, dtype=np.uint8).reshape(3, 4)
+
+
+@pytest.mark.parametrize("channels", [1, 3, 4])
+def test_equal_channels_are_one_map_whatever_the_transparency(tmp_path, channels):
+    pixels = np.stack([GREY] * channels, axis=-1)
+    pixels[..., 3:] = 9
+    np.save(tmp_path / "a.npy", pixels)
+    np.testing.assert_array_equal(layout.read_map(tmp_path / "a.npy"), GREY)
+
+
+REFUSED = {
+    "two channels": np.stack([GREY, GREY], axis=-1),
+    "one line": GREY[0],
+    "a stack": np.stack([GREY] * 5),
+    "empty": GREY[:, :0],
+    "words": np.array([["a", "b"]]),
+    "yes and no": GREY > 3,
+    "objects": np.array([[{}]]),
+}
+
+
+@pytest.mark.parametrize("what", REFUSED)
+def test_what_is_no_map_of_numbers_is_refused_by_name(tmp_path, what):
+    np.save(tmp_path / "a.npy", REFUSED[what], allow_pickle=True)
+    with pytest.raises(BadInput, match="a.npy"):
+        layout.read_map(tmp_path / "a.npy")
+
+
+@pytest.mark.parametrize("last", [0, 1, 2])
+def test_channels_that_differ_are_no_map(tmp_path, last):
+    pixels = np.stack([GREY] * 3, axis=-1)
+    pixels[2, 3, last] += 1
+    np.save(tmp_path / "a.npy", pixels)
+    with pytest.raises(BadInput, match="a.npy has 3 different channels"):
+        layout.read_map(tmp_path / "a.npy")
+
+
+@pytest.mark.parametrize("kind", [bool, np.uint8, np.uint16, np.float32])
+def test_a_mask_marks_what_is_not_zero_whatever_its_numbers(tmp_path, kind):
+    np.save(tmp_path / "a.npy", (GREY % 3).astype(kind))
+    np.testing.assert_array_equal(layout.read_mask(tmp_path / "a.npy"), GREY % 3 > 0)
 
 
 def _truncate(path):
@@ -116,6 +188,125 @@ def test_check_counts_every_problem_and_every_map(tmp_path):
         "domain_B/train/good": 12,
         "domain_B/test/good": 8,
     }
+
+
+def test_check_tells_of_every_part_what_its_files_hold(tmp_path):
+    folder = write_domain(tmp_path, "domain_A", train=3, good=3, fault=3)
+    lines = ["path,group,severity", "test/good/000000.tiff,warm,", "test/good/000002.tiff,warm,0"]
+    (folder / "metadata.csv").write_text("\n".join(lines))
+    (folder / "test/good/000001.tiff").unlink()
+    whole = np.arange(31 * 95, dtype=np.uint16).reshape(31, 95) * 20
+    tifffile.imwrite(folder / "test/good/000001.tiff", whole)
+    (folder / "test/masks").mkdir()
+    for i in (0, 2):
+        cv2.imwrite(str(folder / f"test/masks/00000{i}.png"), np.eye(31, 95, dtype=np.uint8))
+    table, problems = layout.check(tmp_path)
+    assert problems == []
+    for row, (role, masks, groups, dtype) in zip(
+        table.to_dict("records"),
+        (("train/good", 0, "- 3", "float32"), ("test/good", 0, "warm 2, - 1", "float32/uint16"),
+         ("test/fault", 2, "- 3", "float32")),
+        strict=True,
+    ):  # fmt: skip
+        pixels = np.stack([tifffile.imread(file).astype(np.float64) for file in (folder / role).iterdir()])
+        expected = {"domain": "domain_A", "split": role, "maps": 3, "size": "31x95", "dtype": dtype}
+        expected |= {"min": pixels.min(), "mean": pytest.approx(pixels.mean()), "max": pixels.max()}
+        assert row == expected | {"masks": masks, "groups": groups}
+
+
+def test_check_goes_on_after_a_part_and_a_domain_without_maps(tmp_path):
+    for name in "abc":
+        folder = write_domain(tmp_path, name, train=2, good=2, fault=2)
+        for role in {"a": ("train/good",), "b": ("train/good", "test/good", "test/fault"), "c": ()}[name]:
+            for file in (folder / role).iterdir():
+                file.unlink()
+    table, problems = layout.check(tmp_path)
+    assert (table["domain"] + table["split"]).tolist() == [
+        "atest/good", "atest/fault", "ctrain/good", "ctest/good", "ctest/fault"]  # fmt: skip
+    assert [problem.split(" holds no map")[0] for problem in problems] == [
+        str(tmp_path / part) for part in ("a/train/good", "b/train/good", "b/test/good")]  # fmt: skip
+
+
+def test_the_table_of_a_domain_holds_what_its_files_hold_ordered_by_content(tmp_path):
+    folder = write_domain(tmp_path, "domain_A", train=3, good=2, fault=4)
+    (folder / "test/masks").mkdir()
+    mask = np.eye(31, 95, dtype=np.uint8)
+    cv2.imwrite(str(folder / "test/masks/000001.png"), mask)
+    (folder / "metadata.csv").write_text("path,group,severity\ntest/fault/000001.tiff,7,2\n")
+    table = layout.read_domain(tmp_path, "domain_A", pack=False).table
+    parts = ["test/good"] * 2 + ["test/fault"] * 4 + ["train/good"] * 3
+    assert [path.rpartition("/")[0] for path in table["path"]] == parts
+    assert table["split"].tolist() == ["test"] * 6 + ["train"] * 3
+    assert table["label"].tolist() == [0, 0, 1, 1, 1, 1, 0, 0, 0]
+    for _, part in table.groupby(["split", "label"]):
+        assert part["digest"].tolist() == sorted(part["digest"])
+    for row in table.to_dict("records"):
+        pixels = tifffile.imread(folder / row["path"])
+        marked = row["path"] == "test/fault/000001.tiff"
+        content = blake2b(pixels.tobytes(), digest_size=16)
+        assert row["pixels"] == content.hexdigest()
+        content.update((mask > 0).tobytes() if marked else b"")
+        assert row["digest"] == content.hexdigest()
+        assert (row["height"], row["width"], row["dtype"]) == (31, 95, "float32")
+        assert (row["minimum"], row["maximum"]) == (pixels.min(), pixels.max())
+        assert row["mean"] == pixels.astype(np.float64).mean()
+        assert (row["group"], row["mask"]) == (("7", "test/masks/000001.png") if marked else ("", ""))
+        assert row["severity"] == 2.0 if marked else np.isnan(row["severity"])
+    assert set(table) == {"path", "split", "label", "group", "severity", "mask", "height", "width", "dtype", "minimum",
+                          "mean", "maximum", "pixels", "digest"}  # fmt: skip
+
+
+def test_the_first_problem_is_told_and_how_many_more_there_are(tmp_path):
+    folder = write_domain(tmp_path, "domain_A", train=2, good=2, fault=2)
+    for role in ("train/good", "test/good", "test/fault"):
+        (folder / role / "000001.tiff").write_text("no image")
+    with pytest.raises(BadInput, match=f"train/good/000001.tiff cannot .*and 2 more: `hdmap check-data {tmp_path}`"):
+        layout.read_domain(tmp_path, "domain_A", pack=False)
+    for role in ("test/good", "test/fault"):
+        (folder / role / "000001.tiff").unlink()
+    with pytest.raises(BadInput, match="remove it$"):
+        layout.read_domain(tmp_path, "domain_A", pack=False)
+
+
+def test_the_odd_map_of_another_size_is_named_with_the_counts(tmp_path):
+    folder = write_domain(tmp_path, "domain_A", train=2, good=2, fault=2)
+    for path, pixels in (("test/good/000001", np.eye(31, 94)), ("train/good/000000", np.eye(30, 95))):
+        tifffile.imwrite(folder / f"{path}.tiff", pixels.astype(np.float32))
+        with pytest.raises(BadInput, match="1 of .*, 5 of 31x95.*a domain has one size" if "test" in path else "4 of"):
+            layout.read_domain(tmp_path, "domain_A", pack=False)
+    (folder / "train/good/000000.tiff").unlink()
+    with pytest.raises(BadInput, match="test/good/000001.tiff: .*1 of 31x94, 4 of 31x95"):
+        layout.read_domain(tmp_path, "domain_A", pack=False)
+
+
+def test_the_same_map_twice_is_no_problem_within_one_part_and_names_both_places_across(tmp_path):
+    folder = write_domain(tmp_path, "domain_A", train=2, good=2, fault=2)
+    copy = (folder / "test/good/000000.tiff").read_bytes()
+    (folder / "test/good/000009.tiff").write_bytes(copy)
+    assert len(layout.read_domain(tmp_path, "domain_A", pack=False).table) == 7
+    (folder / "test/fault/000008.tiff").write_bytes(copy)
+    with pytest.raises(BadInput, match="test/good/000000.tiff is the same map as test/fault/000008.tiff"):
+        layout.read_domain(tmp_path, "domain_A", pack=False)
+
+
+def test_metadata_that_cannot_be_used_is_a_problem_each(tmp_path):
+    folder = write_domain(tmp_path, "domain_A", train=1, good=1, fault=1)
+
+    def problems(text):
+        (folder / "metadata.csv").write_text(text)
+        return layout.inspect_domain(tmp_path, "domain_A")[1]
+
+    [problem] = problems("")
+    assert "metadata.csv cannot be read" in problem and "path,group,severity" in problem
+    [problem] = problems("path,speed\nx,1\n")
+    assert "path, speed" in problem and "path,group,severity" in problem
+    assert len(problems("group\nx\n")) == 1
+    (folder / "notes.txt").write_text("there, but no map")
+    assert ["notes.txt" in problem for problem in problems("path\ntest/good/000000.tiff\nnotes.txt\nno.tiff\n")] == [
+        True, False]  # fmt: skip
+    assert len(problems("path\n" + "\n".join(f"{i}.tiff" for i in range(9)))) == 5
+    (folder / "test/good/000000.tiff").write_text("no image")
+    assert len(problems("path,group\ntest/good/000000.tiff,a\n")) == 1  # its map is the problem, not its line
 
 
 def test_digest_follows_content_not_names_formats_or_times(tmp_path):

@@ -114,8 +114,8 @@ def _as_float(pixels: np.ndarray, path: Path) -> np.ndarray:
     return pixels.astype(np.float32)
 
 
-def _read_stored(path: Path) -> np.ndarray:
-    """The pixels as the file stores them, (H, W)."""
+def _read_stored(path: Path, kinds: Sequence[type] = (np.number,)) -> np.ndarray:
+    """The pixels as the file stores them, (H, W), of one of these kinds."""
     try:
         pixels = _decode(path)
     except BadInput:
@@ -128,7 +128,7 @@ def _read_stored(path: Path) -> np.ndarray:
         if not (colour == colour[..., :1]).all():
             raise BadInput(f"{path} has {pixels.shape[-1]} different channels; a map has one")
         pixels = colour[..., 0]
-    if pixels.ndim != 2 or 0 in pixels.shape or not np.issubdtype(pixels.dtype, np.number):
+    if pixels.ndim != 2 or 0 in pixels.shape or not any(np.issubdtype(pixels.dtype, kind) for kind in kinds):
         raise BadInput(f"{path} holds {pixels.dtype} of shape {pixels.shape}; a map is numbers, height x width")
     return pixels
 
@@ -151,8 +151,8 @@ def _decode(path: Path) -> np.ndarray:
 
 
 def read_mask(path: Path) -> np.ndarray:
-    """A fault mask as bool, (H, W)."""
-    return read_map(path) > 0
+    """A fault mask as bool, (H, W); what is not 0 is marked."""
+    return _read_stored(path, (np.number, np.bool_)) > 0
 
 
 # --------------------------------------------------------------------------------------- one domain
