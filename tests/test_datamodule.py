@@ -1,6 +1,5 @@
 """Maps as the models get them: every item's pixels, label, mask and fault, and the loaders of every set."""
 
-import copy
 from multiprocessing.reduction import ForkingPickler
 from pathlib import Path
 
@@ -111,6 +110,16 @@ def test_every_loader_serves_its_own_maps_in_batches_of_its_own_size(module):
     np.testing.assert_array_equal(loader.dataset[0].image[0], tifffile.imread(loader.dataset[0].image_path))
 
 
+def test_packed_maps_are_taken_from_the_pack_by_every_loader(root, tmp_path, monkeypatch):
+    monkeypatch.setenv("HDMAP_CACHE", str(tmp_path))
+    domains = layout.read_domains(root, ["domain_A", "domain_B"])
+    made = MultiDomainHDMAPDataModule(domains, DataConfig(image_size=(31, 95)))
+    monkeypatch.setattr("hdmap_mlflow.data.datamodule.read_map", None)
+    for loader in (made.train_dataloader(), made.val_dataloader(), made.test_dataloader(),
+                   made.scoring_dataloader("domain_B", "test"), made.chosen_dataloader("domain_B", [3])):  # fmt: skip
+        np.testing.assert_array_equal(loader.dataset[0].image[0], tifffile.imread(loader.dataset[0].image_path))
+
+
 # ------------------------------------------------------------------------------------------ synthetic faults
 def test_every_synthetic_map_gets_a_fault_of_its_own_the_same_for_a_seed_and_a_row(module):
     """What is pasted is held by the tests of `CutPaste`; which fault a row gets is part of a run's numbers."""
@@ -149,7 +158,7 @@ def test_a_set_and_its_collation_travel_to_a_process_that_is_not_forked(module):
     made = module(validation="synthetic")
     for loader in (made.train_dataloader(), made.scoring_dataloader("domain_B", "test"), made.val_dataloader()):
         data, collate = ForkingPickler.loads(ForkingPickler.dumps((loader.dataset, loader.collate_fn)))
-        here, there = (made([one[0], one[1]]) for made, one in ((loader.collate_fn, loader.dataset), (collate, data)))
+        here, there = (join([one[0], one[1]]) for join, one in ((loader.collate_fn, loader.dataset), (collate, data)))
         assert torch.equal(here.image, there.image) and here.image_path == there.image_path
 
 
@@ -170,12 +179,10 @@ def test_shuffles_of_all_epochs_and_random_numbers_after_them_do_not_depend_on_w
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("method", ["forkserver", "spawn"])
-def test_workers_that_are_not_forked_bring_the_same_batches(module, method):
+@pytest.mark.parametrize("module", [True], ids=["packed"], indirect=True)
+def test_workers_that_are_not_forked_bring_the_same_batches(module):
     """Each such worker imports torch and anomalib anew, so one set of two batches is all that is asked of them."""
-    loader = module(validation="synthetic").val_dataloader()
-    other = copy.copy(loader)
-    other.__dict__ |= {"num_workers": 2}
-    other.multiprocessing_context = method
-    for here, there in zip(loader, other, strict=True):
+    loaders = [module(validation="synthetic", workers=n).val_dataloader() for n in (0, 2)]
+    loaders[1].multiprocessing_context = "forkserver"
+    for here, there in zip(*loaders, strict=True):
         assert torch.equal(here.image, there.image) and here.image_path == there.image_path
