@@ -84,50 +84,6 @@ def test_an_unknown_domain_is_told_which_there_are(maps):
         layout.choose_domains(maps, "elsewhere", "auto")
 
 
-GREY = np.arange(1, 13, dtype=np.uint8).reshape(3, 4)
-
-
-@pytest.mark.parametrize("channels", [1, 3, 4])
-def test_equal_channels_are_one_map_whatever_the_transparency(tmp_path, channels):
-    pixels = np.stack([GREY] * channels, axis=-1)
-    pixels[..., 3:] = 9
-    np.save(tmp_path / "a.npy", pixels)
-    np.testing.assert_array_equal(layout.read_map(tmp_path / "a.npy"), GREY)
-
-
-REFUSED = {
-    "two channels": np.stack([GREY, GREY], axis=-1),
-    "one line": GREY[0],
-    "a stack": np.stack([GREY] * 5),
-    "empty": GREY[:, :0],
-    "words": np.array([["a", "b"]]),
-    "yes and no": GREY > 3,
-    "objects": np.array([[{}]]),
-}
-
-
-@pytest.mark.parametrize("what", REFUSED)
-def test_what_is_no_map_of_numbers_is_refused_by_name(tmp_path, what):
-    np.save(tmp_path / "a.npy", REFUSED[what], allow_pickle=True)
-    with pytest.raises(BadInput, match="a.npy"):
-        layout.read_map(tmp_path / "a.npy")
-
-
-@pytest.mark.parametrize("last", [0, 1, 2])
-def test_channels_that_differ_are_no_map(tmp_path, last):
-    pixels = np.stack([GREY] * 3, axis=-1)
-    pixels[2, 3, last] += 1
-    np.save(tmp_path / "a.npy", pixels)
-    with pytest.raises(BadInput, match="a.npy has 3 different channels"):
-        layout.read_map(tmp_path / "a.npy")
-
-
-@pytest.mark.parametrize("kind", [bool, np.uint8, np.uint16, np.float32])
-def test_a_mask_marks_what_is_not_zero_whatever_its_numbers(tmp_path, kind):
-    np.save(tmp_path / "a.npy", (GREY % 3).astype(kind))
-    np.testing.assert_array_equal(layout.read_mask(tmp_path / "a.npy"), GREY % 3 > 0)
-
-
 def _truncate(path):
     path.write_bytes(path.read_bytes()[:200])
 
@@ -215,16 +171,19 @@ def test_check_tells_of_every_part_what_its_files_hold(tmp_path):
 
 
 def test_check_goes_on_after_a_part_and_a_domain_without_maps(tmp_path):
-    for name in "abc":
-        folder = write_domain(tmp_path, name, train=2, good=2, fault=2)
-        for role in {"a": ("train/good",), "b": ("train/good", "test/good", "test/fault"), "c": ()}[name]:
+    roles = ("train/good", "test/good", "test/fault")
+    for name, emptied in (("a", roles[:1]), ("b", roles), ("c", ()), ("d", roles[1:])):
+        folder = write_domain(tmp_path, name, train=1, good=2, fault=2)
+        for role in emptied:
             for file in (folder / role).iterdir():
                 file.unlink()
     table, problems = layout.check(tmp_path)
-    assert (table["domain"] + table["split"]).tolist() == [
-        "atest/good", "atest/fault", "ctrain/good", "ctest/good", "ctest/fault"]  # fmt: skip
+    assert (table["domain"] + "/" + table["split"] + " " + table["size"]).tolist() == [
+        f"{part} 31x95" for part in ("a/test/good", "a/test/fault", "c/train/good", "c/test/good", "c/test/fault",
+                                     "d/train/good")]  # fmt: skip
     assert [problem.split(" holds no map")[0] for problem in problems] == [
-        str(tmp_path / part) for part in ("a/train/good", "b/train/good", "b/test/good")]  # fmt: skip
+        str(tmp_path / part) for part in ("a/train/good", "b/train/good", "b/test/good", "d/test/good", "d/test/fault")
+    ]
 
 
 def test_the_table_of_a_domain_holds_what_its_files_hold_ordered_by_content(tmp_path):
@@ -256,16 +215,29 @@ def test_the_table_of_a_domain_holds_what_its_files_hold_ordered_by_content(tmp_
                           "mean", "maximum", "pixels", "digest"}  # fmt: skip
 
 
-def test_the_first_problem_is_told_and_how_many_more_there_are(tmp_path):
+@pytest.mark.parametrize("pack", [True, False])
+def test_the_first_problem_is_told_and_how_many_more_there_are(tmp_path, monkeypatch, pack):
+    monkeypatch.setenv("HDMAP_CACHE", str(tmp_path / "cache"))
     folder = write_domain(tmp_path, "domain_A", train=2, good=2, fault=2)
-    for role in ("train/good", "test/good", "test/fault"):
-        (folder / role / "000001.tiff").write_text("no image")
-    with pytest.raises(BadInput, match=f"train/good/000001.tiff cannot .*and 2 more: `hdmap check-data {tmp_path}`"):
-        layout.read_domain(tmp_path, "domain_A", pack=False)
-    for role in ("test/good", "test/fault"):
-        (folder / role / "000001.tiff").unlink()
-    with pytest.raises(BadInput, match="remove it$"):
-        layout.read_domain(tmp_path, "domain_A", pack=False)
+    broken = [folder / role / "000001.tiff" for role in ("train/good", "test/good", "test/fault")]
+    for file in broken:
+        file.write_text("no image")
+    for more in (f"and 2 more: `hdmap check-data {tmp_path}`", f"and 1 more: `hdmap check-data {tmp_path}`", "it$"):
+        with pytest.raises(BadInput, match=f"train/good/000001.tiff cannot be read.*{more}"):
+            layout.read_domain(tmp_path, "domain_A", pack)
+        broken.pop().unlink()
+
+
+@pytest.mark.parametrize("pack", [True, False])
+def test_maps_are_read_in_the_order_asked_for(maps, tmp_path, monkeypatch, pack):
+    monkeypatch.setenv("HDMAP_CACHE", str(tmp_path))
+    [domain] = layout.read_domains(maps, ["domain_B"], pack)
+    again = layout.read_domain(maps, "domain_B") if pack else domain
+    assert domain.folder == again.folder == maps / "domain_B" and (domain.packed is not None) == pack
+    assert list(tmp_path.glob("maps/*/pixels.npy")) != [] if pack else not list(tmp_path.iterdir())
+    for rows in (domain.table.iloc[[9, 0, 20]], domain.table.iloc[:1]):
+        stored = [tifffile.imread(maps / "domain_B" / path) for path in rows["path"]]
+        np.testing.assert_array_equal(domain.read(rows), stored)
 
 
 def test_the_odd_map_of_another_size_is_named_with_the_counts(tmp_path):
