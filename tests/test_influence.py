@@ -7,9 +7,11 @@ import json
 import re
 import shutil
 from collections.abc import Iterator
+from contextlib import nullcontext
 from dataclasses import dataclass
 from hashlib import blake2b
 from pathlib import Path
+from unittest.mock import MagicMock
 
 import cv2
 import numpy as np
@@ -19,7 +21,7 @@ import tifffile
 import torch
 from conftest import SIZE, healthy
 
-from hdmap_mlflow import run, statistics, tune
+from hdmap_mlflow import run, statistics, tracking, tune
 from hdmap_mlflow.grid import Launch
 from hdmap_mlflow.models import builder
 from hdmap_mlflow.study import Asked
@@ -115,16 +117,14 @@ def facts(result, folder: Path, epochs: dict) -> dict[str, object]:  # noqa: ANN
 
 
 @pytest.fixture(scope="module")
-def execute(tmp_path_factory, _empty_store):  # noqa: ANN001, ANN201
-    """Runs a toy on the maps below a root. The bootstrap of AP, most of a toy's time, takes few resamples here."""
+def execute(tmp_path_factory):  # noqa: ANN001, ANN201
+    """Runs a toy on the maps below a root. What takes most of a toy's time is left out: the store, and resamples."""
     place = tmp_path_factory.mktemp("influence")
-    shutil.copy(_empty_store, place / "mlflow.db")
     (place / "toy.json").write_text(json.dumps(CONDITIONS))
 
     def go(root: Path, model: str = FITTED, config=None, **more) -> Ran:  # noqa: ANN001
         folder = place / f"out{len(list(place.iterdir()))}"
-        tracking = {"tracking.uri": f"sqlite:///{place / 'mlflow.db'}", "tracking.output_dir": str(folder)}
-        flags = {"data.root": str(root), "train.max_epochs": 4 if model == TRAINED else 1} | tracking | more
+        flags = {"data.root": str(root), "train.max_epochs": 4 if model == TRAINED else 1} | more
         config = config or run.configure(model, "toy", str(place / "toy.json"), flags, QUIET)
         config = config.model_copy(update={"tracking": config.tracking.model_copy(update={"output_dir": str(folder)})})
         epochs: dict[str, dict] = {}
@@ -133,6 +133,7 @@ def execute(tmp_path_factory, _empty_store):  # noqa: ANN001, ANN201
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(statistics, "RESAMPLES", 5)
+        patch.setattr(tracking, "start", lambda *_, **__: nullcontext(MagicMock(run_id="none", uri="none")))
         patch.setenv("HDMAP_CACHE", str(place / "cache"))
         yield go
 
@@ -241,6 +242,7 @@ def test_the_maps_of_these_tests_are_hard_enough_to_show_a_leak(fitted):
 EPOCHS = [str(epoch) for epoch in range(4)]
 
 
+@pytest.mark.slow  # the quick one on a trial changes both at once
 @pytest.mark.parametrize("what", ["reported half", "target"])
 def test_what_is_reported_moves_no_epoch_no_checkpoint_and_no_threshold_of_a_model_that_trains(
     execute, trained, root, what
