@@ -45,7 +45,7 @@ def test_any_domain_names_and_map_sizes_are_found(tmp_path):
         ("domain_X", "auto", "unknown domain 'domain_X'"),
         ("domain_A", ("domain_B", "domainC"), "did you mean 'domain_C'"),
         ("domain_A", ("domain_A",), "also among the targets"),
-        ("domain_A", ("domain_B", "domain_B"), "twice"),
+        ("domain_A", ("domain_B", "domain_B"), "^a domain stands twice"),
     ],
 )
 def test_a_wrong_choice_of_domains_is_named(maps, source, targets, says):
@@ -136,7 +136,9 @@ def test_check_counts_every_problem_and_every_map(tmp_path):
     _truncate(folder / "test/fault/000000.tiff")
     table, problems = layout.check(tmp_path)
     assert len(problems) == 3
-    assert any("domain_B" in problem and "AUROC is undefined" in problem for problem in problems)
+    assert any(
+        str(tmp_path / "domain_B/test/fault") in problem and "AUROC is undefined" in problem for problem in problems
+    )
     assert dict(zip(table["domain"] + "/" + table["split"], table["maps"], strict=True)) == {
         "domain_A/train/good": 12,
         "domain_A/test/good": 7,
@@ -259,6 +261,9 @@ def test_the_same_map_twice_is_no_problem_within_one_part_and_names_both_places_
     (folder / "test/fault/000008.tiff").write_bytes(copy)
     with pytest.raises(BadInput, match="test/good/000000.tiff is the same map as test/fault/000008.tiff"):
         layout.read_domain(tmp_path, "domain_A", pack=False)
+    (folder / "train/good/000007.tiff").write_bytes(copy)
+    with pytest.raises(BadInput, match="train/good/000007.tiff is the same map as test/good/000000.tiff"):
+        layout.read_domain(tmp_path, "domain_A", pack=False)
 
 
 def test_metadata_that_cannot_be_used_is_a_problem_each(tmp_path):
@@ -269,7 +274,7 @@ def test_metadata_that_cannot_be_used_is_a_problem_each(tmp_path):
         return layout.inspect_domain(tmp_path, "domain_A")[1]
 
     [problem] = problems("")
-    assert "metadata.csv cannot be read" in problem and "path,group,severity" in problem
+    assert "metadata.csv cannot be read (No columns" in problem and "path,group,severity" in problem
     [problem] = problems("path,speed\nx,1\n")
     assert "path, speed" in problem and "path,group,severity" in problem
     assert len(problems("group\nx\n")) == 1
@@ -304,6 +309,24 @@ def test_metadata_gives_group_and_severity_and_its_mistakes_are_problems(tmp_pat
     (folder / "metadata.csv").write_text("file,group\na,b\n")
     with pytest.raises(BadInput, match="expected path,group,severity"):
         layout.read_domain(tmp_path, "domain_A")
+
+
+@pytest.mark.parametrize(
+    ("text", "group", "severity"),
+    [
+        ("path\n{0}\n{1}", "", None),
+        ("path,group\n{0},a\n{1},", "a", None),
+        ("path,severity\n{0},2\n{1},", "", 2.0),
+        ("severity,group,path\nstrong,07,{0}\n1,,{1}", "07", None),
+    ],
+)
+def test_metadata_without_a_column_or_a_cell_says_nothing_of_it(tmp_path, text, group, severity):
+    folder = write_domain(tmp_path, "domain_A", train=2, good=2, fault=2)
+    told, silent = "test/fault/000001.tiff", "test/good/000001.tiff"
+    (folder / "metadata.csv").write_text(text.format(told, silent))
+    table = layout.read_domain(tmp_path, "domain_A", pack=False).table.set_index("path")
+    assert table.loc[told, "group"] == group and set(table["group"].drop(told)) == {""}
+    assert table.loc[told, "severity"] == severity or (severity is None and np.isnan(table.loc[told, "severity"]))
 
 
 def test_masks_are_found_by_stem_and_must_fit(tmp_path):
