@@ -247,7 +247,7 @@ def inspect_domain(root: Path, name: str, packer: store.Packer | None = None) ->
             one, other = twins.drop_duplicates("role")["path"].iloc[:2]
             problems.append(f"{folder / one} is the same map as {other}; keep it in one place")
     # Ordered by content, so that splits and shuffles do not depend on file names.
-    table = table.sort_values(["split", "label", "digest"], kind="stable").drop(columns="role")
+    table = table.sort_values(["split", "label", "digest"]).drop(columns="role")
     return table.reset_index(drop=True), problems
 
 
