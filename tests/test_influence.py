@@ -21,7 +21,7 @@ import tifffile
 import torch
 from conftest import SIZE, healthy
 
-from hdmap_mlflow import run, statistics, tracking, tune
+from hdmap_mlflow import cards, run, statistics, tracking, tune
 from hdmap_mlflow.grid import Launch
 from hdmap_mlflow.models import builder
 from hdmap_mlflow.study import Asked
@@ -133,6 +133,7 @@ def execute(tmp_path_factory):  # noqa: ANN001, ANN201
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(statistics, "RESAMPLES", 5)
+        patch.setattr(cards, "REPAIR_DRAWS", 5)
         patch.setattr(tracking, "start", lambda *_, **__: nullcontext(MagicMock(run_id="none", uri="none")))
         patch.setenv("HDMAP_CACHE", str(place / "cache"))
         yield go
@@ -255,6 +256,7 @@ def test_what_is_reported_moves_no_epoch_no_checkpoint_and_no_threshold_of_a_mod
     assert any(name.startswith("epoch/") for name in trained.facts)
 
 
+@pytest.mark.slow
 def test_validation_chooses_the_epoch_and_moves_nothing_of_the_training_itself(execute, trained, root):
     change_validation(root, trained)
     after = execute(root, TRAINED)
