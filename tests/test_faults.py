@@ -1,5 +1,8 @@
 """Scaled CutPaste: what is added, where, and what its labels say."""
 
+import itertools
+
+import numpy as np
 import pytest
 import torch
 
@@ -167,12 +170,12 @@ def test_an_empty_map_gets_no_fault_and_no_label() -> None:
     [
         ({"width": (10, 20)}, "height"),
         ({"width": (10, 20), "height": (1, 2), "ratio": (0.1, 0.2)}, "give one"),
-        ({"width": (20, 10), "height": (1, 2)}, "patch width"),
-        ({"width": (0, 10), "height": (1, 2)}, "patch width"),
-        ({"width": (10, 20), "height": (0, 2)}, "patch height"),
-        ({"width": (10, 20), "ratio": (0.0, 0.2)}, "patch ratio"),
-        ({"width": (10, 20), "height": (1, 2), "severity": (-1.0, 2.0)}, "severity"),
-        ({"width": (10, 20), "height": (1, 2), "severity": (0.0, 0.0)}, "severity"),
+        ({"width": (20, 10), "height": (1, 2)}, "^patch width .*>= 1"),
+        ({"width": (0, 10), "height": (1, 2)}, "^patch width .*>= 1"),
+        ({"width": (10, 20), "height": (0, 2)}, "^patch height .*>= 1"),
+        ({"width": (10, 20), "ratio": (0.0, 0.2)}, "^patch ratio .*> 0"),
+        ({"width": (10, 20), "height": (1, 2), "severity": (-1.0, 2.0)}, "^severity .*>= 0"),
+        ({"width": (10, 20), "height": (1, 2), "severity": (0.0, 0.0)}, "^severity"),
         ({"width": (10, 20), "height": (1, 2), "count": 5}, "count"),
         ({"width": (10, 20), "height": (1, 2), "probability": 1.5}, "probability"),
     ],
@@ -183,7 +186,70 @@ def test_a_bad_range_is_refused_by_name_in_one_line(settings: dict, words: str) 
     assert "\n" not in str(raised.value)
 
 
+def test_the_ends_of_every_range_are_allowed() -> None:
+    CutPaste(width=(1, 1), height=(1, 1), severity=(0.0, 0.1), count=1, probability=0.0)
+    CutPaste(width=(3, 3), ratio=(1e-3, 0.5), severity=(2.0, 2.0), count=4, probability=1.0)
+
+
+def by_hand(faults: CutPaste, images: torch.Tensor, seed: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """What `paste_batch` says it does, map by map in a loop, from the same random numbers."""
+    images = images.numpy()
+    (_, _, height, width), pasted, masks, severities = images.shape, images.copy(), np.zeros_like(images[:, :1]), []
+    draws = torch.rand(len(images), 5 + faults.count, generator=seeded(seed), dtype=torch.float64).numpy()
+    for image, out, mask, draw in zip(images, pasted, masks, draws, strict=True):
+        w = faults.width[0] + int(draw[0] * (faults.width[1] - faults.width[0] + 1))
+        if faults.height:
+            h = faults.height[0] + int(draw[1] * (faults.height[1] - faults.height[0] + 1))
+        else:
+            h = max(1, round(w * (faults.ratio[0] + (faults.ratio[1] - faults.ratio[0]) * draw[1])))
+        across = width - w + 1
+        places = across * (height - h + 1)
+        source = int(draw[2] * places)
+        row, column = divmod(source, across)
+        patch = image[:, row : row + h, column : column + w]
+        severity = faults.severity[0] + (faults.severity[1] - faults.severity[0]) * draw[3]
+        if draw[4] >= faults.probability or not patch.any():
+            severity = 0.0
+        level = np.sort(abs(image), axis=None)[(image.size - 1) // 2] if faults.relative else 1.0
+        for step in draw[5:]:
+            row, column = divmod((source + 1 + int(step * (places - 1))) % places, across)
+            for i, j in itertools.product(range(h), range(w)):
+                if severity and not mask[0, row + i, column + j]:
+                    mask[0, row + i, column + j] = 1
+                    out[:, row + i, column + j] += severity * level / abs(patch).max() * patch[:, i, j]
+        severities.append(severity)
+    return pasted, masks, np.array(severities)
+
+
+@pytest.mark.parametrize(
+    ("faults", "height", "width"),
+    [
+        (CutPaste(width=(2, 6), height=(1, 3), severity=(0.5, 4.0), relative=True), 7, 9),
+        (CutPaste(width=(2, 6), ratio=(0.2, 1.1), severity=(0.0, 2.0), count=3, probability=0.7), 7, 9),
+        (CutPaste(width=(1, 3), height=(1, 1), severity=(1.0, 2.0), count=4), 1, 4),
+        (CutPaste(width=(9, 9), height=(6, 7)), 7, 9),  # one place or two: the patch may lie on itself
+        (CutPaste(width=(2, 2), ratio=(0.1, 0.2)), 1, 2),
+    ],
+)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_every_pixel_is_that_of_a_loop_by_hand(faults: CutPaste, height: int, width: int, dtype: torch.dtype) -> None:
+    images = torch.randn(60, 2, height, width, generator=seeded(9), dtype=dtype)
+    images[3] = 0
+    found, expected = faults.paste_batch(images, seeded(2)), by_hand(faults, images, 2)
+    for one, other in zip(found, expected, strict=True):
+        assert one.dtype == dtype
+        np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-6)
+
+
 @pytest.mark.parametrize("shape", [(31, 79), (1, 95)])
 def test_a_patch_that_does_not_fit_the_map_is_refused(shape: tuple[int, int]) -> None:
     with pytest.raises(BadInput, match=f"2x80.*{shape[0]}x{shape[1]}"):
         NATIVE.paste_batch(maps(2, *shape), seeded())
+    NATIVE.check_fits(2, 80)
+
+
+def test_a_patch_whose_height_follows_its_width_must_fit_too() -> None:
+    faults = CutPaste(width=(4, 10), ratio=(0.1, 0.6))
+    faults.check_fits(6, 10)
+    with pytest.raises(BadInput, match="6x10.*5x10"):
+        faults.check_fits(5, 10)

@@ -1,5 +1,6 @@
 """The three validation strategies never share a map with what they report, and targets keep every map."""
 
+import numpy as np
 import pandas as pd
 import pytest
 from conftest import write_domain
@@ -83,3 +84,15 @@ def test_a_source_without_faults_is_refused(tmp_path):
     write_domain(tmp_path, "domain_A", fault=0)
     with pytest.raises(BadInput, match="test/fault"):
         split([layout.read_domain(tmp_path, "domain_A")], DataConfig())
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_one_map_with_a_mask_and_again_without_stays_on_one_side(tmp_path, seed):
+    folder = write_domain(tmp_path, "domain_A", train=1, good=4, fault=4)
+    (folder / "test/fault/again.tiff").write_bytes((folder / "test/fault/000000.tiff").read_bytes())
+    (folder / "test/masks").mkdir()
+    np.save(folder / "test/masks/again.npy", np.eye(31, 95))
+    parts = split([layout.read_domain(tmp_path, "domain_A", pack=False)], DataConfig(split_seed=seed))
+    twins = {"test/fault/000000.tiff", "test/fault/again.tiff"}
+    assert len(twins & set(parts.val["path"])) in (0, 2)
+    assert len(parts.val) + len(parts.source_test) == 9

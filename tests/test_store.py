@@ -1,15 +1,20 @@
 """Packed maps: read once, the same numbers after, and never a stale or damaged copy."""
 
+import errno
+import json
 import os
 import pickle
 import shutil
 import threading
+import zlib
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 import tifffile
 from conftest import write_domain
+from filelock import FileLock, Timeout
 
 from hdmap_mlflow.config import DataConfig
 from hdmap_mlflow.data import layout, store
@@ -134,3 +139,138 @@ def test_a_worker_process_gets_the_place_of_the_maps_not_the_maps(root: Path) ->
     sent = pickle.dumps(packed)
     assert len(sent) < 1000
     np.testing.assert_array_equal(pickle.loads(sent)[3], expected)
+
+
+# ------------------------------------------------------------------------------------------------ one entry
+MAPS = np.arange(24, dtype=np.float32).reshape(4, 2, 3)
+
+
+def packed(path: Path, maps: np.ndarray = MAPS) -> store.Packed:
+    packer = store.Packer(path, len(maps))
+    rows = [packer.put(pixels) for pixels in maps]
+    assert rows == list(range(len(maps)))
+    return packer.finish(pd.DataFrame({"row": rows}))[1]
+
+
+def test_an_entry_is_named_by_its_folder_and_by_names_sizes_and_times_of_its_files(root: Path, tmp_path: Path) -> None:
+    folder = root / "domain_A"
+    files = sorted(folder.rglob("*.tiff"))
+    first = store.entry(folder, files)
+    assert first.parent == tmp_path / "cache" / "maps" and store.entry(folder, files) == first
+    where, _, what = first.name.partition("-")
+    assert (len(where), len(what)) == (12, 24)
+    (tmp_path / "link").symlink_to(folder)
+    linked = [tmp_path / "link" / file.relative_to(folder) for file in files]
+    assert store.entry(tmp_path / "link", linked) == first
+    seen = {first.name, store.entry(folder, files[1:]).name}
+    touch(files[0])
+    seen.add(store.entry(folder, files).name)
+    files[0].write_bytes(files[0].read_bytes() + b"more")
+    touch(files[0])
+    seen.add(store.entry(folder, files).name)
+    files[0] = files[0].rename(files[0].with_name("other.tiff"))
+    seen.add(store.entry(folder, files).name)
+    assert len(seen) == 5 and {name[:13] for name in seen} == {f"{where}-"}
+    shutil.copytree(folder, tmp_path / "copy")  # with its times
+    copied = store.entry(tmp_path / "copy", [tmp_path / "copy" / file.relative_to(folder) for file in files])
+    assert copied.name[13:] in {name[13:] for name in seen} and copied.name[:13] != first.name[:13]
+
+
+def test_what_was_packed_by_another_format_is_not_taken(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = store.entry(root, [])
+    monkeypatch.setattr(store, "FORMAT", store.FORMAT + 1)
+    assert store.entry(root, []).name != before.name
+
+
+def test_maps_come_back_as_they_were_put_as_copies_of_one_mapped_file(tmp_path: Path) -> None:
+    found = packed(tmp_path / "a-1")
+    for row, pixels in enumerate(MAPS):
+        np.testing.assert_array_equal(found[row], pixels)
+        found[row][:] = -1  # what is done to a map stays with it
+        np.testing.assert_array_equal(found[row], pixels)
+    assert isinstance(found._pixels, np.memmap)
+    assert np.load(tmp_path / "a-1/pixels.npy").dtype == np.float32
+    table, again = store.load(tmp_path / "a-1")  # type: ignore[misc]
+    assert table["row"].tolist() == [0, 1, 2, 3]
+    np.testing.assert_array_equal(again[2], MAPS[2])
+
+
+def test_a_map_of_another_size_takes_no_row(tmp_path: Path) -> None:
+    packer = store.Packer(tmp_path / "a-1", 3)
+    assert [packer.put(np.ones(size)) for size in ((2, 3), (3, 2), (2, 3))] == [0, -1, 1]
+    packer.discard()
+    assert not list(tmp_path.iterdir())
+
+
+def test_check_sums_are_those_of_the_whole_file_however_it_is_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(store, "CHUNK", 100)
+    packed(tmp_path / "a-1")
+    sums = json.loads((tmp_path / "a-1/sums.json").read_text())
+    assert sums == {
+        name: zlib.crc32((tmp_path / "a-1" / name).read_bytes()) for name in ("pixels.npy", "table.parquet")
+    }
+
+
+def test_only_older_entries_of_the_same_folder_go(tmp_path: Path) -> None:
+    for name in ("a-1", "b-1"):
+        packed(tmp_path / name)
+    (tmp_path / "a-2.lock").write_text("")
+    packed(tmp_path / "a-2")
+    assert {path.name for path in tmp_path.iterdir()} == {"a-2", "a-2.lock", "b-1"}
+
+
+def test_an_entry_that_is_not_whole_is_none_and_goes(tmp_path: Path) -> None:
+    packed(tmp_path / "a-1")
+    (tmp_path / "a-1/pixels.npy").unlink()
+    assert store.load(tmp_path / "a-1") is None and not (tmp_path / "a-1").exists()
+    assert store.load(tmp_path / "never") is None
+
+
+@pytest.mark.parametrize("step", ["put", "finish"])
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EACCES])
+def test_a_disk_that_fails_says_why_and_leaves_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: str, number: int
+) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise OSError(number, os.strerror(number))
+
+    packer = store.Packer(tmp_path / "a-1", 2)
+    packer.put(MAPS[0])
+    if step == "put":
+        packer.pixels = None
+        monkeypatch.setattr(np.lib.format, "open_memmap", fail)
+    else:
+        monkeypatch.setattr(pd.DataFrame, "to_parquet", fail)
+    why = "the disk is full" if number == errno.ENOSPC else os.strerror(number)
+    with pytest.raises(BadInput, match=f"in {tmp_path} \\({why}\\).*HDMAP_CACHE.*data.packed=false"):
+        packer.put(MAPS[1]) if step == "put" else packer.finish(pd.DataFrame({"row": [0]}))
+    assert not list(tmp_path.iterdir())
+
+
+def test_maps_that_just_fit_the_disk_are_packed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+
+    def usage(folder: Path):  # noqa: ANN202
+        asked.append(folder)
+        return shutil._ntuple_diskusage(10**6, 10**6, free)  # type: ignore[attr-defined]
+
+    monkeypatch.setattr(shutil, "disk_usage", usage)
+    free = MAPS.nbytes
+    packed(tmp_path / "a-1")
+    assert [folder.parent for folder in asked] == [tmp_path]
+    free = MAPS.nbytes - 1
+    with pytest.raises(BadInput, match="the disk is full"):
+        packed(tmp_path / "a-2")
+
+
+def test_an_entry_is_locked_while_it_is_made_and_free_after_even_a_failure(tmp_path: Path) -> None:
+    path = tmp_path / "below" / "a-1"
+    with pytest.raises(ZeroDivisionError), store.lock(path):
+        with pytest.raises(Timeout):
+            FileLock(f"{path}.lock").acquire(timeout=0)
+        raise ZeroDivisionError
+    with store.lock(path):
+        pass
+    FileLock(f"{path}.lock").acquire(timeout=0)

@@ -18,6 +18,8 @@ from hdmap_mlflow.data.layout import Domain, read_map, read_mask
 from hdmap_mlflow.data.splits import split
 from hdmap_mlflow.data.store import Packed
 
+COLUMNS = ["file", "path", "mask", "label", "synthetic"]  # of a table, what an item needs
+
 
 def resize(config: DataConfig) -> Resize:
     """The one resize of a run, for the maps that train and for those that are scored."""
@@ -42,7 +44,9 @@ class MapDataset(Dataset):
         fault: CutPaste = NATIVE,
     ) -> None:
         self.table = table
-        self.rows: list[Any] = list(table.itertuples(index=False))  # a row of a table costs more than a map
+        # Plain tuples: a row of a table costs more than a map, and does not reach a worker process that is spawned.
+        self.rows = list(table[COLUMNS].itertuples(index=False, name=None))
+        self.places = table["row"].tolist() if packed else []
         self.packed = packed
         self.seed = seed
         self.transform = transform
@@ -53,22 +57,33 @@ class MapDataset(Dataset):
         return len(self.table)
 
     def __getitem__(self, index: int) -> ImageItem:
-        row = self.rows[index]
-        pixels = self.packed[row.row] if self.packed else read_map(Path(row.file))
+        file, path, marked, label, synthetic = self.rows[index]
+        pixels = self.packed[self.places[index]] if self.packed else read_map(Path(file))
         image = torch.from_numpy(pixels)[None]
-        if row.synthetic:
+        if synthetic:
             generator = torch.Generator().manual_seed(self.seed * 1_000_003 + index)
             image, _, _ = self.fault.paste(image, generator)
-        mask = self._mask(row, image) if self.masks else None
+        mask = None
+        if self.masks:
+            mask = torch.zeros(image.shape[1:], dtype=torch.bool)
+            if marked and not synthetic:
+                mask = torch.from_numpy(read_mask(Path(file.removesuffix(path)) / marked))
         if self.transform:
             image = self.transform(image)
-        label = torch.tensor(int(row.label))
-        return ImageItem(image=image.repeat(3, 1, 1), gt_label=label, gt_mask=mask, image_path=row.file)
+        return ImageItem(image=image.repeat(3, 1, 1), gt_label=torch.tensor(label), gt_mask=mask, image_path=file)
 
-    def _mask(self, row: Any, image: torch.Tensor) -> torch.Tensor:
-        if not row.mask or row.synthetic:
-            return torch.zeros(image.shape[1:], dtype=torch.bool)
-        return torch.from_numpy(read_mask(Path(row.file.removesuffix(row.path)) / row.mask))
+
+class _Loader(DataLoader):
+    """A loader whose shuffles are the same for any number of workers.
+
+    Each epoch draws a seed for the workers, even where there are none, before the seed of its shuffle; kept workers
+    draw theirs in the first epoch only, and all later shuffles would be others.
+    """
+
+    def __iter__(self) -> Any:
+        if self.persistent_workers and self._iterator is not None:
+            torch.empty((), dtype=torch.int64).random_()
+        return super().__iter__()
 
 
 class MultiDomainHDMAPDataModule(AnomalibDataModule):
@@ -120,7 +135,7 @@ class MultiDomainHDMAPDataModule(AnomalibDataModule):
         return self._loader(MapDataset(table, packed=self.packed[domain]), self.eval_batch_size)
 
     def _loader(self, data: MapDataset, batch_size: int, shuffle: bool = False) -> DataLoader:
-        return DataLoader(
+        return _Loader(
             data,
             batch_size,
             shuffle=shuffle,

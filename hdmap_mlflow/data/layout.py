@@ -29,8 +29,8 @@ class Domain:
 
     `table` has a row a map, ordered by content: `path` (relative to the domain, posix), `split` (train, test),
     `label` (0 good, 1 fault), `group`, `severity` (NaN where unknown), `mask` (relative path or ""), `height`,
-    `width`, `dtype`, `minimum`, `mean`, `maximum` and `digest` (of the pixels and of the mask). `packed` holds the
-    maps, a map at its `row`, where they were packed.
+    `width`, `dtype`, `minimum`, `mean`, `maximum`, `pixels` (their digest) and `digest` (of the pixels and of the
+    mask). `packed` holds the maps, a map at its `row`, where they were packed.
     """
 
     root: Path
@@ -114,8 +114,8 @@ def _as_float(pixels: np.ndarray, path: Path) -> np.ndarray:
     return pixels.astype(np.float32)
 
 
-def _read_stored(path: Path) -> np.ndarray:
-    """The pixels as the file stores them, (H, W)."""
+def _read_stored(path: Path, kinds: Sequence[type] = (np.number,)) -> np.ndarray:
+    """The pixels as the file stores them, (H, W), of one of these kinds."""
     try:
         pixels = _decode(path)
     except BadInput:
@@ -128,7 +128,7 @@ def _read_stored(path: Path) -> np.ndarray:
         if not (colour == colour[..., :1]).all():
             raise BadInput(f"{path} has {pixels.shape[-1]} different channels; a map has one")
         pixels = colour[..., 0]
-    if pixels.ndim != 2 or 0 in pixels.shape or not np.issubdtype(pixels.dtype, np.number):
+    if pixels.ndim != 2 or 0 in pixels.shape or not any(np.issubdtype(pixels.dtype, kind) for kind in kinds):
         raise BadInput(f"{path} holds {pixels.dtype} of shape {pixels.shape}; a map is numbers, height x width")
     return pixels
 
@@ -151,8 +151,8 @@ def _decode(path: Path) -> np.ndarray:
 
 
 def read_mask(path: Path) -> np.ndarray:
-    """A fault mask as bool, (H, W)."""
-    return read_map(path) > 0
+    """A fault mask as bool, (H, W); what is not 0 is marked."""
+    return _read_stored(path, (np.number, np.bool_)) > 0
 
 
 # --------------------------------------------------------------------------------------- one domain
@@ -242,12 +242,12 @@ def inspect_domain(root: Path, name: str, packer: store.Packer | None = None) ->
         odd = table[(table["height"] == sizes.index[0][0]) & (table["width"] == sizes.index[0][1])].iloc[0]
         known = ", ".join(f"{n} of {h}x{w}" for (h, w), n in zip(sizes.index.tolist(), sizes, strict=True))
         problems.append(f"{folder / odd['path']}: map sizes differ in {name} ({known}); a domain has one size")
-    for _, twins in table[table.duplicated("digest", keep=False)].groupby("digest"):
+    for _, twins in table[table.duplicated("pixels", keep=False)].groupby("pixels"):
         if twins["role"].nunique() > 1:
             one, other = twins.drop_duplicates("role")["path"].iloc[:2]
             problems.append(f"{folder / one} is the same map as {other}; keep it in one place")
     # Ordered by content, so that splits and shuffles do not depend on file names.
-    table = table.sort_values(["split", "label", "digest"], kind="stable").drop(columns="role")
+    table = table.sort_values(["split", "label", "digest"]).drop(columns="role")
     return table.reset_index(drop=True), problems
 
 
@@ -259,6 +259,7 @@ def _row(path: Path, mask: Path | None, packer: store.Packer | None) -> dict:
     if pixels.min() == pixels.max():
         raise BadInput(f"{path} is constant ({pixels.flat[0]:g} everywhere); replace or remove it")
     content = hashlib.blake2b(pixels.tobytes(), digest_size=16)
+    of_pixels = content.hexdigest()
     if mask is not None:
         marked = read_mask(mask)
         if marked.shape != pixels.shape:
@@ -272,6 +273,7 @@ def _row(path: Path, mask: Path | None, packer: store.Packer | None) -> dict:
         "minimum": float(pixels.min()),
         "mean": float(pixels.mean(dtype=np.float64)),
         "maximum": float(pixels.max()),
+        "pixels": of_pixels,
         "digest": content.hexdigest(),
     }
 

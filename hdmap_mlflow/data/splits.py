@@ -76,9 +76,9 @@ def _stratified(table: pd.DataFrame, fraction: float, rng: np.random.Generator) 
     """Draw `fraction` of the distinct maps of every (label, group); returns drawn, rest."""
     drawn: set[str] = set()
     for _, stratum in table.groupby(["label", "group"], sort=True):
-        distinct = stratum["digest"].drop_duplicates().to_numpy()
+        distinct = stratum["pixels"].drop_duplicates().to_numpy()
         drawn |= set(rng.permutation(distinct)[: round(fraction * len(distinct))])
-    mask = table["digest"].isin(drawn)
+    mask = table["pixels"].isin(drawn)
     return table[mask].reset_index(drop=True), table[~mask].reset_index(drop=True)
 
 

@@ -24,7 +24,7 @@ from filelock import FileLock
 from hdmap_mlflow.cache import cache_dir
 from hdmap_mlflow.errors import BadInput
 
-FORMAT = 1  # part of every key: raise it when what is stored changes
+FORMAT = 2  # part of every key: raise it when what is stored changes
 CHUNK = 64_000_000  # bytes looked at once
 
 
