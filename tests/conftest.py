@@ -17,7 +17,8 @@ settings.register_profile("mutants", phases=[Phase.explicit, Phase.generate], da
 
 def pytest_configure(config: pytest.Config) -> None:
     if hasattr(config, "workerinput"):  # a worker of xdist has one core: more threads would wait for each other
-        os.environ.setdefault("OMP_NUM_THREADS", "1")
+        for library in ("OMP", "NUMBA"):
+            os.environ.setdefault(f"{library}_NUM_THREADS", "1")
 
 
 def healthy(rng: np.random.Generator, gain: float = 1.0) -> np.ndarray:

@@ -10,6 +10,7 @@ import gc
 import json
 import os
 import random
+import shutil
 import sys
 from collections.abc import Iterable
 from pathlib import Path
@@ -63,6 +64,8 @@ def main() -> int:
     if given.tests:
         settings.pytest_add_cli_args_test_selection = [*given.tests, "-m", "not slow"]
     chosen: list[str] = []
+    if not given.again:
+        shutil.rmtree("mutants", ignore_errors=True)  # mutmut would keep what an earlier choice of files left unmutated
     if given.sample:
         chosen = random.Random(given.seed).sample(names(walk_mutatable_files()), given.sample)
     elif given.again:

@@ -34,6 +34,7 @@ def test_placements_give_the_auroc_with_ties_and_average_over_models():
     assert parts.auroc == pytest.approx(np.mean(each)) == pytest.approx(parts.good.mean())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("auroc", "goods", "faults"), [(0.5, 40, 40), (0.75, 40, 20), (0.9, 100, 30), (0.97, 64, 64)])
 def test_the_auroc_interval_covers_the_truth_in_95_percent(auroc, goods, faults):
     rng, label = np.random.default_rng(1), np.repeat([0, 1], [goods, faults])
@@ -49,6 +50,7 @@ def test_perfect_separation_is_not_certainty():
     assert auroc_interval(np.array([0, 1]), np.array([0.0, 1.0])).low < 0.3
 
 
+@pytest.mark.slow
 def test_the_interval_agrees_with_the_bootstrap():
     rng = np.random.default_rng(2)
     label = np.repeat([0, 1], [150, 100])
@@ -73,6 +75,7 @@ def test_the_ap_interval_of_perfect_separation_is_not_a_point():
     assert found.value == 1 and found.high == 1 and 0.7 < found.low < 0.99
 
 
+@pytest.mark.slow
 def test_the_paired_test_errs_in_5_percent_and_finds_what_is_there():
     rng = np.random.default_rng(4)
 

@@ -130,6 +130,7 @@ def test_a_trial_fails_alone_a_pruned_one_is_killed_and_a_bug_stops_the_study(ma
     assert study.info.status == "FAILED" and "trial 7" in study.data.tags["hdmap.reason"]
 
 
+@pytest.mark.slow
 def test_a_study_in_which_nothing_completed_concludes_nothing(maps, store):
     order(0, "fail no such layer")
     order(1, "fail no such layer")
