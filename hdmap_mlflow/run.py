@@ -54,7 +54,9 @@ def compose(
 
     entry = registry.find_model(model)
     found = configuration.find_condition(model, condition, Path(conditions) if conditions else None)
-    return configuration.build_config(model, found, defaults=entry.defaults, flags=flags, overrides=overrides)
+    config = configuration.build_config(model, found, defaults=entry.defaults, flags=flags, overrides=overrides)
+    entry.check_new(config)
+    return config
 
 
 @dataclasses.dataclass(frozen=True)

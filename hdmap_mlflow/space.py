@@ -80,11 +80,13 @@ class Dimension(BaseModel):
 class Space:
     """The settings that a study draws, by dotted name, and the run they are put into.
 
-    `config` has everything else, and the published values of the settings that are searched.
+    `config` has everything else, and the published values of the settings that are searched. `follow` names settings of
+    the model that follow from others and were not given.
     """
 
     dimensions: Mapping[str, Dimension]
     config: RunConfig
+    follow: tuple[str, ...] = ()
 
     def draw(self, trial: Any) -> dict[str, Plain]:
         """One value for every setting that matters, from an Optuna trial."""
@@ -100,9 +102,12 @@ class Space:
         return all(self.dimensions[name].holds(value) for name, value in settings.items())
 
     def place(self, settings: Mapping[str, Plain], **tracking: Any) -> RunConfig:
-        """The run with these settings."""
+        """The run with these settings; the model's check works out again what follows from them."""
         wanted = dict(settings) | {f"tracking.{name}": value for name, value in tracking.items()}
-        return configuration.placed(self.config, wanted)
+        config = configuration.placed(self.config, wanted)
+        stale = {name for name in self.follow if f"model.{name}" not in settings}
+        kept = {name: value for name, value in config.model.settings.items() if name not in stale}
+        return configuration.with_settings(config, kept)
 
     def _each(self, value: Callable[[str, Dimension], Plain]) -> dict[str, Plain]:
         known = self.config.dotted()
@@ -142,8 +147,13 @@ def read(model: str, condition: Mapping[str, Any], flags: Mapping[str, Any], ove
     config = configuration.build_config(
         model, {**condition, "config": kept | values}, defaults=entry.defaults, flags=flags, overrides=overrides
     )
-    space = Space(searched, builder.check(config))
-    _check(space, builder.check)
+
+    def check(config: RunConfig) -> RunConfig:
+        entry.check_new(config)
+        return builder.check(config)
+
+    space = Space(searched, check(config), tuple(name for name in entry.derived if name not in config.model.settings))
+    _check(space, check)
     return space
 
 

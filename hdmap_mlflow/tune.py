@@ -9,7 +9,7 @@ import shlex
 import sys
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -163,7 +163,7 @@ def check(wanted: Wanted) -> Search:
     data, code = run.read(space.config), signature.code_digest(entry.path)
     config = anchored(placed(space.config, {"data.root": str(data.root)}))
     name = wanted.study or _name(wanted.model, config.condition, config.data.source_domain)
-    space = Space(space.dimensions, config)
+    space = replace(space, config=config)
     return Search(wanted, name, place, condition, space, data, code, objectives, pruner, seeds)
 
 

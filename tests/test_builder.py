@@ -90,8 +90,8 @@ def known(monkeypatch: pytest.MonkeyPatch) -> Any:
     return register
 
 
-def config(settings: Any = None, weights: str = "hub", train: Any = None, **data: Any) -> RunConfig:
-    parts: dict[str, Any] = {"data": {"image_size": (32, 64)} | data, "train": {"max_epochs": 5} | (train or {})}
+def config(settings: Any = None, weights: str = "hub", **data: Any) -> RunConfig:
+    parts: dict[str, Any] = {"data": {"image_size": (32, 64)} | data, "train": {"max_epochs": 5}}
     return RunConfig(condition="c", model={"name": "mine", "weights": weights, "settings": settings or {}}, **parts)  # type: ignore[arg-type]
 
 
@@ -305,17 +305,6 @@ def test_what_a_model_cannot_do_is_one_line(known: Any, entry: Any, settings: An
 def test_what_a_model_can_do_is_taken(known: Any, entry: Any, settings: Any, weights: str) -> None:
     known(Frozen if "weights" in entry else Plain, **entry)
     assert builder.check(config(settings, weights)).model.weights == (weights if "weights" in entry else "none")
-
-
-@pytest.mark.parametrize("setting", [{"optimizer": "sgd"}, {"learning_rate": 0.1}, {"weight_decay": 0.0}])
-def test_a_model_without_an_optimizer_refuses_the_settings_of_one(known: Any, setting: Any) -> None:
-    known(Plain, trains=False)
-    builder.check(config())
-    with pytest.raises(BadInput, match=f"mine is fitted in one pass.*leave train.{[*setting][0]} out"):
-        builder.check(config(train=setting))
-    for trains in (True, None):
-        known(Plain, trains=trains)
-        assert builder.check(config(train=setting)).train.max_epochs == 5
 
 
 def test_the_one_layer_of_a_model_is_checked_too(known: Any) -> None:

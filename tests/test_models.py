@@ -51,7 +51,9 @@ def test_every_search_space_names_settings_that_exist_and_holds_the_default(mode
         ("draem", "model.weights=random", "starts from scratch"),
         ("draem", "model.dtd_dir=/no/such/folder", "PNG or JPEG"),
         ("draem_sevnet", "model.learning_rate=0.1", "set by train.learning_rate"),
-        ("ganomaly", "model.batch_size=8", "set by data.batch_size"),
+        ("padim", "train.optimizer=sgd", "fitted in one pass, without an optimizer; leave train.optimizer out"),
+        ("padim", "train.learning_rate=0.1", "leave train.learning_rate out"),
+        ("padim", "train.weight_decay=0", "leave train.weight_decay out"),
         ("cflow", "model.decoder=glow", "model.decoder"),
         ("dinomaly", "model.encoder_name=resnet18", "takes model.encoder_name vit_"),
         ("stfpm", "model.pre_trained=maybe", "neither true"),
@@ -64,6 +66,16 @@ def test_a_wrong_model_setting_is_one_line_before_anything_is_loaded(model, over
         run.configure(model, "quickstart", overrides=overrides)
     assert says in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_a_recorded_run_that_asked_for_what_new_ones_may_not_is_still_read():
+    old = run.configure("padim").model_dump(mode="json")
+    old["train"] |= {"optimizer": "adam", "learning_rate": 0.1, "weight_decay": 0.0}
+    config = RunConfig.model_validate(old)
+    assert builder.check(config).train == config.train
+    old = run.configure("ganomaly", overrides="data.batch_size=5").model_dump(mode="json")
+    old["model"]["settings"]["batch_size"] = 32  # the class's default, which was recorded whatever data.batch_size was
+    assert builder.check(RunConfig.model_validate(old)).model.settings["batch_size"] == 32
 
 
 def test_each_model_that_trains_can_be_tuned_and_every_model_has_a_paper():
@@ -83,6 +95,8 @@ def test_every_setting_of_the_class_is_on_the_record_even_where_the_condition_le
 def test_settings_that_follow_from_others_are_worked_out_unless_they_are_given():
     glass = run.configure("glass", "baseline", overrides="data.image_size=[64,96]").model.settings
     assert glass["input_shape"] == (64, 96)
+    ganomaly = run.configure("ganomaly", "baseline", overrides="data.batch_size=5").model.settings
+    assert ganomaly["batch_size"] == 5
     fre = run.configure("fre", "baseline", overrides="data.image_size=[128,64],model.backbone=resnet18").model.settings
     assert fre["input_dim"] == 256 * 4 * 2
     assert run.configure("fre", "baseline", overrides="model.input_dim=7").model.settings["input_dim"] == 7

@@ -248,6 +248,7 @@ def test_a_range_in_words(law, words):
         ({"modle.num_neighbors": 3}, "unknown section 'modle'"),
         ({"split_seed": {"type": "int", "low": 0, "high": 9}}, "decides what is measured"),
         ({"layers": 3}, "layers"),
+        ({"learning_rate": {"type": "float", "low": 0.1, "high": 2}}, "fitted in one pass, without an optimizer"),
         ({"num_neighbors": {"low": 2, "high": 4, "when": {"model.none": [1]}}}, "'model.none', which does not exist"),
         ({"num_neighbors": 3, "coreset_sampling_ratio": 0.1}, "nothing to tune"),
     ],
@@ -256,6 +257,17 @@ def test_an_impossible_search_is_refused_in_one_line(search, message):
     with pytest.raises(BadInput) as problem:
         read(search=search)
     assert message in str(problem.value) and "\n" not in str(problem.value)
+
+
+def test_what_follows_from_a_setting_that_is_drawn_is_worked_out_for_every_trial():
+    search = {"batch_size": {"type": "int", "low": 2, "high": 9}}
+    drawn = {"data.batch_size": 3}
+    assert builder.check(read("ganomaly", search).place(drawn)).model.settings["batch_size"] == 3
+    given = read("ganomaly", search, "model.batch_size=7")
+    assert builder.check(given.place(drawn)).model.settings["batch_size"] == 7
+    search["model.batch_size"] = {"type": "int", "low": 1, "high": 9}
+    own = read("ganomaly", search).place(drawn | {"model.batch_size": 4})
+    assert builder.check(own).model.settings["batch_size"] == 4
 
 
 def test_a_model_without_a_space_says_so(monkeypatch):

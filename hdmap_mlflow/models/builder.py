@@ -28,11 +28,6 @@ def check(config: RunConfig) -> RunConfig:
     problem = entry.needs.problem(config)
     if problem:
         raise BadInput(f"{model} {problem}")
-    unused = [
-        name for name in ("optimizer", "learning_rate", "weight_decay") if getattr(config.train, name) is not None
-    ]
-    if entry.trains is False and unused:
-        raise BadInput(f"{model} is fitted in one pass, without an optimizer; leave train.{unused[0]} out")
     if entry.needs.online and config.model.weights != "hub":
         raise BadInput(f"{model} runs with weights from the hub only; leave model.weights out")
     if entry.weights is None:

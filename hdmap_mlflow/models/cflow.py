@@ -56,7 +56,7 @@ class Cflow(_Cflow):
 
     # anomalib keeps the name of a decoder and always makes this one: another is refused where settings are checked.
     def __init__(self, *args: Any, decoder: Literal["freia-cflow"] = "freia-cflow", **kwargs: Any) -> None:
-        super().__init__(*args, decoder=decoder, **kwargs)
+        super().__init__(*args, decoder=decoder, **kwargs)  # type: ignore[misc]
         self.model.anomaly_map_generator = FixedReference(len(self.model.pool_layers))
         self.fibres = self.model.fiber_batch_size
 

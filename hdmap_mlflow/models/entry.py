@@ -8,6 +8,7 @@ from fnmatch import fnmatch
 from typing import Any, Literal
 
 from hdmap_mlflow.config import RunConfig
+from hdmap_mlflow.errors import BadInput
 
 GENERATED = "generated"  # a setting that names a folder of textures: those that we make
 
@@ -106,3 +107,11 @@ class ModelEntry:
     space: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     textures: str = ""
     derived: Mapping[str, Callable[[RunConfig], Any]] = field(default_factory=dict)
+
+    def check_new(self, config: RunConfig) -> None:
+        """Raise BadInput for what a new run may not ask for; recorded runs that did so stay readable."""
+        given = config.train.model_dump(include={"optimizer", "learning_rate", "weight_decay"}, exclude_none=True)
+        if self.trains is False and given:
+            raise BadInput(
+                f"{config.model.name} is fitted in one pass, without an optimizer; leave train.{min(given)} out"
+            )

@@ -322,6 +322,7 @@ REGISTRY: dict[str, ModelEntry] = {
         needs=Needs(square=True, power_of_two=True),
         defaults=training(100, 2e-4, batch=32),
         space=rate(2e-4) | whole("latent_vec_size", 50, 200, step=25),
+        derived={"batch_size": lambda config: config.data.batch_size},
     ),
     "dsr": ModelEntry(
         path=f"{ANOMALIB}Dsr",

@@ -33,7 +33,6 @@ ELSEWHERE = {
     "lr": "train.learning_rate",
     "learning_rate": "train.learning_rate",
     "weight_decay": "train.weight_decay",
-    "batch_size": "data.batch_size",
 }
 
 
