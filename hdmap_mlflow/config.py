@@ -9,7 +9,6 @@ from __future__ import annotations
 import difflib
 import hashlib
 import json
-import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -217,7 +216,14 @@ def find_condition(model: str, name: str, path: Path | None = None) -> dict[str,
 def parse_overrides(text: str) -> dict[str, Any]:
     """`"model.num_neighbors=5,data.image_size=[64,64]"` as a dictionary; values are read as YAML scalars and lists."""
     out: dict[str, Any] = {}
-    for item in re.split(r",(?![^\[\](){}]*[\])}])", text):
+    items, depth = [""], 0
+    for letter in text:
+        depth += (letter in "[({") - (letter in "])}")
+        if letter == "," and depth <= 0:
+            items.append("")
+        else:
+            items[-1] += letter
+    for item in items:
         if not item.strip():
             continue
         key, equals, value = item.partition("=")

@@ -112,3 +112,8 @@ def test_fingerprint_follows_what_changes_numbers_and_nothing_else():
 
 def test_nearest_is_silent_when_nothing_is_near():
     assert config.nearest("zzz", ["patchcore", "padim"]) == ""
+
+
+def test_lists_of_lists_are_one_value():
+    found = config.parse_overrides("model.groups=[[0,1],[2, 3]],data.image_size=(4,5),model.n=2")
+    assert found["model.groups"] == [[0, 1], [2, 3]] and found["model.n"] == 2
