@@ -1,4 +1,4 @@
-"""Dinomaly and INP-Former with a learning rate that moves by steps.
+"""Dinomaly and INP-Former with a learning rate that moves by steps; Dinomaly with groups of layers of one's own.
 
 anomalib 2.7 hands Lightning their warm-up and cosine schedule, which counts steps, without saying so; it then moves
 once an epoch, and a short run trains at a rate of almost zero.
@@ -26,6 +26,20 @@ def by_steps(optimizers: Any) -> dict[str, Any]:
 
 class Dinomaly(_Dinomaly):
     """Guo et al., Dinomaly: The Less Is More Philosophy in Multi-Class Unsupervised Anomaly Detection, CVPR 2025."""
+
+    # anomalib 2.7 forgets the groups of layers that it is given, and raises in the first step.
+    def __init__(
+        self,
+        *args: Any,
+        fuse_layer_encoder: list[list[int]] | None = None,
+        fuse_layer_decoder: list[list[int]] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(*args, **kwargs)
+        if fuse_layer_encoder is not None:
+            self.model.fuse_layer_encoder = fuse_layer_encoder
+        if fuse_layer_decoder is not None:
+            self.model.fuse_layer_decoder = fuse_layer_decoder
 
     def configure_optimizers(self) -> Any:
         """StableAdamW at a rate that moves every step."""

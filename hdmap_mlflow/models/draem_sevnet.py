@@ -136,7 +136,7 @@ class DraemSevNet(CutPasteModule):
         severity_head_mode: `single_scale`, `multi_scale`, or `none` for scores from the mask alone.
         severity_head_width: hidden units of the head.
         score_combination: how mask maximum and severity / severity_max become the score.
-        score_weights: weights of mask and severity in `weighted_average`; equal ones, as here, make it `simple_average`.
+        score_weights: of mask and severity in `weighted_average`; equal ones, as here, make it `simple_average`.
         patch_width_range: pixels at the network's input size.
         patch_ratio_range: patch height / width; flat patches are bands.
         patch_count: patches a faulty map gets, 1 to 4; they share their properties.
