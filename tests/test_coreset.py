@@ -82,3 +82,17 @@ def test_fewer_points_than_asked_for_are_all_kept() -> None:
     stream = coreset.StreamingCoreset(50, 10)
     stream.add(torch.rand(7, 4))
     assert len(stream.result()) == 7
+
+
+def test_one_pick_is_the_point_to_start_from():
+    assert coreset.greedy(torch.arange(6.0)[:, None], 1, 4).tolist() == [4]
+
+
+@pytest.mark.parametrize(("batches", "projected"), [(1, []), (4, [40]), (6, [])])
+def test_what_fits_is_compared_in_a_projection_once_and_what_streamed_as_it_is(batches, projected, monkeypatch):
+    seen = []
+    monkeypatch.setattr(coreset, "project", lambda points: seen.append(len(points)) or points)
+    stream = coreset.StreamingCoreset(10, 30)
+    for batch in clusters(10 * batches, 4).split(10):
+        stream.add(batch)
+    assert stream.result().shape == (10, 4) and seen == projected
