@@ -41,6 +41,7 @@ def recorded(run_id):
     return mlflow.MlflowClient().get_run(run_id)
 
 
+@pytest.mark.slow
 def test_each_run_fails_alone_with_its_reason_and_its_log_in_mlflow(store, monkeypatch):
     """Four children: one finishes, one raises, one is killed, one does not hear SIGTERM and takes too long."""
     monkeypatch.setattr(process, "GRACE_SECONDS", 0.5)
@@ -68,6 +69,7 @@ def test_each_run_fails_alone_with_its_reason_and_its_log_in_mlflow(store, monke
     assert not any(alive(notes(seed)[0]["pid"]) for seed in range(4))
 
 
+@pytest.mark.slow
 def test_a_run_over_its_memory_limit_is_stopped_and_says_so(store):
     order(0, "eat 0")
     with Here(store, Share(memory_mb=500)) as pool:
@@ -77,6 +79,7 @@ def test_a_run_over_its_memory_limit_is_stopped_and_says_so(store):
     assert recorded(outcome.run_id).info.status == "FAILED"
 
 
+@pytest.mark.slow
 def test_runs_are_in_order_and_no_more_than_asked_for(store):
     for seed in range(3):
         order(seed, "sleep 0.1")
@@ -99,6 +102,7 @@ def test_cancelled_runs_are_killed_and_waiting_ones_never_start(store):
     assert not alive(notes(0)[0]["pid"]) and not notes(1)
 
 
+@pytest.mark.slow
 def test_a_child_ends_when_its_watcher_is_gone():
     order(0, "sleep 60")
     Path("task.json").write_text(task(0).model_dump_json())

@@ -138,6 +138,7 @@ def test_a_cluster_of_two_nodes_shares_the_runs(store):
     assert len({notes(seed)[0]["CUDA_VISIBLE_DEVICES"] for seed in range(6)}) == 2
 
 
+@pytest.mark.slow
 def test_failed_runs_wait_for_retry_and_finished_ones_for_force(store, capsys):
     order(1, "raise no luck")
     with pytest.raises(Incomplete, match="1 of 2 runs did not finish"):

@@ -344,6 +344,7 @@ def test_an_unknown_domain_or_split_or_no_maps_at_all_is_refused(domain, split, 
         sim.domain_maps(domain, split, n, np.random.default_rng(0))
 
 
+@pytest.mark.slow
 # --------------------------------------------------------------------------------------------- demo
 def test_two_starts_at_once_make_one_intact_demo_set(tmp_path):
     code = "from hdmap_mlflow.data.simulate import demo; print(demo(train=30, test=10))"

@@ -84,6 +84,7 @@ def test_a_trial_whose_driver_died_is_asked_for_again_and_one_that_had_finished_
     assert ours.ask(3).number == 3 and ours.ask(3) is None, "the lost trial does not count"
 
 
+@pytest.mark.slow
 def test_drawn_settings_of_a_dead_driver_are_drawn_again():
     subprocess.run([sys.executable, "-c", GONE, "sqlite", __file__.rpartition("/")[0]], check=True, capture_output=True)
     ours = study()
