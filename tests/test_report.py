@@ -105,6 +105,7 @@ def test_a_repeat_of_a_run_is_counted_once_and_other_settings_are_another_entry(
     assert [e.label for e in found.entries] == ["good/quick (depth=3)", "good/quick (depth=5)", "poor/quick"]
 
 
+@pytest.mark.slow
 def test_the_page_is_one_small_file_that_says_simulated(full):
     tables = full
     page = html(tables, charts(tables), {"a picture": "AAAA"}, "today")
@@ -169,6 +170,7 @@ def test_the_csv_has_a_row_a_run_and_domain():
     assert set(table["role"]) == {"source", "target"}
 
 
+@pytest.mark.slow
 def test_a_report_needs_neither_mlflow_nor_torch():
     code = "import sys, hdmap_mlflow.report.render, hdmap_mlflow.report.charts, hdmap_mlflow.report.make\n"
     code += "print([m for m in ('mlflow', 'torch', 'anomalib') if m in sys.modules])"

@@ -139,6 +139,7 @@ def test_a_trained_model_reports_its_best_epoch_and_reloads(maps):
     np.testing.assert_array_equal(again, kept)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("validation", ["source_test", "synthetic"])
 def test_every_validation_strategy_runs_and_is_tagged(maps, validation, monkeypatch):
     passes, score = [], evaluate.score
@@ -175,6 +176,7 @@ def test_the_watched_auroc_is_that_of_raw_scores_of_any_range():
     assert metric.compute() == 1.0
 
 
+@pytest.mark.slow
 def test_a_target_without_faults_is_absent_and_said(tmp_path):
     write_domain(tmp_path, "domain_A")
     write_domain(tmp_path, "domain_B", fault=0)
@@ -216,6 +218,7 @@ def test_bad_data_starts_no_run(tmp_path):
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.slow
 def test_a_checkpoint_that_is_too_large_is_said_and_the_run_stands(maps):
     result = run.execute(configure(maps, overrides=RANDOM_PATCHCORE + ",tracking.max_checkpoint_mb=0.001"), say=quiet)
     tags = mlflow.MlflowClient().get_run(result.run_id).data.tags

@@ -69,6 +69,7 @@ print(asked.settings["model.n"], asked.settings["model.x"])
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["sqlite", "journal"])
 def test_a_trial_whose_driver_died_is_asked_for_again_and_one_that_had_finished_is_kept(kind):
     """The dead driver had the baseline, whose run never began, and trial 1, whose run finished in MLflow."""
@@ -144,6 +145,7 @@ def test_only_one_driver_does_what_only_one_may():
     assert other.claim("refit")
 
 
+@pytest.mark.slow
 def test_pruning_reports_every_epoch_and_stops_what_is_worse_than_the_others():
     found = study()
     for _ in range(4):
