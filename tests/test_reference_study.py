@@ -127,3 +127,10 @@ def test_a_trial_is_judged_by_the_metrics_of_its_run(objectives, without):
             Search.values(search, found)
     else:
         assert Search.values(search, found) == wanted
+
+
+def test_trials_are_listed_from_the_best_down_and_those_that_did_not_complete_last():
+    made = [create_trial(state=TrialState.COMPLETE, values=[value]) for value in (0.5, 0.9, 0.7)]
+    pruned = create_trial(state=TrialState.PRUNED)
+    listed = findings.ranked([pruned, *made])
+    assert [trial.values and trial.values[0] for trial in listed] == [0.9, 0.7, 0.5, None]

@@ -13,7 +13,7 @@ from hdmap_mlflow.errors import BadInput
 from hdmap_mlflow.report.charts import charts
 from hdmap_mlflow.report.grid import arrange
 from hdmap_mlflow.report.render import headline, html, markdown, remarks, shade
-from hdmap_mlflow.report.tables import long_table, tabulate
+from hdmap_mlflow.report.tables import Pick, long_table, tabulate
 
 GOLDEN = Path(__file__).with_name("report.golden.md")
 SMALL = grid(sources="A", seeds=(0,))
@@ -175,3 +175,10 @@ def test_a_report_needs_neither_mlflow_nor_torch():
     code = "import sys, hdmap_mlflow.report.render, hdmap_mlflow.report.charts, hdmap_mlflow.report.make\n"
     code += "print([m for m in ('mlflow', 'torch', 'anomalib') if m in sys.modules])"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.strip() == "[]"
+
+
+def test_the_regret_of_choosing_by_validation_is_the_mean_over_sources():
+    picks = [Pick("A", "source validation", "x", 0.7, 0.3), Pick("A", "oracle", "y", 1.0, 0.0)]
+    picks += [Pick("B", "source validation", "y", 0.9, 0.1), Pick("B", "oracle", "y", 1.0, 0.0)]
+    text = markdown(replace(tabulate(arrange(grid())), picks=picks))
+    assert "Mean regret of choosing by source validation: 0.200." in text
