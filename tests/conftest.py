@@ -15,6 +15,10 @@ SIZE = (31, 95)
 settings.register_profile("mutants", phases=[Phase.explicit, Phase.generate], database=None)
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--renew-snapshot", action="store_true", help="write tests/snapshot.json anew")
+
+
 def pytest_configure(config: pytest.Config) -> None:
     if hasattr(config, "workerinput"):  # a worker of xdist has one core: more threads would wait for each other
         for library in ("OMP", "NUMBA"):
