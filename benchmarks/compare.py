@@ -34,19 +34,21 @@ SETTINGS = {
 
 
 def configured(model: str, root: str, size: int, extra: str) -> Any:
-    from hdmap_mlflow import run
+    from hdmap_mlflow.runs import setup
 
     overrides = f"data.image_size=[{size},{size}],data.batch_size=32,train.device=cpu,{SETTINGS[model]}"
     flags = {"data.root": root, "data.validation": "source_test"}
-    return run.configure(model, "baseline", flags=flags, overrides=",".join(filter(None, [overrides, extra])))
+    return setup.configure(model, "baseline", flags=flags, overrides=",".join(filter(None, [overrides, extra])))
 
 
 def one(side: str, model: str, root: str, size: int, extra: str) -> dict[str, Any]:
     """One experiment in this process: seconds a stage and in all, peak memory in MB, raw scores by file."""
     from benchmarks import plain
-    from hdmap_mlflow import evaluate, run, tracking, train  # noqa: F401 - imports are not what is measured
+    from hdmap_mlflow import tracking
     from hdmap_mlflow.data import layout
-    from hdmap_mlflow.meter import Meter
+    from hdmap_mlflow.evaluation import scoring  # noqa: F401 - imports are not what is measured
+    from hdmap_mlflow.runs import flow, train  # noqa: F401
+    from hdmap_mlflow.runs.meter import Meter
 
     config = configured(model, root, size, extra)
     domains = layout.find_domains(Path(root))
@@ -60,7 +62,7 @@ def one(side: str, model: str, root: str, size: int, extra: str) -> dict[str, An
             if side == "plain":
                 model, module, seconds = plain.experiment(config, domains, Path(folder))
             else:
-                result = run.execute(config, say=lambda _: None)
+                result = flow.execute(config, say=lambda _: None)
             total = time.perf_counter() - started
         if side == "plain":
             scores = plain.raw_scores(model, module, domains)

@@ -27,7 +27,7 @@ def reading(maps: int) -> None:
     """The best of five epochs without resizing, masks or shuffling: a TIFF decoded an item, and packed maps."""
     from benchmarks.plain import Folder
     from hdmap_mlflow import config
-    from hdmap_mlflow.data import layout
+    from hdmap_mlflow.data import formats, layout
     from hdmap_mlflow.data.datamodule import MapDataset, MultiDomainHDMAPDataModule
     from hdmap_mlflow.data.simulate import simulate
 
@@ -41,7 +41,7 @@ def reading(maps: int) -> None:
         works = {
             "items": (lambda: [decoded[i] for i in range(maps)], lambda: [packed[i] for i in range(maps)]),
             "pixels": (
-                lambda: [layout.read_map(Path(file)) for file in files],
+                lambda: [formats.read_map(Path(file)) for file in files],
                 lambda: [domains[0].packed[row] for row in rows],
             ),
         }
@@ -61,7 +61,7 @@ def coreset(maps: int, ratio: float) -> None:
     from hdmap_mlflow.data.datamodule import MultiDomainHDMAPDataModule
     from hdmap_mlflow.data.simulate import simulate
     from hdmap_mlflow.models import builder
-    from hdmap_mlflow.models.coreset import greedy
+    from hdmap_mlflow.models.parts.coreset import greedy
 
     with tempfile.TemporaryDirectory() as folder:
         root = simulate(Path(folder) / "maps", maps, 4)
@@ -86,21 +86,23 @@ def run_once(config: Any, folder: Path) -> tuple[float, dict[str, float]]:
     """Seconds and metrics of a run in a store of its own that is there already."""
     from mlflow.tracking import MlflowClient
 
-    from hdmap_mlflow import run, tracking
+    from hdmap_mlflow import tracking
+    from hdmap_mlflow.runs import flow
 
     os.environ["MLFLOW_TRACKING_URI"] = uri = f"sqlite:///{folder}/mlflow.db"
     os.chdir(folder)
     tracking.open_store(uri, "hdmap")
     started = time.perf_counter()
-    result = run.execute(config, say=lambda _: None)
+    result = flow.execute(config, say=lambda _: None)
     return time.perf_counter() - started, dict(MlflowClient(uri).get_run(result.run_id).data.metrics)
 
 
 def second(maps: int, backbone: str) -> None:
     """PaDiM with 100 and then with 60 channels: the second reads the features that the first has kept."""
     from benchmarks.compare import configured
-    from hdmap_mlflow import evaluate, train  # noqa: F401 - imports are not what is measured
     from hdmap_mlflow.data.simulate import simulate
+    from hdmap_mlflow.evaluation import scoring  # noqa: F401 - imports are not what is measured
+    from hdmap_mlflow.runs import train  # noqa: F401
 
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
@@ -120,8 +122,8 @@ def second(maps: int, backbone: str) -> None:
 
 def budget(maps: int) -> None:
     """PatchCore with embedded weights: a bank of every tenth patch, and banks within `model.max_bank_mb`."""
-    from hdmap_mlflow import run
     from hdmap_mlflow.data.simulate import simulate
+    from hdmap_mlflow.runs import setup
 
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
@@ -131,7 +133,9 @@ def budget(maps: int) -> None:
         for limit in (1000, 16, 8, 4, 2, 1):
             settings = f"model.max_bank_mb={limit},model.coreset_sampling_ratio=0.1,data.image_size=[128,128]"
             flags = {"data.root": str(root)}
-            config = run.configure("patchcore", "quickstart", flags=flags, overrides=f"{settings},tracking.heatmaps=0")
+            config = setup.configure(
+                "patchcore", "quickstart", flags=flags, overrides=f"{settings},tracking.heatmaps=0"
+            )
             _, found = run_once(config, folder)
             names = ("source/image_AUROC", "target_mean/image_AUROC")
             aurocs = " | ".join(f"{found[metric]:.4f}" for metric in names)

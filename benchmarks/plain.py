@@ -13,10 +13,10 @@ from anomalib.data import AnomalibDataModule, ImageBatch, ImageItem
 from anomalib.engine import Engine
 from torch.utils.data import DataLoader, Dataset
 
-from hdmap_mlflow import train
 from hdmap_mlflow.config import RunConfig
 from hdmap_mlflow.models import backbones, signature
 from hdmap_mlflow.models.registry import find_model
+from hdmap_mlflow.runs import train
 
 # anomalib's own class where ours stands in the registry.
 PUBLISHED = {

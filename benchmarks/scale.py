@@ -34,14 +34,14 @@ def one(model: str, root: str, count: int, size: int) -> dict[str, float]:
     """The costs of one run in this process: seconds and peak MB a phase."""
     from mlflow.tracking import MlflowClient
 
-    from hdmap_mlflow import run
+    from hdmap_mlflow.runs import flow, setup
 
     overrides = f"{BACKBONE},{SETTINGS[model]},data.image_size=[{size},{size}],data.max_train={count}"
     flags = {"data.root": root, "data.target_domains": "", "data.source_domain": "domain_A"}
     with tempfile.TemporaryDirectory() as folder:
         os.chdir(folder)
         os.environ["MLFLOW_TRACKING_URI"] = f"sqlite:///{folder}/mlflow.db"
-        result = run.execute(run.configure(model, "baseline", flags=flags, overrides=overrides), say=lambda _: None)
+        result = flow.execute(setup.configure(model, "baseline", flags=flags, overrides=overrides), say=lambda _: None)
         metrics = MlflowClient(result.uri).get_run(result.run_id).data.metrics
         os.chdir("/")
     costs = {f"{p}_{unit}": metrics[f"cost/{p}_{unit}"] for p in PHASES for unit in ("seconds", "peak_MB")}

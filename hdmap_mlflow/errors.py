@@ -1,5 +1,8 @@
 """The exceptions of our own: the input is wrong, a run was ended on purpose, some runs of many failed."""
 
+import difflib
+from collections.abc import Iterable
+
 
 class BadInput(Exception):
     """Wrong input from the user: one line that names the file, key or domain and the way out.
@@ -19,3 +22,9 @@ class Stopped(Exception):
 
 class Incomplete(Exception):
     """Some of many runs failed: one line that says how many and how to go on. Exit code 1."""
+
+
+def nearest(word: str, known: Iterable[str]) -> str:
+    """` (did you mean 'x'?)` for the closest known word, or an empty string."""
+    match = difflib.get_close_matches(word, list(known), n=1, cutoff=0.5)
+    return f" (did you mean '{match[0]}'?)" if match else ""

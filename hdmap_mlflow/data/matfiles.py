@@ -21,8 +21,8 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, FiniteFloat, ValidationError, model_validator
 
 from hdmap_mlflow import __version__
-from hdmap_mlflow.config import Count, DomainName, Seed, nearest
-from hdmap_mlflow.errors import BadInput
+from hdmap_mlflow.config import Count, DomainName, Seed
+from hdmap_mlflow.errors import BadInput, nearest
 
 EXAMPLE_SPEC = Path(__file__).with_name("kriss_share_nipa2023.yaml")
 RECORD = "IMPORTED.json"

@@ -32,8 +32,8 @@ import numpy as np
 from scipy.ndimage import uniform_filter1d
 
 from hdmap_mlflow import __version__
-from hdmap_mlflow.cache import cache_dir
 from hdmap_mlflow.errors import BadInput
+from hdmap_mlflow.files import cache_dir
 
 ROWS, COLUMNS = 31, 95  # planet teeth, ring teeth
 SPLITS = ("train/good", "test/good", "test/fault")  # also the folders inside a domain

@@ -11,8 +11,9 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from hdmap_mlflow.cache import cache_dir
+from hdmap_mlflow.config import RunConfig
 from hdmap_mlflow.errors import BadInput
+from hdmap_mlflow.files import cache_dir
 
 EMBEDDED = "tf_efficientnet_lite0"  # the architecture that the embedded ImageNet weights fit
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -175,3 +176,15 @@ def weights_digest(module) -> str:  # noqa: ANN001 - torch is imported late
         digest.update(name.encode())
         digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
     return digest.hexdigest()[:16]
+
+
+def fre_input_dim(config: RunConfig) -> int:
+    """Channels x height x width of FRE's layer after its pooling."""
+    published: dict[str, Any] = {"backbone": "resnet50", "layer": "layer3", "pooling_kernel_size": 2}
+    settings = published | config.model.settings
+    known = layers(settings["backbone"])
+    if settings["layer"] not in known:
+        return 0  # the check of the weights says it better
+    channels, reduction = known[settings["layer"]]
+    height, width = (side // reduction // settings["pooling_kernel_size"] for side in config.data.image_size)
+    return channels * height * width

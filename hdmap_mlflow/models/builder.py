@@ -8,10 +8,11 @@ from collections.abc import Iterator
 from typing import Any
 from urllib.error import URLError
 
-from hdmap_mlflow.config import RunConfig, nearest, with_settings
-from hdmap_mlflow.errors import BadInput
-from hdmap_mlflow.models import backbones, signature, textures
+from hdmap_mlflow.config import RunConfig, with_settings
+from hdmap_mlflow.errors import BadInput, nearest
+from hdmap_mlflow.models import backbones, signature
 from hdmap_mlflow.models.entry import ModelEntry
+from hdmap_mlflow.models.parts import textures
 from hdmap_mlflow.models.registry import find_model
 
 
@@ -79,7 +80,7 @@ def build(config: RunConfig, *, fetch: bool = True):  # noqa: ANN201 - AnomalibM
     from anomalib.pre_processing import PreProcessor
     from torchvision.transforms.v2 import Compose, InterpolationMode, Normalize, Resize
 
-    from hdmap_mlflow.models.auroc import AUROC
+    from hdmap_mlflow.models.parts.auroc import AUROC
 
     entry = find_model(config.model.name)
     arguments = signature.arguments(entry.path, config.model.settings)

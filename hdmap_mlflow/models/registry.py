@@ -6,60 +6,23 @@ Left out of anomalib 2.7: `cfm` (needs point clouds) and `vlm_ad` (asks a langua
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
-from hdmap_mlflow.config import RunConfig, nearest
-from hdmap_mlflow.errors import BadInput
+from hdmap_mlflow.errors import BadInput, nearest
+from hdmap_mlflow.models.backbones import fre_input_dim
 from hdmap_mlflow.models.entry import GENERATED, ModelEntry, Needs, Weights
+from hdmap_mlflow.models.searchspace import among, only, rate, real, whole
 
-Space = dict[str, Mapping[str, Any]]
 ANOMALIB = "anomalib.models.image:"
-OWN = "hdmap_mlflow.models."
+OWN = "hdmap_mlflow.models.own."
 RESNETS = ("resnet*", "resnext*", "wide_resnet*")
 DINO = Weights("encoder_name", names=("vit_*dino*",))
-
-
-def rate(published: float) -> Space:
-    """The learning rate, ten times less to four times more than published."""
-    return {"train.learning_rate": {"type": "float", "low": published / 10, "high": published * 4, "log": True}}
-
-
-def among(setting: str, *choices: Any) -> Space:
-    return {f"model.{setting}": {"type": "categorical", "choices": list(choices)}}
-
-
-def whole(setting: str, low: int, high: int, step: int = 1) -> Space:
-    return {f"model.{setting}": {"type": "int", "low": low, "high": high, "step": step}}
-
-
-def real(setting: str, low: float, high: float, log: bool = False) -> Space:
-    return {f"model.{setting}": {"type": "float", "low": low, "high": high, "log": log}}
-
-
-def only(setting: str, values: tuple[Any, ...], space: Space) -> Space:
-    """What matters only at some values of another setting."""
-    return {name: {**law, "when": {f"model.{setting}": list(values)}} for name, law in space.items()}
 
 
 def training(epochs: int, learning_rate: float, batch: int, size: int = 256, **settings: Any) -> dict[str, Any]:
     """Published settings of a model that trains."""
     common = {"max_epochs": epochs, "learning_rate": learning_rate, "batch_size": batch, "image_size": [size, size]}
     return common | settings
-
-
-def fre_input_dim(config: RunConfig) -> int:
-    """Channels x height x width of FRE's layer after its pooling."""
-    from hdmap_mlflow.models import backbones
-
-    published: dict[str, Any] = {"backbone": "resnet50", "layer": "layer3", "pooling_kernel_size": 2}
-    settings = published | config.model.settings
-    layers = backbones.layers(settings["backbone"])
-    if settings["layer"] not in layers:
-        return 0  # the check of the weights says it better
-    channels, reduction = layers[settings["layer"]]
-    height, width = (side // reduction // settings["pooling_kernel_size"] for side in config.data.image_size)
-    return channels * height * width
 
 
 REGISTRY: dict[str, ModelEntry] = {

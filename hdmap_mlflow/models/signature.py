@@ -18,9 +18,9 @@ from typing import Any
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from hdmap_mlflow import __version__
-from hdmap_mlflow.config import nearest
-from hdmap_mlflow.errors import BadInput
+from hdmap_mlflow.errors import BadInput, nearest
 
+MODELS = Path(__file__).parent
 # Built by `builder` for every model, so that all are judged alike.
 COMPONENTS = ("pre_processor", "post_processor", "evaluator", "visualizer")
 # Below the models: their source is not looked at.
@@ -62,12 +62,15 @@ def sources(path: str) -> list[Path]:
 
 
 def _beside(file: Path) -> Iterator[Path]:
-    """The modules in the folder of a file that it imports, in their order, by their absolute names or relative ones."""
+    """The modules in the folder of a file that it imports, in their order, by their absolute names or relative ones;
+    of this package's models those in all of their folders."""
+    folders = (file.parent, MODELS) if file.is_relative_to(MODELS) else (file.parent,)
     for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import | ast.ImportFrom):
             of = (getattr(node, "module", None) or "").split(".")
             for parts in (of, *([*of, *alias.name.split(".")] for alias in node.names)):
-                candidates = (file.parent.joinpath(*parts[i:]).with_suffix(".py") for i in range(len(parts)))
+                candidates = (folder.joinpath(*parts[i:]).with_suffix(".py")
+                              for folder in folders for i in range(len(parts)))  # fmt: skip
                 yield from (one for one in candidates if parts[-1] and one.is_file())
 
 

@@ -9,7 +9,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
 
-from hdmap_mlflow.report.grid import auroc, reported
+from hdmap_mlflow.report.arrange import auroc, reported
 from hdmap_mlflow.report.tables import Tables
 
 BLUE, RED, ORANGE, MUTED = "#407dc8", "#d1495b", "#f2a541", "#8d99ae"
@@ -91,7 +91,7 @@ def _foretells(tables: Tables) -> str:
 
 
 def _alarms(tables: Tables) -> str:
-    from hdmap_mlflow.metrics import image_metrics, thresholds
+    from hdmap_mlflow.evaluation.metrics import image_metrics, thresholds
 
     domains = tables.grid.domains
     figure, axis = _axes(8, 3.4)

@@ -9,10 +9,10 @@ from itertools import combinations
 import numpy as np
 import pandas as pd
 
-from hdmap_mlflow.history import RunRecord, same_maps
-from hdmap_mlflow.metrics import decisions, image_metrics, thresholds
-from hdmap_mlflow.report.grid import TRIVIAL, Entry, Grid, auroc, reported
-from hdmap_mlflow.statistics import Comparison, Interval, auroc_interval, compare, holm, mean_interval
+from hdmap_mlflow.evaluation.intervals import Comparison, Interval, auroc_interval, compare, holm, mean_interval
+from hdmap_mlflow.evaluation.metrics import decisions, image_metrics, thresholds
+from hdmap_mlflow.report.arrange import TRIVIAL, Entry, Grid, auroc, reported
+from hdmap_mlflow.runs.history import RunRecord, same_maps
 
 ALPHA = 0.05
 

@@ -1,0 +1,1 @@
+"""The command line: options, commands, tables of what there is."""

@@ -1,0 +1,15 @@
+"""What a run is: settings, the layers that they come from, condition files, and which of them identify a run."""
+
+from hdmap_mlflow.config.conditions import find_condition, load_conditions, packaged_conditions
+from hdmap_mlflow.config.identity import NOT_IDENTITY, fingerprint, identifying
+from hdmap_mlflow.config.layers import build_config, dotted_key, one_line, parse_overrides, placed, with_settings
+from hdmap_mlflow.config.settings import (
+    Count,
+    DataConfig,
+    DomainName,
+    ModelConfig,
+    RunConfig,
+    Seed,
+    TrackingConfig,
+    TrainConfig,
+)

@@ -1,0 +1,133 @@
+"""Layers of settings joined into one configuration: defaults, condition, flags, overrides."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import yaml
+from pydantic import ValidationError
+
+from hdmap_mlflow.config.settings import SECTIONS, ModelConfig, RunConfig
+from hdmap_mlflow.errors import BadInput, nearest
+
+
+# -------------------------------------------------------------------------------------------- settings
+def parse_overrides(text: str) -> dict[str, Any]:
+    """`"model.num_neighbors=5,data.image_size=[64,64]"` as a dictionary; values are read as YAML scalars and lists."""
+    out: dict[str, Any] = {}
+    for item in _items(text):
+        if not item.strip():
+            continue
+        key, equals, value = item.partition("=")
+        if not equals or not key.strip():
+            raise BadInput(f"override '{item.strip()}' is not of the form section.key=value")
+        try:
+            out[key.strip()] = yaml.safe_load(value)
+        except yaml.YAMLError:
+            raise BadInput(f"override '{item.strip()}': the value cannot be read; lists are [a,b]") from None
+    return out
+
+
+def _items(text: str) -> list[str]:
+    """What stands between the commas outside all brackets: a list may hold lists."""
+    items, depth = [""], 0
+    for character in text:
+        depth = max(0, depth + (character in "[({") - (character in "])}"))
+        if character == "," and not depth:
+            items.append("")
+        else:
+            items[-1] += character
+    return items
+
+
+def _owner(key: str) -> tuple[str, str]:
+    """The section and field that a condition's key belongs to.
+
+    Dotted keys say it themselves; the guideline's flat keys belong to `data`, `train` or `tracking` where
+    these know the name, and to the model otherwise.
+    """
+    section, dot, field = key.partition(".")
+    if dot:
+        if section not in SECTIONS:
+            raise BadInput(f"unknown section '{section}' in '{key}'{nearest(section, SECTIONS)}; "
+                           f"known: {', '.join(SECTIONS)}")  # fmt: skip
+        return section, field
+    for name, part in SECTIONS.items():
+        if key in part.model_fields:
+            return name, key
+    return "model", key
+
+
+def dotted_key(key: str) -> str:
+    """A condition's key with its section: `learning_rate` -> `train.learning_rate`."""
+    return ".".join(_owner(key))
+
+
+def build_config(
+    model: str,
+    condition: Mapping[str, Any],
+    *,
+    defaults: Mapping[str, Any] | None = None,
+    flags: Mapping[str, Any] | None = None,
+    overrides: str = "",
+) -> RunConfig:
+    """Join the layers of settings into one checked `RunConfig`.
+
+    `defaults` and the condition's `config` may be flat (the guideline's form) or dotted; `flags` are dotted,
+    and `None` means not given. Raises BadInput that names the key, the value and the nearest known key.
+    """
+    sections: dict[str, dict[str, Any]] = {name: {} for name in SECTIONS}
+    given = {key: value for key, value in (flags or {}).items() if value is not None}
+    for layer in (defaults or {}, condition["config"], given, parse_overrides(overrides)):
+        for key, value in layer.items():
+            section, field = _owner(key)
+            if section == "model" and field == "pre_trained":  # the guideline's word for our `weights`
+                field, value = "weights", _weights_of(value)
+            if section != "model" and field not in SECTIONS[section].model_fields:
+                known = SECTIONS[section].model_fields
+                raise BadInput(f"unknown key '{key}'{nearest(field, known)}; {section} has: {', '.join(known)}")
+            sections[section][field] = value
+    weights = sections["model"].pop("weights", "hub")
+    sections["model"].pop("name", None)
+    try:
+        return RunConfig(
+            condition=condition["name"].removeprefix(f"{model}_"),
+            description=condition.get("description", ""),
+            model=ModelConfig(name=model, weights=weights, settings=sections["model"]),
+            **{name: part(**sections[name]) for name, part in SECTIONS.items() if name != "model"},  # type: ignore[arg-type]
+        )
+    except ValidationError as error:
+        raise BadInput(one_line(error)) from None
+
+
+def _weights_of(pre_trained: object) -> str:
+    if not isinstance(pre_trained, bool):
+        raise BadInput(f"model.pre_trained: {pre_trained!r} is neither true (weights=hub) nor false (weights=random)")
+    return "hub" if pre_trained else "random"
+
+
+def one_line(error: ValidationError) -> str:
+    """The first problem of a pydantic error as one line: where, what, and the value given."""
+    first = error.errors()[0]
+    part = str(error.title).removesuffix("Config").lower()
+    where = ".".join(str(p) for p in (part, *first["loc"]) if not isinstance(p, int) and "[" not in str(p))
+    return f"{where}: {first['msg'][0].lower()}{first['msg'][1:]}, got {first['input']!r}"
+
+
+def with_settings(config: RunConfig, settings: Mapping[str, Any]) -> RunConfig:
+    """The same run with the model's settings as the model's own signature reads them."""
+    return config.model_copy(update={"model": config.model.model_copy(update={"settings": dict(settings)})})
+
+
+def placed(config: RunConfig, settings: Mapping[str, Any]) -> RunConfig:
+    """The same run with other values for settings, by dotted name. Raises BadInput for a value that is impossible."""
+    content = config.model_dump(mode="json")
+    for name, value in settings.items():
+        section, field = name.split(".", 1)
+        own = field in SECTIONS[section].model_fields
+        (content[section] if own else content[section]["settings"])[field] = value
+    try:
+        return RunConfig.model_validate(content)
+    except ValidationError as error:
+        raise BadInput(one_line(error)) from None

@@ -1,0 +1,116 @@
+"""What a run is: typed, frozen, checked settings."""
+
+from __future__ import annotations
+
+import json
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+
+Validation = Literal["source_holdout", "source_test", "synthetic"]
+DomainName = Annotated[str, Field(pattern=r"^\w[\w.\- ]*$")]
+Seed = Annotated[int, Field(ge=0, lt=2**32)]
+Count = Annotated[int, Field(ge=1)]
+
+
+def _domains(value: object) -> object:
+    """`auto`, a comma list or a sequence of names."""
+    if isinstance(value, str) and value != "auto":
+        return tuple(name.strip() for name in value.split(",") if name.strip())
+    return value
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
+
+
+class DataConfig(_Part):
+    """Which maps, how they are split and how they reach the model."""
+
+    root: str = "demo"
+    source_domain: DomainName = "domain_A"
+    target_domains: Annotated[Literal["auto"] | tuple[DomainName, ...], BeforeValidator(_domains)] = "auto"
+    validation: Validation = "source_holdout"
+    val_fraction: Annotated[float, Field(gt=0, lt=1)] | None = None
+    split_seed: Seed = 0
+    image_size: tuple[Count, Count] = (256, 256)
+    interpolation: Literal["bilinear", "nearest", "bicubic"] = "bilinear"
+    batch_size: Count = 32
+    eval_batch_size: Count = 32
+    workers: Annotated[int, Field(ge=0)] = 0
+    max_train: Count | None = None
+    packed: bool = True
+    feature_cache_mb: Annotated[float, Field(ge=0)] = 2000
+
+
+class ModelConfig(_Part):
+    """Which model, with which weights, and the settings of its constructor."""
+
+    name: str
+    weights: str = "hub"
+    settings: dict[str, Any] = {}
+
+
+class TrainConfig(_Part):
+    """How the model is trained; `None` leaves a setting as the model's authors have it. `sgd` has momentum 0.9."""
+
+    seed: Seed = 0
+    max_epochs: Count = 1
+    early_stopping_patience: Count = 10
+    optimizer: Literal["adam", "adamw", "sgd"] | None = None
+    learning_rate: Annotated[float, Field(gt=0)] | None = None
+    weight_decay: Annotated[float, Field(ge=0)] | None = None
+    device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
+    precision: Literal["32-true", "16-mixed", "bf16-mixed"] = "32-true"
+    limit_train_batches: Count | None = None
+    limit_val_batches: Count | None = None
+
+
+class TrackingConfig(_Part):
+    """Where the record goes."""
+
+    uri: str | None = None
+    experiment: str = "hdmap"
+    checkpoint: Literal["best", "none"] = "best"
+    max_checkpoint_mb: Annotated[float, Field(gt=0)] = 2000
+    figures: bool = True
+    heatmaps: Annotated[int, Field(ge=0)] = 2  # of each kind and domain: most and least anomalous, wrong
+    output_dir: str = "results"
+
+
+class RunConfig(_Part):
+    """One run: a condition of a model on one source domain with one pair of seeds."""
+
+    condition: str
+    description: str = ""
+    data: DataConfig = DataConfig()
+    model: ModelConfig
+    train: TrainConfig = TrainConfig()
+    tracking: TrackingConfig = TrackingConfig()
+
+    @property
+    def name(self) -> str:
+        """`<model>/<condition>/<source>/s<seed>`."""
+        return f"{self.model.name}/{self.condition}/{self.data.source_domain}/s{self.train.seed}"
+
+    def dotted(self) -> dict[str, Any]:
+        """Every setting by its dotted name, as plain data: `model.num_neighbors` -> 9."""
+        return {f"{section}.{key}": value for section in SECTIONS for key, value in _section(self, section).items()}
+
+    def flat(self) -> dict[str, str]:
+        """Dotted keys and canonical strings, as they are logged: `model.num_neighbors` -> `9`."""
+        words = {k: v if isinstance(v, str) else json.dumps(v, sort_keys=True) for k, v in self.dotted().items()}
+        return {"condition": self.condition} | words
+
+
+SECTIONS: dict[str, type[BaseModel]] = {
+    "data": DataConfig,
+    "model": ModelConfig,
+    "train": TrainConfig,
+    "tracking": TrackingConfig,
+}
+
+
+def _section(config: RunConfig, section: str) -> dict[str, Any]:
+    values = getattr(config, section).model_dump(mode="json")
+    return values | values.pop("settings", {})

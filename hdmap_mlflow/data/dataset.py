@@ -1,0 +1,43 @@
+"""The maps of a run: its source and its targets, read and checked."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from hdmap_mlflow.config import RunConfig
+
+if TYPE_CHECKING:
+    from hdmap_mlflow.data.layout import Domain
+
+
+@dataclasses.dataclass(frozen=True)
+class Data:
+    """The maps of a run, read and checked: the source first, then the targets."""
+
+    root: Path
+    domains: list[Domain]
+    digest: str
+    simulated: bool
+
+    @property
+    def names(self) -> list[str]:
+        return [domain.name for domain in self.domains]
+
+    @cached_property
+    def by_name(self) -> str:
+        """Which content each domain has. `digest` is the same for two domains whose names were exchanged."""
+        return json.dumps(sorted((domain.name, domain.digest()) for domain in self.domains))
+
+
+def read(config: RunConfig) -> Data:
+    """Read and check every map that the run will use. Raises BadInput for the first that is not whole."""
+    from hdmap_mlflow.data import layout, simulate
+
+    root = layout.find_root(config.data.root)
+    names = layout.choose_domains(root, config.data.source_domain, config.data.target_domains)
+    domains = layout.read_domains(root, names, config.data.packed)
+    return Data(root, domains, layout.digest(domains), simulate.is_simulated(root))

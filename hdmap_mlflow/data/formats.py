@@ -1,0 +1,68 @@
+"""One map in a file: a reader for each suffix."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from hdmap_mlflow.errors import BadInput
+
+SUFFIXES = (".tiff", ".tif", ".png", ".npy")
+
+
+# ------------------------------------------------------------------------------------------ one map
+def read_map(path: Path) -> np.ndarray:
+    """A map as float32, (H, W), never clipped; 8- and 16-bit PNG are divided by their type's maximum.
+
+    Raises BadInput for a file that is no image, is cut short, or has channels that differ.
+    """
+    return _as_float(_read_stored(path), path)
+
+
+def _as_float(pixels: np.ndarray, path: Path) -> np.ndarray:
+    if path.suffix.lower() == ".png":
+        return (pixels / np.float32(np.iinfo(pixels.dtype).max)).astype(np.float32)
+    return pixels.astype(np.float32)
+
+
+def _read_stored(path: Path, kinds: Sequence[type] = (np.number,)) -> np.ndarray:
+    """The pixels as the file stores them, (H, W), of one of these kinds."""
+    try:
+        pixels = _decode(path)
+    except BadInput:
+        raise
+    except Exception as error:  # decoders raise whatever they like on broken files
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise BadInput(f"{path} cannot be read as a map ({reason[:120]}); replace or remove it") from None
+    if pixels.ndim == 3 and pixels.shape[-1] in (1, 3, 4):
+        colour = pixels[..., :3]
+        if not (colour == colour[..., :1]).all():
+            raise BadInput(f"{path} has {pixels.shape[-1]} different channels; a map has one")
+        pixels = colour[..., 0]
+    if pixels.ndim != 2 or 0 in pixels.shape or not any(np.issubdtype(pixels.dtype, kind) for kind in kinds):
+        raise BadInput(f"{path} holds {pixels.dtype} of shape {pixels.shape}; a map is numbers, height x width")
+    return pixels
+
+
+def _decode(path: Path) -> np.ndarray:
+    match path.suffix.lower():
+        case ".npy":
+            return np.load(path, allow_pickle=False)
+        case ".png":
+            import cv2
+
+            pixels = cv2.imdecode(np.fromfile(path, np.uint8), cv2.IMREAD_UNCHANGED)
+            if pixels is None:
+                raise BadInput(f"{path} cannot be read as a map (not a whole PNG); replace or remove it")
+            return pixels
+        case _:
+            import tifffile
+
+            return tifffile.imread(path)
+
+
+def read_mask(path: Path) -> np.ndarray:
+    """A fault mask as bool, (H, W); what is not 0 is marked."""
+    return _read_stored(path, (np.number, np.bool_)) > 0

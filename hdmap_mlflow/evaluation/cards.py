@@ -1,0 +1,148 @@
+"""What a run says beside its metrics: intervals, groups, and how its thresholds and its scores travel.
+
+Cards are plain dictionaries, written as `cards.json`. What is undefined for a domain is absent.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from sklearn.metrics import roc_auc_score
+
+from hdmap_mlflow.evaluation.intervals import ap_interval, auroc_interval, rate_interval
+from hdmap_mlflow.evaluation.metrics import NORMAL_QUANTILE, decisions, raw, thresholds
+from hdmap_mlflow.evaluation.scoring import Scores
+
+REPAIR_COUNTS = (0, 1, 5, 10, 50)
+REPAIR_DRAWS = 200
+FEWEST_LEFT = 5  # good maps that must remain to measure a repaired threshold on
+SCALE_FROM = 5  # maps from which on the spread of the target's scores is estimated, too
+ALARM = 0.01  # AUROC that clamping may cost before the saturation alarm rings
+
+
+def build(
+    source: Scores, targets: Sequence[Scores], distances: Mapping[str, Mapping[str, float]] | None = None
+) -> dict[str, Any]:
+    """All cards of a run from its scores; `distances` are the label-free distances of each domain from the source."""
+    val = source.part("val")
+    tables = {scores.domain: scores.part("test") for scores in (source, *targets)}
+    fitted = thresholds(val)
+    return {
+        "intervals": {domain: intervals(table) for domain, table in tables.items()},
+        "groups": {domain: found for domain, table in tables.items() if (found := groups(table))},
+        "thresholds": {name: threshold_card(tables, value) for name, value in fitted.items()},
+        "repair": {domain: found for domain, table in tables.items() if (found := repair(val, table))},
+        "saturation": {domain: found for domain, table in tables.items() if (found := saturation(val, table))},
+        "shift": shift_card(tables, source.domain, distances or {}),
+    }
+
+
+def _both(table: pd.DataFrame) -> bool:
+    return table["label"].nunique() == 2
+
+
+def intervals(table: pd.DataFrame) -> dict[str, Any]:
+    """Counts of maps, and 95 % intervals of `image_AUROC` (DeLong) and `image_AP` (stratified bootstrap, logit)."""
+    label, score = raw(table)
+    out: dict[str, Any] = {"good": int((label == 0).sum()), "fault": int((label == 1).sum())}
+    if _both(table):
+        out["image_AUROC"] = auroc_interval(label, score).bounds()
+        out["image_AP"] = ap_interval(label, score).bounds()
+    return out
+
+
+def groups(table: pd.DataFrame) -> dict[str, dict[str, Any]]:
+    """`image_AUROC` within each group (fault maps of a group against its good maps) with its interval."""
+    out = {}
+    for name, part in table[table["group"].astype(str) != ""].groupby("group"):
+        if _both(part):
+            found = auroc_interval(*raw(part))
+            out[str(name)] = {"maps": len(part), "image_AUROC": found.value, "interval": found.bounds()}
+    return out
+
+
+def threshold_card(tables: Mapping[str, pd.DataFrame], threshold: float) -> dict[str, Any]:
+    """What one threshold, fitted on the source's validation maps, does to every domain, with Wilson intervals."""
+    card: dict[str, Any] = {"threshold": threshold, "domains": {}}
+    for domain, table in tables.items():
+        label, score = raw(table)
+        found: dict[str, Any] = dict(decisions(table, threshold))
+        for name, of in (("FPR", 0), ("TPR", 1)):
+            if name in found:
+                alarms = score[label == of] >= threshold
+                found[f"{name}_interval"] = rate_interval(int(alarms.sum()), len(alarms)).bounds()
+        card["domains"][domain] = found
+    return card
+
+
+def repair(val: pd.DataFrame, table: pd.DataFrame) -> dict[str, dict[str, float]]:
+    """What k unlabelled normal maps of a domain would repair of the 99 % threshold: the curve of FPR and TPR over k.
+
+    The source's quantile is moved by the median of the k scores and, from k = 5 on, scaled by their standard deviation
+    against the source's; k = 0 is the transferred threshold itself. Means over 200 seeded draws, measured on the
+    maps that were not drawn. It uses target maps, so it is an outlook and never a result of the run.
+    """
+    normal = raw(val[val["label"] == 0])[1]
+    label, score = raw(table)
+    good, fault = score[label == 0], score[label == 1]
+    threshold = thresholds(val).get("normal_q99")
+    if threshold is None or not len(fault):
+        return {}
+    middle, spread = np.median(normal), normal.std(ddof=1) if len(normal) > 1 else 0.0
+    quantile = np.quantile(normal, NORMAL_QUANTILE, method="inverted_cdf")
+    rng, out = np.random.default_rng(0), {}
+    for k in REPAIR_COUNTS:
+        if len(good) - k < FEWEST_LEFT:
+            continue
+        rates = []
+        for _ in range(REPAIR_DRAWS if k else 1):
+            order = rng.permutation(len(good))
+            drawn, rest = good[order[:k]], good[order[k:]]
+            cut = threshold
+            if k:
+                scale = drawn.std(ddof=1) / spread if k >= SCALE_FROM and spread > 0 else 1.0
+                cut = np.nextafter(np.median(drawn) + (quantile - middle) * scale, np.inf)
+            rates.append(((rest >= cut).mean(), (fault >= cut).mean()))
+        out[str(k)] = dict(zip(("FPR", "TPR"), np.mean(rates, axis=0).tolist(), strict=True))
+    return out
+
+
+def normalised(val: pd.DataFrame, score: np.ndarray) -> np.ndarray:
+    """Scores as anomalib's post-processor would give them: source validation range and F1 threshold, clamped to [0, 1].
+
+    `PostProcessor._normalize` of anomalib 2.7: (score - threshold) / (max - min) + 0.5.
+    """
+    known = raw(val)[1]
+    spread = known.max() - known.min()
+    centre = thresholds(val)["F1"]
+    if spread == 0:
+        return np.where(score > centre, 1.0, np.where(score < centre, 0.0, 0.5))
+    return np.clip((score - centre) / spread + 0.5, 0, 1)
+
+
+def saturation(val: pd.DataFrame, table: pd.DataFrame) -> dict[str, Any]:
+    """`image_AUROC` beside `clamped_AUROC` (from anomalib-normalised scores), the share at the clamp, and the alarm."""
+    if not _both(table) or not _both(val):
+        return {}
+    label, score = raw(table)
+    clamped = normalised(val, score)
+    before, after = roc_auc_score(label, score), roc_auc_score(label, clamped)
+    share = float(((clamped <= 0) | (clamped >= 1)).mean())
+    return {"image_AUROC": before, "clamped_AUROC": after, "clamped_fraction": share,
+            "alarm": bool(abs(before - after) > ALARM)}  # fmt: skip
+
+
+def shift_card(
+    tables: Mapping[str, pd.DataFrame], source: str, distances: Mapping[str, Mapping[str, float]]
+) -> dict[str, dict[str, float]]:
+    """Label-free distances of each target's normal maps from the source's, against the measured drop of the AUROC."""
+    auroc = {d: float(roc_auc_score(*raw(table))) for d, table in tables.items() if _both(table)}
+    out = {}
+    for domain, found in distances.items():
+        out[domain] = dict(found)
+        if domain in auroc and source in auroc:
+            out[domain]["AUROC_drop"] = auroc[source] - auroc[domain]
+    return out

@@ -1,0 +1,114 @@
+"""Model + domain -> raw scores, one pass, in memory that does not grow with the pictures."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from hdmap_mlflow.errors import BadInput
+from hdmap_mlflow.evaluation.pixels import PixelHistogram
+
+COLUMNS = ["path", "label", "group", "severity", "split", "score", "image_max", "image_mean", "seconds"]
+
+
+@dataclass(frozen=True)
+class Scores:
+    """Raw scores of one domain.
+
+    `table` has a row a map: `path`, `label` (0 good, 1 fault), `group`, `severity`, `split` (val, test), `score` (raw,
+    any range, higher is more anomalous), `image_max` and `image_mean` (the trivial baselines) and `seconds`.
+    `pixel` holds the pixel metrics of the reported maps where masks exist; the pixels themselves are not kept.
+    """
+
+    domain: str
+    table: pd.DataFrame
+    pixel: Mapping[str, float] = field(default_factory=dict)
+
+    def part(self, split: str) -> pd.DataFrame:
+        return self.table[self.table["split"] == split]
+
+    def as_split(self, split: str) -> Scores:
+        """The same maps in another role; pixel metrics stay with the reported ones."""
+        return Scores(self.domain, self.table.assign(split=split))
+
+
+def score(model, loader, domain: str, split: str, device: str, progress: bool = True) -> Scores:  # noqa: ANN001
+    """Score every map of a loader, in its order, with a fitted model in float32.
+
+    `pred_score` is taken as the model computes it: nothing normalises or clamps it. Where the loader brings masks and
+    the model an anomaly map, the map is brought to native size for the pixel metrics; fault maps without a mask are
+    left out of these. Raises BadInput that names the maps if a score is NaN or infinite.
+    """
+    import torch
+    from rich.progress import track
+
+    table = loader.dataset.table
+    columns: dict[str, list[np.ndarray]] = {"score": [], "image_max": [], "image_mean": [], "seconds": []}
+    pixels, unmarked = PixelHistogram(), ((table["label"] == 1) & (table["mask"] == "")).to_numpy()
+    model.to(device).eval()
+    with torch.inference_mode():
+        for batch in track(loader, f"scoring {domain} ({split})", transient=True, disable=not progress):
+            started = time.perf_counter()
+            maps = batch.image[:, 0]
+            columns["image_max"].append(maps.amax((1, 2)).numpy())
+            columns["image_mean"].append(maps.mean((1, 2)).numpy())
+            # Not model.pre_processor(...): that is a copy for export, which resizes without anti-aliasing.
+            batch.image = model.pre_processor.transform(batch.image.to(device))
+            predicted = model.predict_step(batch, 0)
+            scores = predicted.pred_score.reshape(-1).float().cpu().numpy()
+            done = sum(map(len, columns["score"]))
+            columns["score"].append(scores)
+            columns["seconds"].append(np.full(len(scores), (time.perf_counter() - started) / len(scores)))
+            if batch.gt_mask is not None and predicted.anomaly_map is not None:
+                keep = ~unmarked[done : done + len(scores)]
+                pixels.update(_native(predicted.anomaly_map, maps.shape[1:])[keep], batch.gt_mask.numpy()[keep])
+    values = {name: np.concatenate(parts) for name, parts in columns.items()}
+    broken = table["path"][~np.isfinite(values["score"])]
+    if len(broken):
+        some = ", ".join(broken[:3])
+        raise BadInput(f"{len(broken)} of {len(table)} scores of {domain} are NaN or infinite ({some}); "
+                       "the training diverged: lower train.learning_rate or change the seed")  # fmt: skip
+    kept = table[["path", "label", "group", "severity"]].assign(split=split, **values)
+    return Scores(domain, kept[COLUMNS].reset_index(drop=True), pixels.metrics() if split == "test" else {})
+
+
+def _native(anomaly_map, size: tuple[int, int]) -> np.ndarray:  # noqa: ANN001
+    """Anomaly maps, (n, H, W) or (n, 1, H, W), brought to the maps' own size (bilinear): float32, (n, *size)."""
+    from torch.nn.functional import interpolate
+
+    maps = anomaly_map.reshape(len(anomaly_map), 1, *anomaly_map.shape[-2:]).float()
+    return interpolate(maps, size, mode="bilinear", align_corners=False)[:, 0].cpu().numpy()
+
+
+def anomaly_maps(model, loader, device: str) -> Iterator[tuple[np.ndarray, np.ndarray | None, np.ndarray]]:  # noqa: ANN001
+    """Native map, anomaly map at its size (None if the model has none) and mask, each (H, W), of every map in order."""
+    import torch
+
+    model.to(device).eval()
+    with torch.inference_mode():
+        for batch in loader:
+            maps = batch.image[:, 0].numpy()
+            batch.image = model.pre_processor.transform(batch.image.to(device))
+            found = model.predict_step(batch, 0).anomaly_map
+            native = [None] * len(maps) if found is None else _native(found, maps.shape[1:])
+            masks = np.zeros(maps.shape, bool) if batch.gt_mask is None else batch.gt_mask.numpy()
+            yield from zip(maps, native, masks, strict=True)
+
+
+def join(*parts: Scores) -> Scores:
+    """Validation and reported scores of one domain as one table."""
+    pixel = {name: value for part in parts for name, value in part.pixel.items()}
+    return Scores(parts[0].domain, pd.concat([part.table for part in parts], ignore_index=True), pixel)
+
+
+def write(scores: Scores, folder: Path) -> Path:
+    """Write `scores/<domain>.parquet` below a folder."""
+    path = folder / "scores" / f"{scores.domain}.parquet"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    scores.table.to_parquet(path, index=False)
+    return path

@@ -1,0 +1,109 @@
+"""How a grid goes on, live: what runs where, what is done, and how long the rest will take."""
+
+from __future__ import annotations
+
+import statistics
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from types import TracebackType
+from typing import TYPE_CHECKING
+
+from hdmap_mlflow.execution.task import Outcome, Started
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+
+class Board:
+    """A live table on a terminal; a line an event where the output is a file or a pipe.
+
+    `names` has the runs by index, `seconds` what each is expected to take (0 where nothing is known).
+    """
+
+    def __init__(self, names: Mapping[int, str], seconds: Mapping[int, float], at_once: int) -> None:
+        from rich.live import Live
+
+        self.names, self.expected, self.at_once = names, dict(seconds), at_once
+        self.running: dict[int, tuple[Started, float]] = {}
+        self.ended: dict[int, Outcome] = {}
+        live = Live(get_renderable=self.table, refresh_per_second=1, transient=True)
+        self.live = live if sys.stdout.isatty() else None
+
+    def __enter__(self) -> Board:
+        if self.live:
+            self.live.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        if self.live:
+            self.live.stop()
+
+    def show(self, event: Started | Outcome) -> None:
+        """Take note of an event, and say it."""
+        name = self.names[event.index]
+        if isinstance(event, Started):
+            self.running[event.index] = (event, time.monotonic())
+            line = f"started {name} on {event.host}, GPU {event.gpu}; log {event.log}"
+        else:
+            self.running.pop(event.index, None)
+            self.ended[event.index] = event
+            why = f": {event.reason}" if event.reason else ""
+            line = f"[{len(self.ended)}/{len(self.names)}] {event.status} {name}, {event.seconds:.0f} s{why}"
+        if not self.live:
+            print(line, flush=True)
+        elif isinstance(event, Outcome):
+            self.live.console.print(line, highlight=False, markup=False)
+
+    @property
+    def failed(self) -> int:
+        return sum(outcome.status != "finished" for outcome in self.ended.values())
+
+    def remaining(self) -> float | None:
+        """Seconds until all is done, from what ended here and, before that, from past runs; None: nobody knows."""
+        took = [outcome.seconds for outcome in self.ended.values() if outcome.status == "finished"]
+        usual = statistics.mean(took) if took else 0.0
+        left = 0.0
+        for index in self.names.keys() - self.ended.keys():
+            expected = self.expected.get(index) or usual
+            if not expected:
+                return None
+            since = time.monotonic() - self.running[index][1] if index in self.running else 0.0
+            left += max(0.0, expected - since)
+        return left / max(1, min(self.at_once, len(self.names) - len(self.ended)))
+
+    def table(self) -> Table:
+        """The runs that are under way, below a line of counts."""
+        from rich import box
+        from rich.table import Table
+
+        eta = self.remaining()
+        done, total = len(self.ended) - self.failed, len(self.names)
+        title = (f"{len(self.running)} running, {done} done, {self.failed} failed of {total}; "
+                 f"{'time left unknown' if eta is None else f'about {clock(eta)} left'}")  # fmt: skip
+        table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD)
+        for column in ("run", "host", "GPU", "since"):
+            table.add_column(column, no_wrap=True)
+        for event, began in self.running.values():
+            table.add_row(self.names[event.index], event.host, event.gpu, clock(time.monotonic() - began))
+        return table
+
+
+def clock(seconds: float) -> str:
+    """`h:mm:ss`."""
+    return f"{int(seconds) // 3600}:{int(seconds) // 60 % 60:02d}:{int(seconds) % 60:02d}"
+
+
+def final_rows(names: Sequence[str], outcomes: Mapping[int, Outcome], before: Mapping[int, str]) -> list[list[str]]:
+    """A row a run for the table at the end; `before` has the status of those that this launch did not run."""
+    rows = []
+    for index, name in enumerate(names):
+        outcome = outcomes.get(index)
+        if outcome is None:
+            rows.append([name, before[index], "-", "-", "-", "before this launch"])
+            continue
+        auroc = outcome.metrics.get("target_mean/image_AUROC")
+        where = f"{outcome.host} GPU {outcome.gpu}" if outcome.host else "-"
+        rows.append([name, outcome.status, f"{outcome.seconds:.0f}", "-" if auroc is None else f"{auroc:.3f}", where,
+                     (outcome.reason or "").split("\n")[0][:80]])  # fmt: skip
+    return rows

@@ -1,0 +1,96 @@
+"""What happens inside a run's own process: `python -m hdmap_mlflow.execution.child TASK.json`."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import signal
+import sys
+import threading
+import time
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from hdmap_mlflow.errors import BadInput, OutOfMemory, Stopped
+from hdmap_mlflow.execution.process import GRACE_SECONDS, identity
+from hdmap_mlflow.execution.task import Outcome, Status, Task
+from hdmap_mlflow.runs.flow import execute
+
+EXIT_CODES = {"finished": 0, "failed": 1, "out_of_memory": 1, "killed": 130}
+
+
+def flow(task: Task) -> dict[str, Any]:
+    """Run the task as `hdmap train` would, into the MLflow run that the executor made; returns metrics and record."""
+    from hdmap_mlflow import tracking
+    from hdmap_mlflow.models import builder
+    from hdmap_mlflow.runs import history
+
+    try:
+        on_epoch = load_hook(task.hook)(**task.arguments) if task.hook else None
+        here = {
+            "hdmap.process": identity(int(os.environ["HDMAP_WATCHER"])),
+            "hdmap.gpu": os.environ.get("CUDA_VISIBLE_DEVICES") or "none",
+        }
+        config = builder.check(task.config)  # JSON knows fewer types than the model's signature
+        result = execute(config, kind=task.kind, on_epoch=on_epoch, tags={**task.tags, **here})
+    except BadInput as problem:
+        tracking.fail_project_run(str(problem))
+        raise
+    record = history.read_json(result.uri, result.run_id, "result.json")
+    return {"metrics": dict(result.metrics), "result": record}
+
+
+def load_hook(name: str) -> Callable[..., Any]:
+    """The function that `module:function` names. Raises BadInput if there is none."""
+    module, _, function = name.partition(":")
+    try:
+        return getattr(importlib.import_module(module), function)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise BadInput(f"hook {name} cannot be imported ({error}); expected module:function") from None
+
+
+def main(file: str, flow: Callable[[Task], dict[str, Any]] = flow) -> int:
+    """Execute a task's file; writes `outcome.json` beside it and returns the exit code."""
+    signal.signal(signal.SIGTERM, _interrupt)
+    os.environ.setdefault("TQDM_DISABLE", "1")
+    task = Task.model_validate_json(Path(file).read_text())
+    threading.Thread(target=_end_with, args=(int(os.environ["HDMAP_WATCHER"]),), daemon=True).start()
+    status: Status = "finished"
+    reason, found, bug = "", {}, False
+    try:
+        found = flow(task)
+    except KeyboardInterrupt:
+        status, reason = "killed", "interrupted"
+    except Stopped as stop:
+        status, reason = "killed", str(stop)
+    except BadInput as problem:
+        status, reason = "out_of_memory" if isinstance(problem, OutOfMemory) else "failed", str(problem)
+        print(f"hdmap: {problem}", file=sys.stderr)
+    except BaseException as error:
+        traceback.print_exc()
+        status, reason, bug = "failed", f"{type(error).__name__}: {error}", True
+    outcome = Outcome(index=task.index, run_id=task.run_id, status=status, reason=reason, bug=bug, **found)
+    part = Path(file).with_name("outcome.part")
+    part.write_text(outcome.model_dump_json())
+    part.replace(part.with_name("outcome.json"))
+    return EXIT_CODES[status]
+
+
+def _interrupt(signum: int, frame: object) -> None:
+    raise KeyboardInterrupt
+
+
+def _end_with(watcher: int) -> None:
+    """End this process when the one that watches it is gone: the run is then recorded as KILLED."""
+    while os.getppid() == watcher:
+        time.sleep(0.5)
+    print("hdmap: the process that watched this run is gone", file=sys.stderr, flush=True)
+    os.kill(os.getpid(), signal.SIGTERM)
+    time.sleep(GRACE_SECONDS)
+    os._exit(EXIT_CODES["killed"])
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1]))

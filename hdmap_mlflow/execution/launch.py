@@ -1,0 +1,52 @@
+"""How many runs are executed: with what share of the machine, how many at once, where."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from hdmap_mlflow.errors import BadInput
+from hdmap_mlflow.execution.task import Share
+
+if TYPE_CHECKING:
+    from hdmap_mlflow.execution.executor import Executor
+    from hdmap_mlflow.tracking import Store
+
+
+@dataclass(frozen=True)
+class Launch:
+    """How a grid is executed. `retry` names what is run again beside what is missing: failed, running.
+
+    `jobs` 0: as many at once as the share of each allows. `child` replaces the command of the runs' processes.
+    """
+
+    share: Share = Share()
+    jobs: int = 0
+    ray: bool = True
+    ray_address: str = ""
+    devices: int | None = None
+    stagger: float = 5.0
+    retry: frozenset[str] = frozenset()
+    force: bool = False
+    child: tuple[str, ...] = ()
+    resume: str = field(default_factory=lambda: shlex.join(["hdmap", *sys.argv[1:]]))
+
+    def __post_init__(self) -> None:
+        for word in self.retry - {"failed", "running"}:
+            raise BadInput(f"--retry {word}: give failed, running (a run whose host is gone) or both")
+        if self.jobs < 0 or self.stagger < 0:
+            raise BadInput("--jobs and --stagger are 0 or more")
+        if (self.share.gpus or 0) > 1 and self.share.gpus % 1:  # type: ignore[operator]
+            raise BadInput(f"--gpus-per-run {self.share.gpus:g}: above 1 only whole GPUs can be given")
+        if self.share.idle and self.share.gpus and self.share.gpus < 1:
+            raise BadInput("--wait-idle needs whole GPUs: a run would wait for its neighbour; give --gpus-per-run 1")
+
+    def executor(self, store: Store) -> Executor:
+        from hdmap_mlflow.execution.local import Here
+        from hdmap_mlflow.execution.ray import Cluster
+
+        if self.ray:
+            return Cluster(store, self.share, self.jobs, self.stagger, self.ray_address, self.devices)
+        return Here(store, self.share, self.jobs or 1, self.stagger)

@@ -1,0 +1,161 @@
+"""Many runs at once through Ray, on one or many machines. The only module that imports Ray."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import math
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+from hdmap_mlflow.errors import BadInput
+from hdmap_mlflow.execution.process import watch
+from hdmap_mlflow.execution.task import Outcome, Share, Task
+
+if TYPE_CHECKING:
+    from hdmap_mlflow.tracking import Store
+from hdmap_mlflow.execution.executor import Event, Executor, _lost
+
+RUN_MB = 3000  # assumed of a run where nothing is said: as many at once as the memory holds
+
+
+class Cluster(Executor):
+    """Through Ray: on this machine, or on the cluster at `address`. Every run has its own share of CPUs and GPUs.
+
+    `fit` fills in what the share leaves open; `devices` overrides how many GPUs this machine offers. Raises BadInput
+    without Ray, without an answer from `address`, or where no node can hold a run.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        share: Share,
+        jobs: int = 0,
+        stagger: float = 0.0,
+        address: str = "",
+        devices: int | None = None,
+    ) -> None:
+        super().__init__(store, stagger)
+        self.ray = _connect(address, devices)
+        try:
+            nodes = [node["Resources"] for node in self.ray.nodes() if node["Alive"]]
+            self.share, self.at_once = fit(share, jobs, nodes)
+        except BaseException:
+            self.ray.shutdown()
+            raise
+        self._streams: dict[Any, Task] = {}
+        memory = {"memory": self.share.memory_mb * 1e6} if self.share.memory_mb else {}
+        # A run that dies is the driver's to judge: Ray must not start it again by itself.
+        self._remote = self.ray.remote(watch).options(
+            num_cpus=self.share.cpus, num_gpus=self.share.gpus, max_retries=0, num_returns="streaming", **memory
+        )
+
+    def _start(self, task: Task) -> None:
+        self._streams[self._remote.remote(task, self.share)] = task
+
+    def _events(self, timeout: float) -> list[Event]:
+        if not self._streams:
+            time.sleep(timeout)
+            return []
+        ready, _ = self.ray.wait(list(self._streams), num_returns=1, timeout=timeout)
+        return [event for stream in ready if (event := self._next(stream))]
+
+    def _next(self, stream: Any) -> Event | None:
+        """What a stream says next; a worker that is gone is the end of its run."""
+        try:
+            event = self.ray.get(next(stream))
+        except StopIteration:
+            del self._streams[stream]
+            return None
+        except self.ray.exceptions.RayError as error:
+            event = _died(self._streams[stream], error)
+        if isinstance(event, Outcome):
+            del self._streams[stream]
+        return event
+
+    def _cancel(self) -> None:
+        for stream in self._streams:
+            self.ray.cancel(stream)
+
+    def _close(self) -> None:
+        self.ray.shutdown()
+
+
+def _connect(address: str, devices: int | None) -> Any:
+    try:
+        import ray
+    except ImportError:
+        raise BadInput("Ray is not installed: pip install -e '.[grid]', or run in order with --no-ray") from None
+    where: dict[str, Any] = {"address": address}
+    if not address:  # nothing large goes through Ray, so its object store is the smallest that it accepts
+        where = {"address": "local", "num_gpus": devices, "include_dashboard": False, "object_store_memory": 80_000_000}
+    try:
+        with _signals():
+            ray.init(**where, log_to_driver=False, logging_level=logging.ERROR, configure_logging=False)
+    except (ConnectionError, RuntimeError, TimeoutError, ValueError) as error:
+        reason = " ".join(str(error).split())[:160]
+        raise BadInput(f"no Ray cluster answers at {address or 'this machine'} ({reason}); start one with `ray start "
+                       "--head`, or leave --ray-address out") from None  # fmt: skip
+    return ray
+
+
+@contextlib.contextmanager
+def _signals() -> Iterator[None]:
+    """The signals of this process, while Ray starts.
+
+    Ray puts its own handler on SIGTERM, which would leave runs open. Its workers inherit what is ignored: a command
+    that a script starts in the background ignores SIGINT, and a worker that does so can never be cancelled.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def fit(share: Share, jobs: int, nodes: list[dict[str, float]]) -> tuple[Share, int]:
+    """A run's share with what was left open filled in, and how many such runs the nodes hold at once.
+
+    GPUs: one a run where there are any. CPUs: all, divided by the runs at once, which `jobs`, the GPUs or the memory
+    (3 GB a run) decide. Raises BadInput if not one run fits.
+    """
+    gpus = share.gpus if share.gpus is not None else float(any(node.get("GPU") for node in nodes))
+    mb = share.memory_mb or RUN_MB
+    slots = [
+        node.get("GPU", 0) // gpus if gpus else min(node.get("CPU", 0), node.get("memory", 0) // (mb * 1e6))
+        for node in nodes
+    ]
+    most = max(1, sum(slots))
+    wanted = min(jobs or most, most) if gpus else jobs or most
+    fair = (
+        min((node.get("CPU", 0) / n for node, n in zip(nodes, slots, strict=True) if n), default=1.0)
+        * sum(slots)
+        / wanted
+    )
+    cpus = share.cpus or (float(math.floor(fair)) if fair >= 1 else fair)
+    share = share.model_copy(update={"cpus": cpus, "gpus": gpus})
+    needs = {"CPU": cpus, "GPU": gpus, "memory": share.memory_mb * 1e6}
+    held = sum(min(math.floor(node.get(name, 0) / n + 1e-6) for name, n in needs.items() if n) for node in nodes)
+    if not held:
+        have = {name: sum(node.get(name, 0) for node in nodes) for name in ("CPU", "GPU")}
+        raise BadInput(f"no node holds a run of {cpus:g} CPUs, {gpus:g} GPUs and {share.memory_mb:g} MB; all nodes "
+                       f"together have {have['CPU']:g} CPUs and {have['GPU']:g} GPUs; ask for less a run")  # fmt: skip
+    return share, int(min(held, wanted))
+
+
+def _died(task: Task, error: Exception) -> Outcome:
+    """The outcome of a task whose Ray worker did not live to tell."""
+    name = type(error).__name__
+    if "Cancelled" in name:
+        return Outcome(index=task.index, run_id=task.run_id, status="killed", reason="interrupted")
+    if name == "OutOfMemoryError":
+        return Outcome(index=task.index, run_id=task.run_id, status="out_of_memory", reason="the node's memory ran out")
+    return _lost(task, f"its Ray worker died ({' '.join(str(error).split())[:200]})")

@@ -1,0 +1,79 @@
+"""A run to execute, what it may use and how it ended, as plain data that travels between processes and hosts."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from hdmap_mlflow.config import RunConfig
+from hdmap_mlflow.execution.gpus import Idle
+
+Amount = Annotated[float, Field(ge=0)]
+Status = Literal["finished", "failed", "killed", "out_of_memory", "timeout"]
+
+
+class _Plain(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Task(_Plain):
+    """A run to execute, as plain data: it travels to another process or host as JSON.
+
+    `hook` is `module:function`; the child calls `function(**arguments)` once, and what that returns is called as
+    `on_epoch(values, epoch)` after every epoch. It may raise `errors.Stopped(reason)`: the run ends KILLED with the
+    reason. `tags["hdmap.fingerprint"]`, where given, is checked against the data and code that the child finds.
+    """
+
+    index: int
+    config: RunConfig
+    folder: Path  # the log is written there, as the guideline names it
+    kind: str = "run"
+    parent: str | None = None
+    tags: dict[str, str] = {}
+    hook: str = ""
+    arguments: dict[str, Any] = {}
+    run_id: str = ""  # of the MLflow run, made by the executor
+    command: tuple[str, ...] = ()  # of the child, before the task's file; empty: this interpreter's child module
+
+
+class Share(_Plain):
+    """What one run may use: CPUs (0: divided evenly), GPUs (fractions allowed; None: one where there are any),
+    resident memory in MB and seconds (0: no limit)."""
+
+    cpus: Amount = 0
+    gpus: Amount | None = None
+    memory_mb: Amount = 0
+    timeout: Amount = 0
+    idle: Idle | None = None  # wait until the run's own GPUs are idle
+
+
+class Started(_Plain):
+    """A child runs: where, on which devices, and the log that it writes."""
+
+    index: int
+    run_id: str
+    host: str
+    gpu: str
+    log: Path
+
+
+class Outcome(_Plain):
+    """How a run ended. `result` is the guideline's record and `metrics` the run's, both empty unless finished.
+
+    `bug` says that a run failed with an error that is none of ours: not of its settings, its data or the machine.
+    """
+
+    index: int
+    run_id: str
+    status: Status
+    reason: str = ""
+    bug: bool = False
+    seconds: float = 0.0
+    host: str = ""
+    gpu: str = ""
+    log: Path | None = None
+    text: str = ""  # the end of the log
+    metrics: dict[str, float] = {}
+    result: dict[str, Any] = {}

@@ -1,0 +1,1 @@
+"""Models x conditions x sources x seeds, each exactly once."""

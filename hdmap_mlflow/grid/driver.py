@@ -1,0 +1,156 @@
+"""Many runs over the GPUs of a machine or a cluster: models x conditions x sources x seeds, each exactly once."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from hdmap_mlflow.console import show_table
+from hdmap_mlflow.errors import Incomplete
+from hdmap_mlflow.execution.board import Board, clock, final_rows
+from hdmap_mlflow.execution.task import Outcome, Task
+from hdmap_mlflow.grid import plan
+from hdmap_mlflow.grid.plan import Cell
+
+if TYPE_CHECKING:
+    from hdmap_mlflow.tracking import Record, Store
+from hdmap_mlflow.execution.launch import Launch
+
+COLUMNS = ("run", "status", "seconds", "target AUROC", "where", "reason")
+
+
+def wants(launch: Launch, cell: Cell) -> bool:
+    """Whether a launch runs a cell: it is missing, or it is to be run again."""
+    return launch.force or cell.status == "missing" or cell.status in launch.retry
+
+
+def open_store(cells: Sequence[Cell]) -> Store:
+    """The store that all the grid's runs share, initialised before any child opens it."""
+    from hdmap_mlflow.tracking import Store
+
+    tracking = cells[0].config.tracking
+    return Store(tracking.uri or "", tracking.experiment)
+
+
+def show_plan(cells: Sequence[Cell], store: Store, launch: Launch) -> None:
+    """Print what would run, what is there already, the expected time and memory, and the data's digests."""
+    costs = plan.estimate(cells, store)
+    rows, total, unknown = [], 0.0, 0
+    for cell in cells:
+        seconds, memory = costs.get((cell.config.model.name, cell.config.condition), (0.0, 0.0))
+        runs = wants(launch, cell)
+        if runs:
+            total, unknown = total + seconds, unknown + (not seconds)
+        status = cell.status if cell.status in ("finished", "missing") else f"{cell.status}: {cell.past.reason[:60]}"  # type: ignore[union-attr]
+        rows.append([cell.name, cell.tags["hdmap.data_digest"], status, "run" if runs else "-",
+                     f"{seconds:.0f}" if seconds else "?", f"{memory:,.0f}" if memory else "?"])  # fmt: skip
+    show_table("grid", ("run", "data", "status", "will", "seconds", "peak MB"), rows, left=4)
+    todo = sum(wants(launch, cell) for cell in cells)
+    hint = f", {unknown} of them never run before and not counted" if unknown else ""
+    print(f"{len(cells)} runs, {sum(c.status == 'finished' for c in cells)} finished, {todo} to run: "
+          f"{clock(total)} of run time{hint}; to be divided by the runs at once. Nothing was started.")  # fmt: skip
+
+
+def carry_out(cells: Sequence[Cell], store: Store, launch: Launch) -> None:
+    """Run what is to be run, below one grid run in MLflow, and print the table. Raises Incomplete if any failed."""
+    from hdmap_mlflow import tracking
+
+    if not any(wants(launch, cell) for cell in cells):
+        _finish(cells, {}, None)
+        return
+    fingerprint = hashlib.sha256("".join(sorted({c.fingerprint for c in cells})).encode()).hexdigest()[:16]
+    known = store.runs(kind="grid", fingerprint=fingerprint)
+    tags = {"hdmap.kind": "grid", "hdmap.fingerprint": fingerprint, "hdmap.resume": launch.resume}
+    name, place = f"grid/{len(cells)} runs/{fingerprint[:6]}", cells[0].config.tracking
+    with tracking.start(store.uri, place.experiment, name, tags, resume=known[0].run_id if known else None) as record:
+        record.json({"runs": [{"name": c.name, "fingerprint": c.fingerprint} for c in cells]}, "grid.json")
+        print(f"grid {record.run_id}: {sum(wants(launch, cell) for cell in cells)} of {len(cells)} runs to do")
+        try:
+            outcomes = _run(cells, store, launch, record)
+        except KeyboardInterrupt:
+            print(f"interrupted; what finished is kept. To go on: {launch.resume}", file=sys.stderr)
+            raise
+        _finish(cells, outcomes, record)
+
+
+def _run(cells: Sequence[Cell], store: Store, launch: Launch, record: Record) -> dict[int, Outcome]:
+    """Outcomes by index of the cells that were run; one that ran out of memory was tried again with half the batch."""
+    folders = _Folders()
+    todo = {i: cell for i, cell in enumerate(cells) if wants(launch, cell)}
+    costs = plan.estimate(todo.values(), store)
+    seconds = {i: costs.get((c.config.model.name, c.config.condition), (0.0, 0.0))[0] for i, c in todo.items()}
+    outcomes: dict[int, Outcome] = {}
+    with launch.executor(store) as pool, Board({i: c.name for i, c in todo.items()}, seconds, pool.at_once) as board:
+        print(f"{pool.at_once} at once, each with {pool.share.cpus:g} CPUs and {pool.share.gpus or 0:g} GPUs")
+        for i, cell in todo.items():
+            pool.submit(Task(index=i, config=cell.config, folder=folders(cell), parent=record.run_id,
+                             tags={**cell.tags, "hdmap.planned": cell.fingerprint}, command=launch.child))  # fmt: skip
+        halved: set[int] = set()
+        while pool.busy:
+            for event in pool.wait():
+                if isinstance(event, Outcome) and event.status == "out_of_memory" and event.index not in halved:
+                    halved.add(event.index)
+                    if task := _halved(todo[event.index], event, record, folders, launch.child):
+                        print(f"{cells[event.index].name} ran out of memory; again with batch size "
+                              f"{task.config.data.batch_size}")  # fmt: skip
+                        pool.submit(task)
+                        continue
+                board.show(event)
+                if isinstance(event, Outcome):
+                    outcomes[event.index] = event
+                    folders.write(cells[event.index], event)
+                    done = len(outcomes) - board.failed
+                    record.metrics({"grid/finished": done, "grid/failed": board.failed}, len(outcomes))
+    return outcomes
+
+
+def _halved(
+    cell: Cell, event: Outcome, record: Record, folders: Callable[[Cell], Path], child: tuple[str, ...]
+) -> Task | None:
+    """The task once more with half the batch, tagged so; None where the batch is 1 already."""
+    data = cell.config.data
+    if data.batch_size < 2:
+        return None
+    sizes = {"batch_size": data.batch_size // 2, "eval_batch_size": max(1, data.eval_batch_size // 2)}
+    config = cell.config.model_copy(update={"data": data.model_copy(update=sizes)})
+    tags = {name: value for name, value in cell.tags.items() if name != "hdmap.fingerprint"}  # that of other settings
+    tags |= {"hdmap.planned": cell.fingerprint, "hdmap.retry": "out_of_memory", "hdmap.retry_of": event.run_id,
+             "hdmap.batch_size_planned": str(data.batch_size)}  # fmt: skip
+    return Task(index=event.index, config=config, folder=folders(cell), parent=record.run_id, tags=tags, command=child)
+
+
+def _finish(cells: Sequence[Cell], outcomes: Mapping[int, Outcome], record: Record | None) -> None:
+    """The table at the end, on the terminal and as the grid run's description; raises Incomplete if any failed."""
+    before = {i: cell.status for i, cell in enumerate(cells)}
+    rows = final_rows([cell.name for cell in cells], outcomes, before)
+    show_table("grid", COLUMNS, rows, left=2)
+    bad = [row[1] for row in rows if row[1] != "finished"]
+    if record:
+        lines = ["| " + " | ".join(row).replace("\n", " ") + " |" for row in (COLUMNS, ["---"] * len(COLUMNS), *rows)]
+        record.note("\n".join(lines)[:5000])
+    if bad:
+        hint = "elsewhere they still run, or add --retry running" if set(bad) == {"running"} else "add --retry failed"
+        raise Incomplete(f"{len(bad)} of {len(rows)} runs did not finish; the reasons stand above and in MLflow. "
+                         f"To run them again: {hint}")  # fmt: skip
+    print(f"all {len(rows)} runs are finished")
+
+
+class _Folders:
+    """The guideline's folders `<output_dir>/<model>/<timestamp>/` of one launch, and their result files."""
+
+    def __init__(self) -> None:
+        self.stamp = datetime.now().strftime("%Y%m%d_%H%M%S")
+
+    def __call__(self, cell: Cell) -> Path:
+        return Path(cell.config.tracking.output_dir) / cell.config.model.name.replace(":", ".") / self.stamp
+
+    def write(self, cell: Cell, outcome: Outcome) -> None:
+        """`result_exp_<ii>_<condition>_gpu<g>.json` of a run that finished; that it is there means success."""
+        if outcome.status == "finished":
+            file = f"result_exp_{outcome.index:02d}_{cell.config.condition}_gpu{outcome.gpu or 'none'}.json"
+            (self(cell) / file).write_text(json.dumps(outcome.result, indent=2))

@@ -1,0 +1,101 @@
+"""PaDiM in memory that does not grow with the training maps: mean and covariance from sums, in one pass.
+
+anomalib 2.7 keeps every embedding until the end. Here each batch adds its sums and products, taken about the mean of
+the first batch so that nothing cancels; the result is the same to rounding. Features are chosen before they are brought
+to one size, not after.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from types import MethodType
+from typing import Any
+
+import torch
+from anomalib.models.image import Padim as _Padim
+from torch import Tensor
+from torch.nn.functional import interpolate
+
+from hdmap_mlflow.models.parts.blur import SeparableBlur
+from hdmap_mlflow.models.parts.features import Features
+
+RIDGE = 0.01 + 1e-5  # what anomalib adds to the diagonal of every covariance
+
+
+class Moments:
+    """Mean and covariance of vectors (B, C, P) at each of P places, from batches as they come.
+
+    Holds P x C x C numbers in double precision, whatever the number of batches.
+    """
+
+    def __init__(self, first: Tensor) -> None:
+        _, channels, places = first.shape
+        self.count = 0
+        self.origin = first.mean(dim=0)
+        self.total = torch.zeros(channels, places, dtype=torch.float64, device=first.device)
+        self.products = torch.zeros(places, channels, channels, dtype=torch.float64, device=first.device)
+
+    def add(self, batch: Tensor) -> None:
+        """Take a batch (B, C, P)."""
+        shifted = (batch - self.origin).permute(2, 1, 0)  # places, channels, maps
+        self.count += len(batch)
+        self.total += shifted.sum(dim=2).T
+        self.products += torch.bmm(shifted, shifted.transpose(1, 2))
+
+    def mean(self) -> Tensor:
+        """(C, P)."""
+        return (self.origin + self.total / self.count).to(self.origin)
+
+    def covariance(self) -> Tensor:
+        """(P, C, C), over count - 1."""
+        total = self.total.T
+        centred = self.products - total[:, :, None] * total[:, None, :] / self.count
+        return (centred / (self.count - 1)).to(self.origin)
+
+
+def embed(model: Any, features: Mapping[str, Tensor]) -> Tensor:
+    """The chosen channels of all layers at the first layer's size, (B, n_features, H, W), in the order of `model.idx`.
+
+    The values of anomalib's `generate_embedding`, which enlarges every channel and then drops most of them.
+    """
+    size = features[model.layers[0]].shape[-2:]
+    parts, places, first = [], [], 0
+    for layer in model.layers:
+        maps = features[layer]
+        here = ((model.idx >= first) & (model.idx < first + maps.shape[1])).nonzero()[:, 0]
+        if len(here):  # torch enlarges no empty maps
+            parts.append(interpolate(maps.index_select(1, model.idx[here] - first), size, mode="nearest"))
+            places.append(here)
+        first += maps.shape[1]
+    return torch.cat(parts, dim=1).index_select(1, torch.cat(places).argsort())
+
+
+class Padim(_Padim):
+    """Defard et al., PaDiM: a Patch Distribution Modeling Framework for Anomaly Detection, ICPR 2021."""
+
+    model: Any
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.model.feature_extractor = Features(self.model.feature_extractor)
+        self.model.anomaly_map_generator.blur = SeparableBlur(self.model.anomaly_map_generator.blur)
+        self.model.generate_embedding = MethodType(embed, self.model)
+        self.moments: Moments | None = None
+
+    def training_step(self, batch: Any, *args: Any, **kwargs: Any) -> Any:
+        """Add a batch of healthy maps to the sums."""
+        embedding = self.model(batch.image).flatten(2)
+        self.model.memory_bank.clear()
+        self.moments = self.moments or Moments(embedding)
+        self.moments.add(embedding)
+        return torch.zeros((), requires_grad=True, device=self.device)
+
+    def fit(self) -> None:
+        """Turn the sums into a Gaussian a place. Raises ValueError for fewer than two maps."""
+        if self.moments is None or self.moments.count < 2:
+            raise ValueError("PaDiM needs two training maps or more")
+        covariance = self.moments.covariance()
+        covariance.diagonal(dim1=1, dim2=2).add_(RIDGE)
+        gaussian = self.model.gaussian
+        gaussian.mean, gaussian.inv_covariance = self.moments.mean(), torch.linalg.inv(covariance)
+        self.moments = None

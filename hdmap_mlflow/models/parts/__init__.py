@@ -1,0 +1,1 @@
+"""What models are made of: coreset, features, blur, textures, the watched AUROC."""

@@ -1,0 +1,133 @@
+"""Features of a frozen backbone: computed in the memory layout that suits it, and kept for the next run.
+
+A second condition with the same backbone, layers and maps reads them in place of the forward pass. Entries are found
+by the content of the network's input, so nothing that changes a map or the weights can bring up a wrong one.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import json
+import logging
+import os
+import shutil
+import zlib
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from hdmap_mlflow.files import cache_dir
+from hdmap_mlflow.models.backbones import weights_digest
+
+Maps = dict[str, Tensor]  # layer -> (B, C, H, W)
+
+
+class Features(nn.Module):
+    """An anomalib feature extractor, channels last; with a `store`, maps seen before on a CPU are read from it."""
+
+    def __init__(self, extractor: nn.Module) -> None:
+        super().__init__()
+        self.extractor = extractor.to(memory_format=torch.channels_last)
+        self.store: FeatureStore | None = None
+
+    def forward(self, images: Tensor) -> Maps:
+        """Images (B, 3, H, W) to a dictionary of features, contiguous, a layer each."""
+        # A GPU computes sooner than a disk reads; half precision would need files of its own.
+        if self.store is None or images.device.type != "cpu" or images.dtype != torch.float32:
+            return self._compute(images)
+        keys = [hashlib.blake2b(image.numpy().tobytes(), digest_size=16).hexdigest() for image in images]
+        found = [self.store.get(key) for key in keys]
+        missing = [i for i, features in enumerate(found) if features is None]
+        if missing:
+            computed = self._compute(images[missing])
+            for row, i in enumerate(missing):
+                found[i] = one = {layer: maps[row] for layer, maps in computed.items()}
+                self.store.put(keys[i], one)
+        return {layer: torch.stack([one[layer] for one in found if one]) for layer in found[0] or {}}
+
+    def _compute(self, images: Tensor) -> Maps:
+        features = self.extractor(images.contiguous(memory_format=torch.channels_last))
+        return {layer: maps.contiguous() for layer, maps in features.items()}
+
+
+class FeatureStore:
+    """Features on disk: a folder for a backbone with its weights and layers, a file a map with a check sum.
+
+    Takes at most `limit_mb` together with the folders of other backbones, of which the longest unused go first. A file
+    that is cut short or altered is computed again; a full disk only ends the keeping.
+    """
+
+    def __init__(self, folder: Path, limit_mb: float) -> None:
+        self.folder = folder
+        self.shapes: dict[str, list[int]] = {}
+        folder.mkdir(parents=True, exist_ok=True)
+        os.utime(folder)
+        self.room = limit_mb * 1e6 - _make_room(folder.parent, limit_mb * 1e6, keep=folder)
+
+    def get(self, key: str) -> Maps | None:
+        """The features (C, H, W) of one map, or None."""
+        try:
+            content = self._path(key).read_bytes()
+            self.shapes = self.shapes or json.loads((self.folder / "shapes.json").read_text())
+        except (OSError, ValueError):
+            return None
+        sizes = [int(np.prod(shape)) for shape in self.shapes.values()]
+        if len(content) != 4 + 4 * sum(sizes) or zlib.crc32(content[4:]) != int.from_bytes(content[:4], "little"):
+            return None
+        parts = torch.frombuffer(bytearray(content), dtype=torch.float32, offset=4).split(sizes)
+        return {layer: part.view(shape) for (layer, shape), part in zip(self.shapes.items(), parts, strict=True)}
+
+    def put(self, key: str, features: Maps) -> None:
+        """Keep the features of one map while there is room."""
+        shapes = {layer: list(part.shape) for layer, part in features.items()}
+        content = b"".join(part.contiguous().numpy().tobytes() for part in features.values())
+        content = zlib.crc32(content).to_bytes(4, "little") + content
+        if self.room < len(content):
+            return
+        try:
+            if shapes != self.shapes:
+                self._write(self.folder / "shapes.json", json.dumps(shapes).encode())
+                self.shapes = shapes
+            self._write(self._path(key), content)
+            self.room -= len(content)
+        except OSError as error:
+            full = "the disk is full" if error.errno == errno.ENOSPC else str(error)
+            logging.getLogger(__name__).warning("features are not kept any longer: %s", full)
+            self.room = 0
+
+    def _path(self, key: str) -> Path:
+        return self.folder / f"{key}.features"
+
+    def _write(self, path: Path, content: bytes) -> None:
+        part = path.with_suffix(f".{os.getpid()}")
+        try:
+            part.write_bytes(content)
+            part.replace(path)
+        except OSError:
+            part.unlink(missing_ok=True)
+            raise
+
+
+def reuse(model: Any, limit_mb: float, size: tuple[int, int]) -> None:
+    """Let the frozen backbones of a built model keep their features, `limit_mb` in all; 0 keeps none."""
+    for module in model.modules():
+        if isinstance(module, Features) and limit_mb > 0:
+            layers = "+".join(map(str, module.extractor.layers))  # type: ignore[union-attr, arg-type]
+            name = f"{weights_digest(module.extractor)}-{size[0]}x{size[1]}-{layers}"
+            module.store = FeatureStore(cache_dir() / "features" / name, limit_mb)
+
+
+def _make_room(root: Path, limit: float, keep: Path) -> float:
+    """Remove the folders that were unused for longest until what is there fits; returns its size in bytes."""
+    folders = sorted((path for path in root.iterdir() if path.is_dir()), key=lambda path: path.stat().st_mtime)
+    sizes = {folder: float(sum(file.stat().st_size for file in folder.iterdir())) for folder in folders}
+    for folder in folders:
+        if sum(sizes.values()) <= limit or folder == keep:
+            continue
+        shutil.rmtree(folder, ignore_errors=True)
+        sizes.pop(folder)
+    return sum(sizes.values())

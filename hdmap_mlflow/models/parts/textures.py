@@ -1,0 +1,56 @@
+"""Textures that models paste as faults, or compare with, where the user gives no folder of pictures."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from hdmap_mlflow.errors import BadInput
+from hdmap_mlflow.files import cache_dir
+from hdmap_mlflow.models.entry import GENERATED
+
+COUNT, SIZE, SEED = 64, 256, 0
+READABLE = (".png", ".jpg", ".jpeg", ".webp")
+
+
+def folder(given: str) -> str:
+    """The folder that a setting names; `generated` is 64 noise textures in the cache, the same on every machine."""
+    return str(_generated() if given == GENERATED else Path(given).expanduser())
+
+
+def check(model: str, setting: str, given: str) -> None:
+    """Raises BadInput if a folder is missing or has no picture that torchvision reads.
+
+    With a missing one, anomalib would download an archive.
+    """
+    if given == GENERATED:
+        return
+    path = Path(given).expanduser()
+    if not any(file.suffix.lower() in READABLE for file in path.rglob("*")):
+        raise BadInput(f"model.{setting}={given}: {model} needs a folder with PNG or JPEG pictures there; "
+                       f"leave it out or give model.{setting}={GENERATED}")  # fmt: skip
+
+
+def _generated() -> Path:
+    """Sums of noise at several scales, coloured; written once, in the form of a folder with one class."""
+    import cv2
+    import numpy as np
+    from filelock import FileLock
+
+    root = cache_dir() / "textures"
+    root.mkdir(parents=True, exist_ok=True)
+    with FileLock(f"{root}.lock"):
+        pictures = root / "noise"
+        if not pictures.exists():
+            rng = np.random.default_rng(SEED)
+            unfinished = root / f".noise.{os.getpid()}"
+            unfinished.mkdir(exist_ok=True)
+            for i in range(COUNT):
+                scales = rng.choice([2, 4, 8, 16, 32, 64], size=3, replace=False)
+                picture = sum(
+                    cv2.resize(rng.random((scale, scale, 3)), (SIZE, SIZE), interpolation=cv2.INTER_CUBIC) / 3
+                    for scale in map(int, scales)
+                )
+                cv2.imwrite(str(unfinished / f"{i:02d}.png"), (255 * np.clip(picture, 0, 1)).astype(np.uint8))
+            unfinished.rename(pictures)  # last: its presence says that all is there
+    return root

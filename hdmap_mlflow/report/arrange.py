@@ -1,0 +1,148 @@
+"""Runs that may be compared, laid out as a grid: entry (a model in one setting) x source x seed."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+import pandas as pd
+
+from hdmap_mlflow.config import NOT_IDENTITY
+from hdmap_mlflow.errors import BadInput
+from hdmap_mlflow.evaluation.intervals import placements
+from hdmap_mlflow.evaluation.metrics import raw
+from hdmap_mlflow.runs.history import RunRecord
+
+# Settings in which runs of one entry may differ.
+FREE = NOT_IDENTITY | {"condition", "data.source_domain", "data.target_domains", "data.split_seed", "train.seed"}
+TRIVIAL = {"image_max": "image maximum", "image_mean": "image mean"}
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A model in one setting, and its runs by (source, training seed)."""
+
+    label: str
+    runs: Mapping[tuple[str, int], RunRecord]
+
+    @property
+    def first(self) -> RunRecord:
+        return next(iter(self.runs.values()))
+
+
+def is_oracle(run: RunRecord) -> bool:
+    """Whether a study chose the run's settings on target data."""
+    return run.tag("oracle") == "true"
+
+
+def reported(run: RunRecord, domain: str) -> pd.DataFrame:
+    """The maps of a domain on which a run is reported, ordered by content: the data's digest ignores files' names."""
+    table = run.scores[domain][run.scores[domain]["split"] == "test"]
+    order = np.lexsort([table["image_mean"], table["image_max"], table["label"]])  # the last is the first key
+    return table.iloc[order].reset_index(drop=True)
+
+
+def auroc(table: pd.DataFrame, column: str = "score") -> float | None:
+    """AUROC of a column of scores, or None where a class is missing."""
+    label, score = raw(table.assign(score=table[column]))
+    return placements(label, score).auroc if len(np.unique(label)) == 2 else None
+
+
+@dataclass(frozen=True)
+class Grid:
+    """Comparable runs: one data set, one protocol. `superseded` counts repeats of a run that were left out."""
+
+    entries: Sequence[Entry]
+    superseded: int
+
+    @property
+    def runs(self) -> list[RunRecord]:
+        return [run for entry in self.entries for run in entry.runs.values()]
+
+    @cached_property
+    def domains(self) -> list[str]:
+        return sorted({domain for run in self.runs for domain in run.scores})
+
+    @cached_property
+    def sources(self) -> list[str]:
+        return sorted({run.source for run in self.runs})
+
+    @cached_property
+    def common(self) -> list[tuple[str, int]]:
+        """The (source, seed) pairs that every entry has: only on these are entries compared."""
+        return sorted(set.intersection(*(set(entry.runs) for entry in self.entries)))
+
+    def missing(self) -> list[str]:
+        """What a full grid would have and this one has not."""
+        everything = sorted({key for entry in self.entries for key in entry.runs})
+        lines = [
+            f"{entry.label}: no run from {source} with seed {seed}"
+            for entry in self.entries
+            for source, seed in everything
+            if (source, seed) not in entry.runs
+        ]
+        for domain in (d for d in self.domains if d not in self.sources):
+            lines.append(f"no run was trained on {domain}")
+        for domain in self.domains:
+            tables = [reported(run, domain) for run in self.runs if domain in run.scores]
+            if all(auroc(table) is None for table in tables):
+                lines.append(f"{domain}: one class of maps only, so it has no AUROC")
+        return lines
+
+
+def arrange(records: Sequence[RunRecord], validation: str | None = None, data_digest: str | None = None) -> Grid:
+    """Lay out runs, the newest of each fingerprint, after a filter by protocol and data.
+
+    Raises BadInput if what is left differs in the data or in the protocol: such runs cannot be ranked.
+    """
+    chosen = [r for r in records if validation in (None, r.tag("validation"))]
+    chosen = [r for r in chosen if data_digest is None or r.tag("data_digest").startswith(data_digest)]
+    if not chosen:
+        raise BadInput("no finished run is of that data and protocol; leave --data-digest and --validation out to see")
+    _refuse_mixtures(chosen)
+    newest: dict[str, RunRecord] = {}
+    for record in sorted(chosen, key=lambda r: (r.started, r.run_id)):
+        newest[record.tag("fingerprint") or record.run_id] = record
+    kept = list(newest.values())
+    groups: dict[tuple, dict[tuple[str, int], RunRecord]] = {}
+    for record in kept:
+        key = (record.source, int(record.params.get("train.seed", 0)))
+        groups.setdefault(_setting(record), {})[key] = record  # another split seed of the same run: the newest stands
+    labels = _labels(list(groups))
+    entries = [Entry(labels[setting], dict(sorted(runs.items()))) for setting, runs in groups.items()]
+    used = sum(len(entry.runs) for entry in entries)
+    return Grid(sorted(entries, key=lambda e: e.label), len(chosen) - used)
+
+
+def _refuse_mixtures(records: Sequence[RunRecord]) -> None:
+    checks = {
+        "data (tag hdmap.data_digest)": (lambda r: r.tag("data_digest"), "--data-digest"),
+        "protocol (tag hdmap.validation)": (lambda r: r.tag("validation"), "--validation"),
+        "share of validation maps": (lambda r: r.params.get("data.val_fraction", "null"), "--experiment"),
+    }
+    for what, (of, flag) in checks.items():
+        found = Counter(of(record) for record in records)
+        if len(found) > 1:
+            counts = ", ".join(f"{n} with {value or 'none'}" for value, n in found.most_common())
+            raise BadInput(f"the runs differ in their {what}: {counts}; these cannot be ranked together: "
+                           f"choose one with {flag}")  # fmt: skip
+
+
+def _setting(record: RunRecord) -> tuple:
+    fixed = {k: v for k, v in record.params.items() if k.partition(".")[0] in ("data", "model", "train")}
+    return (record.tag("model"), record.tag("condition"), tuple(sorted((k, fixed[k]) for k in fixed if k not in FREE)))
+
+
+def _labels(settings: Sequence[tuple]) -> dict[tuple, str]:
+    """`model/condition`, and after it the settings that tell apart entries of one name."""
+    out = {}
+    for setting in settings:
+        same = [dict(other[2]) for other in settings if other[:2] == setting[:2]]
+        own = dict(setting[2])
+        differing = sorted(k for k in own if any(other.get(k) != own[k] for other in same))
+        details = ", ".join(f"{key.partition('.')[2]}={own[key]}" for key in differing)
+        out[setting] = f"{setting[0]}/{setting[1]}" + (f" ({details})" if details else "")
+    return out

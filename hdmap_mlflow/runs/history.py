@@ -1,0 +1,133 @@
+"""Finished runs as plain records: what MLflow keeps of them, read back."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from hdmap_mlflow.config import RunConfig
+from hdmap_mlflow.errors import BadInput
+from hdmap_mlflow.evaluation.scoring import Scores
+
+
+@dataclass(frozen=True)
+class RunRecord:
+    """One run: its settings by dotted name, metrics by full name, tags, and raw scores a domain (see `Scores`).
+
+    `started` is in milliseconds since 1970. Nothing here needs MLflow or torch, so records can be made by hand.
+    """
+
+    run_id: str
+    name: str
+    status: str
+    params: Mapping[str, str]
+    metrics: Mapping[str, float]
+    tags: Mapping[str, str]
+    started: int = 0
+    scores: Mapping[str, pd.DataFrame] = field(default_factory=dict, repr=False)
+    cards: Mapping[str, Any] = field(default_factory=dict, repr=False)
+
+    def tag(self, name: str) -> str:
+        return self.tags.get(f"hdmap.{name}", "")
+
+    @property
+    def source(self) -> str:
+        return self.tag("source")
+
+    @property
+    def targets(self) -> list[str]:
+        """Domains with scores beside the source, sorted."""
+        return sorted(set(self.scores) - {self.source})
+
+
+def read_run(uri: str, run_id: str, scores: bool = True) -> RunRecord:
+    """One run. Raises BadInput for an unknown id, and for a run without scores where these are asked for."""
+    from hdmap_mlflow import tracking
+
+    return _record(uri, tracking.get_run(uri, run_id), scores)
+
+
+def read_experiment(
+    uri: str, experiment: str, kinds: Sequence[str] = ("run", "trial")
+) -> tuple[list[RunRecord], list[str]]:
+    """The finished runs of an experiment, newest first, and a line for each that is left out, with the reason.
+
+    `kinds` are the tags `hdmap.kind` to read. Raises BadInput if no run is left.
+    """
+    from hdmap_mlflow import tracking
+
+    records, left_out = [], []
+    for run in tracking.find_runs(uri, experiment):
+        if run.data.tags.get("hdmap.kind") not in kinds:
+            continue
+        name = f"{run.info.run_name} ({run.info.run_id[:8]})"
+        if run.info.status != "FINISHED":
+            reason = run.data.tags.get("hdmap.reason", "")
+            left_out.append(f"{name}: {run.info.status.lower()}{': ' + reason if reason else ''}")
+            continue
+        try:
+            records.append(_record(uri, run, True))
+        except BadInput as problem:
+            left_out.append(f"{name}: {problem}")
+    if not records:
+        why = f" ({left_out[0]})" if left_out else ""
+        raise BadInput(f"experiment '{experiment}' has no finished run with scores{why}; train first")
+    return records, left_out
+
+
+def _record(uri: str, run: Any, scores: bool) -> RunRecord:
+    found = read_scores(uri, run.info.run_id) if scores else {}
+    data, info = run.data, run.info
+    try:
+        cards = read_json(uri, info.run_id, "cards.json") if scores else {}
+    except BadInput:  # a run from before the cards; `hdmap rescore` makes them
+        cards = {}
+    return RunRecord(info.run_id, info.run_name, info.status, data.params, data.metrics, data.tags,
+                     info.start_time or 0, found, cards)  # fmt: skip
+
+
+def read_scores(uri: str, run_id: str) -> dict[str, pd.DataFrame]:
+    """`scores/<domain>.parquet` of a run. Raises BadInput that names the maps if a score is NaN or infinite."""
+    from hdmap_mlflow import tracking
+
+    found = {path.stem: pd.read_parquet(path) for path in sorted(tracking.artifacts(uri, run_id, "scores").iterdir())}
+    for domain, table in found.items():
+        broken = table["path"][~np.isfinite(table["score"])]
+        if len(broken):
+            some = f"{len(broken)} scores of {domain} are NaN or infinite ({', '.join(broken[:3])})"
+            raise BadInput(f"run {run_id}: {some}; train it again")
+    return found
+
+
+def same_maps(one: pd.DataFrame, other: pd.DataFrame) -> bool:
+    """Whether two tables of scores hold the same maps, row by row: by content, for files may be renamed.
+
+    Labels and maxima are compared exactly, means to 1e-5: another machine may sum a map in another order.
+    """
+    exact = all(np.array_equal(one[name], other[name]) for name in ("label", "image_max"))
+    return exact and np.allclose(one["image_mean"], other["image_mean"], rtol=1e-5, atol=0)
+
+
+def as_scores(record: RunRecord) -> tuple[Scores, list[Scores]]:
+    """The scores of the source and of the targets, as a run had them."""
+    if record.source not in record.scores:
+        raise BadInput(f"run {record.run_id} keeps no scores of its source {record.source}; train it again")
+    return Scores(record.source, record.scores[record.source]), [Scores(d, record.scores[d]) for d in record.targets]
+
+
+def read_json(uri: str, run_id: str, name: str) -> dict[str, Any]:
+    """A JSON artifact of a run. Raises BadInput if the run has none of that name."""
+    from hdmap_mlflow import tracking
+
+    return json.loads(Path(tracking.artifacts(uri, run_id, name)).read_text())
+
+
+def read_config(uri: str, run_id: str) -> RunConfig:
+    """The configuration that a run was made with."""
+    return RunConfig.model_validate(read_json(uri, run_id, "config.json"))

@@ -1,0 +1,28 @@
+"""The tags by which a run is found and compared."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from hdmap_mlflow import config as configuration
+from hdmap_mlflow.config import RunConfig
+
+if TYPE_CHECKING:
+    pass
+from hdmap_mlflow.data.dataset import Data
+
+
+def identity(config: RunConfig, data: Data, code: str = "") -> dict[str, str]:
+    """The tags by which runs are found and compared; `code` is the model's digest where it is known already."""
+    from hdmap_mlflow.models import registry, signature
+
+    code = code or signature.code_digest(registry.find_model(config.model.name).path)
+    return {
+        "hdmap.model": config.model.name,
+        "hdmap.condition": config.condition,
+        "hdmap.source": config.data.source_domain,
+        "hdmap.validation": config.data.validation,
+        "hdmap.fingerprint": configuration.fingerprint(config, data.by_name, code),
+        "hdmap.data_digest": data.digest,
+        "hdmap.simulated": str(data.simulated).lower(),
+    }

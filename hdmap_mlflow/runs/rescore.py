@@ -1,0 +1,57 @@
+"""Every metric of finished runs once more, from their stored scores: no model, no data, no GPU."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import isclose
+
+from hdmap_mlflow.errors import BadInput
+from hdmap_mlflow.evaluation import cards, metrics
+from hdmap_mlflow.runs import history
+from hdmap_mlflow.runs.history import RunRecord
+from hdmap_mlflow.runs.result import Result
+
+DISTANCES = ("intensity", "feature_MMD")  # measured from maps, so they are kept as they were
+
+
+@dataclass(frozen=True)
+class Rescored:
+    """What re-scoring a run brought: metrics that it did not have, and metrics whose value is another one now."""
+
+    name: str
+    run_id: str
+    new: list[str]
+    changed: list[str]
+
+
+def rescore(uri: str, record: RunRecord) -> Rescored:
+    """Recompute the metrics and cards of one run and log what is new or different.
+
+    Pixel metrics need anomaly maps, which are not kept: they stay as they were.
+    """
+    from hdmap_mlflow import tracking
+
+    source, targets = history.as_scores(record)
+    measured = metrics.summary(source, targets)
+    told = cards.build(source, targets, _distances(uri, record.run_id))
+    known = record.metrics
+    new = sorted(name for name in measured if name not in known)
+    changed = sorted(n for n in measured if n in known and not isclose(measured[n], known[n], rel_tol=1e-9))
+    written = tracking.reopen(uri, record.run_id)
+    if new or changed:
+        written.metrics({name: measured[name] for name in (*new, *changed)})
+    written.json(told, "cards.json")
+    domains = [source.domain, *(scores.domain for scores in targets)]
+    counts = {scores.domain: len(scores.part("test")) for scores in (source, *targets)}
+    config, simulated = history.read_config(uri, record.run_id), record.tag("simulated") == "true"
+    everything = {**known, **measured}
+    written.note(Result(record.run_id, uri, config, domains, counts, everything, simulated, told).markdown())
+    return Rescored(record.name, record.run_id, new, changed)
+
+
+def _distances(uri: str, run_id: str) -> dict[str, dict[str, float]]:
+    try:
+        kept = history.read_json(uri, run_id, "cards.json")["shift"]
+    except BadInput:  # a run from before the cards
+        return {}
+    return {domain: {name: card[name] for name in DISTANCES if name in card} for domain, card in kept.items()}

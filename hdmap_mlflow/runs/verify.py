@@ -1,0 +1,73 @@
+"""Does a run's checkpoint still give the scores that the run recorded? Rebuild it, score a sample, compare."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+import numpy as np
+
+from hdmap_mlflow.data import dataset
+from hdmap_mlflow.errors import BadInput
+from hdmap_mlflow.runs import history
+
+TOLERANCE = 1e-3  # of the spread (sd) of a domain's stored scores; another device or BLAS moves the last digits
+
+
+@dataclass(frozen=True)
+class Verified:
+    """Largest difference between a stored and a repeated score a domain, in units of the sd of its stored scores."""
+
+    run_id: str
+    maps: int
+    differences: dict[str, float]
+
+    @property
+    def holds(self) -> bool:
+        return all(difference <= TOLERANCE for difference in self.differences.values())
+
+
+def verify(uri: str, run_id: str, maps: int = 16, data_root: str | None = None) -> Verified:
+    """Score `maps` reported maps of every domain again and stamp the run with the tag `hdmap.verified`.
+
+    `data_root` says where the data is on this machine. Raises BadInput where the run, its checkpoint or its scores are
+    missing, and where the data here is not the data that the run read.
+    """
+    from hdmap_mlflow import tracking
+    from hdmap_mlflow.data.datamodule import MultiDomainHDMAPDataModule
+    from hdmap_mlflow.evaluation import scoring
+    from hdmap_mlflow.models import builder
+    from hdmap_mlflow.runs import train
+
+    logging.getLogger("timm").setLevel(logging.ERROR)  # tells of the classifier's weights, which no backbone needs
+    record = history.read_run(uri, run_id)
+    config = builder.check(history.read_config(uri, run_id))  # JSON knows fewer types than the model's signature
+    if data_root:
+        config = config.model_copy(update={"data": config.data.model_copy(update={"root": data_root})})
+    checkpoint = next(tracking.artifacts(uri, run_id, "checkpoint").iterdir())
+    data = dataset.read(config)
+    if data.digest != record.tag("data_digest"):
+        raise BadInput(f"the data in {data.root} (digest {data.digest}) is not what run {run_id[:8]} read "
+                       f"({record.tag('data_digest')}); give --data-root FOLDER")  # fmt: skip
+    train.seed(config.train)
+    model = builder.build(config, fetch=False)
+    train.load_checkpoint(model, checkpoint)
+    module, device = MultiDomainHDMAPDataModule(data.domains, config.data), train.accelerator(config.train.device)
+    differences = {}
+    for domain in data.names:
+        stored = record.scores[domain].query("split == 'test'").reset_index(drop=True)
+        rows = np.unique(np.linspace(0, len(stored) - 1, maps).round().astype(int))
+        again = scoring.score(model, module.chosen_dataloader(domain, rows.tolist()), domain, "test", device, False)
+        kept = stored.iloc[rows]
+        if not history.same_maps(again.table, kept):  # of another version, which ordered or split them otherwise
+            raise BadInput(f"the reported maps of {domain} are not those that run {run_id[:8]} scored; train it again")
+        gap = np.abs(again.table["score"].to_numpy(float) - kept["score"].to_numpy(float)).max()
+        differences[domain] = float(gap / (stored["score"].astype(float).std() or 1.0))
+    found = Verified(run_id, maps, differences)
+    word = "yes" if found.holds else "NO"
+    now = datetime.now(UTC).strftime("%Y-%m-%d")
+    worst = max(differences.values())
+    told = f"{word}, {now}: {maps} maps a domain scored again, largest difference {worst:.2g} sd"
+    tracking.reopen(uri, run_id).tags({"hdmap.verified": told})
+    return found

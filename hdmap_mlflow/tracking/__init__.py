@@ -1,0 +1,13 @@
+"""The record of runs in MLflow. The only room that talks to MLflow."""
+
+from hdmap_mlflow.tracking.client import (
+    absolute_uri,
+    artifacts,
+    find_runs,
+    get_run,
+    open_store,
+    project_run,
+    ui_command,
+)
+from hdmap_mlflow.tracking.record import NOTE, PARENT, Record, fail_project_run, reopen, start
+from hdmap_mlflow.tracking.store import Past, Store

@@ -1,0 +1,114 @@
+"""The runs of an experiment, seen from outside: looked up, made for a child process, closed."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from mlflow.exceptions import MlflowException
+from mlflow.tracking.context.registry import resolve_tags
+
+from hdmap_mlflow.tracking.client import every, open_store, project_run
+from hdmap_mlflow.tracking.record import MAX_VALUE, PARENT, Record
+
+
+@dataclass(frozen=True)
+class Past:
+    """A run that the store knows. `status` is finished, failed, killed or running; `process` says whose it is."""
+
+    run_id: str
+    name: str
+    status: str
+    fingerprints: frozenset[str]  # its own, and the one that it was planned with
+    process: str
+    reason: str
+    seconds: float
+    peak_mb: float
+
+
+class Store:
+    """The runs of one experiment, seen from outside: looked up, made for a child process, closed when it is gone."""
+
+    def __init__(self, uri: str, experiment: str) -> None:
+        self.uri = uri
+        self.client, self.experiment_id = open_store(uri, experiment)
+        if run_id := project_run():  # `mlflow run` chose the experiment
+            self.experiment_id = self.client.get_run(run_id).info.experiment_id
+
+    def runs(self, *, newest: int | None = None, **tags: str) -> list[Past]:
+        """Runs with these `hdmap.` tags, the newest first; all of them, or the `newest` that finished."""
+        wanted = [f'tags."hdmap.{name}" = {_quoted(value)}' for name, value in tags.items()]
+        wanted += ["attributes.status = 'FINISHED'"] if newest else []
+        found = every(self.client.search_runs, newest, experiment_ids=[self.experiment_id],
+                     filter_string=" and ".join(wanted))  # fmt: skip
+        return [_past(run) for run in itertools.islice(found, newest)]
+
+    def create(self, name: str, tags: Mapping[str, str], parent: str | None) -> str:
+        """Id of a new run for a child process to write; it is RUNNING until the child or `close` ends it."""
+        links = {PARENT: parent} if parent else {}
+        every = {**resolve_tags(links), **tags, "hdmap.status": "running"}
+        return self.client.create_run(self.experiment_id, run_name=name, tags=every).info.run_id
+
+    def has(self, run_id: str) -> bool:
+        """Whether a run is there and was not deleted."""
+        try:
+            return bool(run_id) and self.client.get_run(run_id).info.lifecycle_stage == "active"
+        except MlflowException:
+            return False
+
+    def metrics(self, run_id: str) -> dict[str, float] | None:
+        """The metrics of a run that finished; None for another."""
+        try:
+            run = self.client.get_run(run_id)
+        except MlflowException:
+            return None
+        return dict(run.data.metrics) if run.info.status == "FINISHED" else None
+
+    def mark_best(self, run_id: str, best: bool) -> None:
+        """Let the best of many runs be seen in any list: its name begins so, and no other's does."""
+        name = self.client.get_run(run_id).info.run_name
+        wanted = ("best: " if best else "") + name.removeprefix("best: ")
+        if wanted != name:
+            self.client.update_run(run_id, name=wanted)
+            Record(self.client, run_id, self.uri).tags({"hdmap.best": str(best).lower()})
+
+    def close(self, run_id: str, status: str, reason: str = "", log: str = "") -> bool:
+        """End a run whose process is gone as what became of it, with the log of one that failed; True if FINISHED.
+
+        A run that had finished stays so; anything else that it wrote of its own end gives way.
+        """
+        now, record = self.client.get_run(run_id).info.status, Record(self.client, run_id, self.uri)
+        if now == "FINISHED":
+            return True
+        if status != "finished" and log:
+            record.tags({"hdmap.log_tail": log[-MAX_VALUE:]})
+            self.client.log_text(run_id, log, "logs/output.log")
+        if now != _ended(status):
+            record.end(_ended(status), reason)
+        return status == "finished"
+
+
+def _quoted(value: str) -> str:
+    """A value in a filter of MLflow's, which knows both quotes and no way to escape them."""
+    return f'"{value}"' if "'" in value else f"'{value}'"
+
+
+def _ended(status: str) -> str:
+    return {"finished": "FINISHED", "killed": "KILLED"}.get(status, "FAILED")
+
+
+def _past(run: Any) -> Past:
+    tags, metrics, info = run.data.tags, run.data.metrics, run.info
+    peaks = [v for k, v in metrics.items() if k.startswith("cost/") and k.endswith("_peak_MB")]
+    return Past(
+        run_id=info.run_id,
+        name=info.run_name,
+        status=info.status.lower(),
+        fingerprints=frozenset({tags.get("hdmap.fingerprint", ""), tags.get("hdmap.planned", "")} - {""}),
+        process=tags.get("hdmap.process", ""),
+        reason=tags.get("hdmap.reason", ""),
+        seconds=((info.end_time or info.start_time) - info.start_time) / 1000,
+        peak_mb=max(peaks, default=0.0),
+    )

@@ -1,0 +1,241 @@
+"""`hdmap tune`: search a model's settings on source validation, each trial a run of its own."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import shlex
+import sys
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from hdmap_mlflow import tracking
+from hdmap_mlflow.config import placed
+from hdmap_mlflow.console import show_table
+from hdmap_mlflow.errors import Incomplete
+from hdmap_mlflow.evaluation.metrics import metric_name
+from hdmap_mlflow.execution.launch import Launch
+from hdmap_mlflow.execution.task import Outcome, Started, Task
+from hdmap_mlflow.runs import identity as the_identity
+from hdmap_mlflow.runs import setup
+from hdmap_mlflow.runs.setup import anchored
+from hdmap_mlflow.tracking import Record, Store
+from hdmap_mlflow.tuning import findings
+from hdmap_mlflow.tuning.findings import Refit
+from hdmap_mlflow.tuning.storage import Place, look
+from hdmap_mlflow.tuning.study import Asked, Study, winner
+
+if TYPE_CHECKING:
+    from hdmap_mlflow.execution.executor import Executor
+from hdmap_mlflow.tuning.search import DIRECTIONS, Search, Wanted, _name
+
+CONCLUDES = "concluded by"  # the study attribute that names the driver which does it
+
+
+def tune(search: Search, launch: Launch) -> None:
+    """Run what the study lacks, below one MLflow run, and conclude it. Raises Incomplete where no trial completed."""
+    place, config = search.place, search.config.tracking
+    store = Store(config.uri or "", config.experiment)
+
+    def rescue(run_id: str) -> list[float] | None:
+        with contextlib.suppress(KeyError):  # it finished without an objective, and will say so when it is run again
+            if store.has(run_id) and store.close(run_id, "killed", "its driver is gone"):
+                return search.values(store.metrics(run_id) or {})
+        return None
+
+    study = Study(place, search.name, search.space, search.terms(), [DIRECTIONS[name] for name in search.objectives],
+                  sampler=search.wanted.sampler, seed=search.config.train.seed, rescue=rescue)  # fmt: skip
+    known = study.optuna.user_attrs.get("mlflow_run", "")
+    resume = launch.resume.replace(place.url, place.shown)  # a tag and a terminal are no places for a password
+    tags = {"hdmap.kind": "study", "hdmap.study": search.name, "hdmap.oracle": str(search.oracle).lower(),
+            "hdmap.resume": resume, "hdmap.storage": place.shown}  # fmt: skip
+    identity = the_identity.identity(search.config, search.data, search.code)
+    tags |= {name: value for name, value in identity.items() if name != "hdmap.fingerprint"}
+    name = f"study/{search.name}" + (" (oracle)" if search.oracle else "")
+    with tracking.start(store.uri, config.experiment, name, tags, resume=known if store.has(known) else None) as record:
+        study.optuna.set_user_attr("mlflow_run", record.run_id)
+        record.params(search.terms())
+        print(f"study {search.name} in {place.shown}; to watch it: {place.dashboard}")
+        if search.oracle:
+            print("ORACLE: the settings are chosen on target data; what comes out is no result")
+        try:
+            with launch.executor(store) as pool:
+                _search(search, study, pool, launch, record, store)
+            _conclude(search, study, launch, record, store)
+        except KeyboardInterrupt:
+            print(f"interrupted; what finished is kept. To go on: {resume}", file=sys.stderr)
+            raise
+        finally:
+            study.give_back()
+
+
+def _search(search: Search, study: Study, pool: Executor, launch: Launch, record: Record, store: Store) -> None:
+    """Ask for trials and run them until the study has enough, or until time is up."""
+    began, total = time.monotonic(), search.wanted.trials
+    running: dict[int, Asked] = {}
+    while True:
+        late = bool(search.wanted.timeout) and time.monotonic() - began > search.wanted.timeout
+        while not late and len(running) < pool.at_once and (asked := study.ask(total)):
+            running[asked.number] = asked
+            pool.submit(search.task(asked, launch, record.run_id))
+        if not running:
+            if late or not study.others():
+                break
+            time.sleep(1)
+        for event in pool.wait(0.2) if running else ():
+            if isinstance(event, Started):
+                study.began(event.index, event.run_id)
+            else:
+                _settle(search, study, running.pop(event.index), event, record, store)
+        study.beat()
+    if late:
+        print(f"--timeout of {search.wanted.timeout:g} s is over; the trials that ran have ended")
+
+
+def _settle(search: Search, study: Study, asked: Asked, outcome: Outcome, record: Record, store: Store) -> None:
+    """Tell the study how a trial ended, and say it. Raises Incomplete for an error that is not the settings'."""
+    number, told = asked.number, ""
+    if outcome.status == "finished":
+        try:
+            values = search.values(store.metrics(outcome.run_id) or {})
+        except KeyError as missing:
+            told = f"failed: its run has no {missing.args[0]}"
+            study.fail(number, told)
+        else:
+            study.finish(number, values)
+            told = ", ".join(f"{name} {value:.4g}" for name, value in zip(search.objectives, values, strict=True))
+            record.metrics({metric_name("study", name): v for name, v in zip(search.objectives, values, strict=True)},
+                           number)  # fmt: skip
+    elif outcome.status == "killed" and outcome.reason.startswith("pruned"):
+        study.prune(number, outcome.reason)
+        told = outcome.reason
+    else:
+        study.fail(number, outcome.reason)
+        told = f"{outcome.status}: {outcome.reason}"
+    best, trials = study.best(), study.trials()
+    done = sum(trial.state.is_finished() for trial in trials)
+    if best:
+        record.metrics({metric_name("study", f"best_{search.objectives[0]}"): best.values[0]}, number)
+    so_far = f" (best {best.values[0]:.4g}, trial {best.number})" if best else ""
+    settings = " ".join(f"{name}={value:.4g}" if isinstance(value, float) else f"{name}={value}"
+                        for name, value in asked.settings.items())  # fmt: skip
+    base = " (baseline)" if asked.baseline else ""
+    print(f"[{done}/{search.wanted.trials}] trial {number}{base}: {told}{so_far}, {outcome.seconds:.0f} s; {settings}",
+          flush=True)  # fmt: skip
+    if outcome.bug:
+        raise Incomplete(f"trial {number} met an error that is not its settings' ({outcome.reason}); its log is "
+                         f"{outcome.log}. Mend it, then the same command goes on")  # fmt: skip
+
+
+def _conclude(search: Search, study: Study, launch: Launch, record: Record, store: Store) -> None:
+    """Figures, tables, the best condition, the refits. Raises Incomplete if nothing completed or a refit failed."""
+    import pandas as pd
+
+    best, trials = study.best(), study.trials()
+    if best is None:
+        reasons = "; ".join(dict.fromkeys(t.user_attrs.get("reason", "") for t in trials))[:300]
+        raise Incomplete(f"no trial of study {search.name} completed ({reasons}); nothing can be concluded")
+    if not study.claim(CONCLUDES):
+        print(f"another driver concludes the study: {study.optuna.user_attrs[CONCLUDES]}")
+        return
+    search.folder.mkdir(parents=True, exist_ok=True)
+    rows = [findings.trial_row(trial, search.objectives) for trial in trials]
+    pd.DataFrame(rows).to_csv(search.folder / "trials.csv", index=False)
+    name = f"{search.config.condition}-best"
+    told = f"The best of {len(trials)} trials of study {search.name}" + (", chosen on TARGETS" if search.oracle else "")
+    content = findings.condition_file(search.space, search.condition, search.wanted.overrides, name, told,
+                                      best.user_attrs["settings"])  # fmt: skip
+    file = search.folder / "best_condition.json"
+    file.write_text(json.dumps(content, indent=2) + "\n")
+    for path in (search.folder / "trials.csv", file):
+        record.artifact(path)
+    for title, figure in findings.figures(study.optuna, search.objectives):
+        path = search.folder / f"{title}.png"
+        figure.savefig(path, dpi=100)
+        record.artifact(path, "figures")
+    _mark(study, best, store)
+    data = search.config.data
+    command = shlex.join(["hdmap", "train", search.wanted.model, "--data-root", data.root, "--source-domain",
+                          data.source_domain, "--conditions", str(file), "--condition", name])  # fmt: skip
+    refits = []
+    if search.seeds:
+        refits = _refit(search, study, launch, record, store, file, name, "baseline" in best.user_attrs)
+    record.note(findings.note(search.name, trials, best, search.objectives, search.space, refits, command))
+    record.tags({"hdmap.best_trial": str(best.number)})
+    for line in findings.headline(trials, best, search.objectives):
+        print(line.replace("**", ""))
+    if refits:
+        show_table("trained again, mean ± sd over seeds", findings.GAIN_COLUMNS, findings.gains(refits))
+    print(f"best settings: {file}\n  {command}")
+    failed = sum((one.best is None) + (one.baseline is None) for one in refits)
+    if failed:
+        raise Incomplete(f"{failed} of the refits failed; the reasons stand above and in MLflow. The same command "
+                         "tries them again")  # fmt: skip
+
+
+def _mark(study: Study, best: Any, store: Store) -> None:
+    """Let the winner's run be seen in any list: it is named so, and no other is."""
+    for trial in study.trials():
+        run_id = trial.user_attrs.get("run_id")
+        if run_id and store.metrics(run_id) is not None:
+            store.mark_best(run_id, trial.number == best.number)
+
+
+def _refit(
+    search: Search, study: Study, launch: Launch, record: Record, store: Store, file: Path, name: str, is_baseline: bool
+) -> list[Refit]:
+    """Train the baseline and the best settings on every seed, evaluate them on all domains; what exists is read."""
+    pairs = {"baseline": search.config}
+    if not is_baseline:
+        best = setup.configure(search.wanted.model, name, str(file), search.wanted.flags)
+        pairs["best"] = anchored(placed(best, {"data.root": search.config.data.root, **_place(search)}))
+    configs = {(role, seed): placed(config, {"train.seed": seed})
+               for seed in search.seeds for role, config in pairs.items()}  # fmt: skip
+    found: dict[tuple[str, int], Mapping[str, float] | None] = {}
+    todo: dict[int, tuple[str, int]] = {}
+    with launch.executor(store) as pool:
+        for index, (key, config) in enumerate(configs.items()):
+            tags = the_identity.identity(config, search.data, search.code)
+            past = [p for p in store.runs(kind="run", fingerprint=tags["hdmap.fingerprint"]) if p.status == "finished"]
+            if past:
+                found[key] = store.metrics(past[0].run_id)
+                continue
+            todo[index] = key
+            oracle = search.oracle and key[0] == "best"
+            tags |= {"hdmap.study": search.name, "hdmap.role": key[0], "hdmap.oracle": str(oracle).lower()}
+            pool.submit(Task(index=index, config=config, folder=search.folder, parent=record.run_id, tags=tags,
+                             command=launch.child))  # fmt: skip
+        while pool.busy:
+            for event in pool.wait():
+                if isinstance(event, Outcome):
+                    found[todo[event.index]] = store.metrics(event.run_id)
+                    role, seed = todo[event.index]
+                    why = f": {event.reason}" if event.reason else ""
+                    print(f"{role}, seed {seed}: {event.status}, {event.seconds:.0f} s{why}", flush=True)
+            study.beat()
+    winner = "baseline" if is_baseline else "best"
+    return [Refit(seed, found.get(("baseline", seed)), found.get((winner, seed))) for seed in search.seeds]
+
+
+def _place(search: Search) -> dict[str, Any]:
+    """Where the best settings' runs are recorded: where the study's are."""
+    return {f"tracking.{name}": value for name, value in search.config.tracking.model_dump(mode="json").items()}
+
+
+def status(wanted: Wanted) -> None:
+    """Print a study's trials and what it has found so far; nothing is started or changed."""
+    place = Place.of(wanted.storage)
+    name = wanted.study or _name(wanted.model, wanted.condition, str(wanted.flags["data.source_domain"]))
+    found = look(place, name)
+    objectives = found.user_attrs.get("terms", {}).get("study.objective", "val_auroc").split(",")
+    trials = found.get_trials(deepcopy=False)
+    rows = [findings.trial_row(trial, objectives) for trial in trials]
+    settings = list(dict.fromkeys(key for row in rows for key in row if "." in key))
+    columns = ["trial", "state", *objectives, "seconds", *settings, "reason"]
+    show_table(f"study {name}", columns, [["-" if row.get(c) is None else row[c] for c in columns] for row in rows],
+               left=2)  # fmt: skip
+    for line in findings.headline(trials, winner(found), objectives):
+        print(line.replace("**", ""))
+    print(f"to look closer: {place.dashboard}")

@@ -1,0 +1,168 @@
+"""A search as it is asked for, and checked."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from hdmap_mlflow import config as configuration
+from hdmap_mlflow.config import RunConfig, placed
+from hdmap_mlflow.data import dataset
+from hdmap_mlflow.errors import BadInput, nearest
+from hdmap_mlflow.evaluation.metrics import metric_name
+from hdmap_mlflow.execution.launch import Launch
+from hdmap_mlflow.execution.task import Task
+from hdmap_mlflow.runs.setup import anchored
+from hdmap_mlflow.tuning import space as spaces
+from hdmap_mlflow.tuning.pruning import PRUNERS
+from hdmap_mlflow.tuning.space import Space
+from hdmap_mlflow.tuning.storage import Place
+from hdmap_mlflow.tuning.study import Asked
+
+if TYPE_CHECKING:
+    pass
+
+
+DIRECTIONS: dict[str, Literal["minimize", "maximize"]] = {
+    "val_auroc": "maximize",
+    "target_mean": "maximize",
+    "seconds": "minimize",
+    "memory": "minimize",
+}
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """A search as it is asked for. Empty `study`: named after model, condition and source; empty `pruner`: as suits.
+
+    `objective` is val_auroc, val_auroc with seconds or memory behind a comma, or target_mean (an oracle).
+    """
+
+    model: str
+    condition: str = "baseline"
+    conditions: str = ""
+    flags: Mapping[str, Any] = field(default_factory=dict)
+    overrides: str = ""
+    objective: str = "val_auroc"
+    trials: int = 20
+    timeout: float = 0
+    sampler: str = "tpe"
+    pruner: str = ""
+    storage: str = "sqlite:///optuna.db"
+    study: str = ""
+    refit_seeds: str = "0,1,2"
+
+
+@dataclass(frozen=True)
+class Search:
+    """A checked search. `space` holds the run as it is with all domains; trials see targets as an oracle only."""
+
+    wanted: Wanted
+    name: str
+    place: Place
+    condition: Mapping[str, Any]
+    space: Space
+    data: dataset.Data
+    code: str  # digest of the model's, for the fingerprints
+    objectives: tuple[str, ...]
+    pruner: str
+    seeds: tuple[int, ...]
+
+    @property
+    def oracle(self) -> bool:
+        return "target_mean" in self.objectives
+
+    @property
+    def config(self) -> RunConfig:
+        return self.space.config
+
+    @property
+    def folder(self) -> Path:
+        """Where the study's files lie."""
+        return Path(self.config.tracking.output_dir) / "studies" / re.sub(r"[^\w.-]+", "_", self.name)
+
+    def terms(self) -> dict[str, str]:
+        """What the trials must share, whoever runs them and whenever."""
+        fixed = {k: v for k, v in configuration.identifying(self.config).items() if k not in self.space.dimensions}
+        searched = {f"search.{name}": spaces.words(one) for name, one in self.space.dimensions.items()}
+        rest = {"study.objective": ",".join(self.objectives), "study.pruner": self.pruner}
+        rest |= {"data_digest": self.data.digest}
+        return fixed | searched | rest
+
+    def task(self, asked: Asked, launch: Launch, parent: str) -> Task:
+        """A trial as a run: without targets, big files and pictures of maps."""
+        config = self.space.place(asked.settings, checkpoint="none", heatmaps=0)
+        if not self.oracle:
+            config = placed(config, {"data.target_domains": []})
+        config = config.model_copy(update={"condition": f"{self.config.condition}-trial-{asked.number}"})
+        tags = {"hdmap.study": self.name, "hdmap.trial": str(asked.number), "hdmap.oracle": str(self.oracle).lower()}
+        more: dict[str, Any] = {}
+        if self.pruner != "none":
+            told = {"storage": self.place.url, "study": self.name, "trial_id": asked.trial_id, "pruner": self.pruner}
+            more = {
+                "hook": "hdmap_mlflow.tuning.pruning:pruning",
+                "arguments": told | {"epochs": config.train.max_epochs},
+            }
+        return Task(index=asked.number, config=config, folder=self.folder, kind="trial", parent=parent, tags=tags,
+                    command=launch.child, **more)  # fmt: skip
+
+    def values(self, metrics: Mapping[str, float]) -> list[float]:
+        """The objectives from a run's metrics. Raises KeyError for one that the run does not have."""
+
+        def cost(name: str) -> list[float]:
+            return [metrics[metric_name("cost", f"{phase}_{name}")] for phase in ("fit", "evaluate")]
+
+        of = {
+            "val_auroc": lambda: metrics[metric_name("val", "image_AUROC")],
+            "target_mean": lambda: metrics[metric_name("target_mean", "image_AUROC")],
+            "seconds": lambda: sum(cost("seconds")),
+            "memory": lambda: max(cost("peak_MB")),
+        }
+        return [of[name]() for name in self.objectives]
+
+
+def check(wanted: Wanted) -> Search:
+    """Check everything that can be checked before a trial starts; the maps are read. Raises BadInput."""
+    from hdmap_mlflow.models import signature
+    from hdmap_mlflow.models.registry import find_model
+
+    objectives = tuple(name.strip() for name in wanted.objective.split(",") if name.strip())
+    for name in objectives:
+        if name not in DIRECTIONS:
+            raise BadInput(f"--objective {name}{nearest(name, DIRECTIONS)}; known: {', '.join(DIRECTIONS)}")
+    alone = len(objectives) == 1
+    if objectives[:1] != ("val_auroc",) and objectives != ("target_mean",) or len(set(objectives)) < len(objectives):
+        raise BadInput("--objective is val_auroc, val_auroc with seconds or memory behind it, or target_mean alone")
+    if "target_mean" in objectives and not alone:
+        raise BadInput("--objective target_mean goes alone: it is an oracle")
+    if wanted.trials < 1 or wanted.timeout < 0:
+        raise BadInput("--trials is 1 or more, --timeout 0 or more")
+    entry = find_model(wanted.model)
+    pruner = wanted.pruner or ("median" if entry.trains and objectives == ("val_auroc",) else "none")
+    if pruner not in PRUNERS:
+        raise BadInput(f"--pruner {pruner}{nearest(pruner, PRUNERS)}; known: {', '.join(PRUNERS)}")
+    if pruner != "none" and not alone:
+        raise BadInput("pruning needs one objective: a trial can be judged early by its validation AUROC only; give "
+                       "--pruner none")  # fmt: skip
+    if pruner != "none" and entry.trains is False:
+        raise BadInput(f"{wanted.model} has no epochs at which to prune; leave --pruner out")
+    seeds = tuple(int(word) for word in wanted.refit_seeds.replace(" ", "").split(",") if word.isdigit())
+    if len(seeds) != len([word for word in wanted.refit_seeds.split(",") if word.strip()]):
+        raise BadInput(f"--refit-seeds {wanted.refit_seeds}: give whole numbers, e.g. 0,1,2, or nothing for no refit")
+    place = Place.of(wanted.storage)
+    condition = configuration.find_condition(
+        wanted.model, wanted.condition, Path(wanted.conditions) if wanted.conditions else None
+    )
+    space = spaces.read(wanted.model, condition, wanted.flags, wanted.overrides)
+    data, code = dataset.read(space.config), signature.code_digest(entry.path)
+    config = anchored(placed(space.config, {"data.root": str(data.root)}))
+    name = wanted.study or _name(wanted.model, config.condition, config.data.source_domain)
+    space = replace(space, config=config)
+    return Search(wanted, name, place, condition, space, data, code, objectives, pruner, seeds)
+
+
+def _name(model: str, condition: str, source: str) -> str:
+    return f"{model}_{condition}_{source}".replace(":", ".")

@@ -1,0 +1,50 @@
+"""One map or mask from one file: what is read, and what is refused."""
+
+import numpy as np
+import pytest
+
+from hdmap_mlflow.data import formats
+from hdmap_mlflow.errors import BadInput
+
+GREY = np.arange(1, 13, dtype=np.uint8).reshape(3, 4)
+
+
+@pytest.mark.parametrize("channels", [1, 3, 4])
+def test_equal_channels_are_one_map_whatever_the_transparency(tmp_path, channels):
+    pixels = np.stack([GREY] * channels, axis=-1)
+    pixels[..., 3:] = 9
+    np.save(tmp_path / "a.npy", pixels)
+    np.testing.assert_array_equal(formats.read_map(tmp_path / "a.npy"), GREY)
+
+
+REFUSED = {
+    "two channels": np.stack([GREY, GREY], axis=-1),
+    "one line": GREY[0],
+    "a stack": np.stack([GREY] * 5),
+    "empty": GREY[:, :0],
+    "words": np.array([["a", "b"]]),
+    "yes and no": GREY > 3,
+    "objects": np.array([[{}]]),
+}
+
+
+@pytest.mark.parametrize("what", REFUSED)
+def test_what_is_no_map_of_numbers_is_refused_by_name(tmp_path, what):
+    np.save(tmp_path / "a.npy", REFUSED[what], allow_pickle=True)
+    with pytest.raises(BadInput, match="a.npy"):
+        formats.read_map(tmp_path / "a.npy")
+
+
+@pytest.mark.parametrize("last", [0, 1, 2])
+def test_channels_that_differ_are_no_map(tmp_path, last):
+    pixels = np.stack([GREY] * 3, axis=-1)
+    pixels[2, 3, last] += 1
+    np.save(tmp_path / "a.npy", pixels)
+    with pytest.raises(BadInput, match="a.npy has 3 different channels"):
+        formats.read_map(tmp_path / "a.npy")
+
+
+@pytest.mark.parametrize("kind", [bool, np.uint8, np.uint16, np.float32])
+def test_a_mask_marks_what_is_not_zero_whatever_its_numbers(tmp_path, kind):
+    np.save(tmp_path / "a.npy", (GREY % 3).astype(kind))
+    np.testing.assert_array_equal(formats.read_mask(tmp_path / "a.npy"), GREY % 3 > 0)

@@ -1,0 +1,98 @@
+"""The three validation strategies never share a map with what they report, and targets keep every map."""
+
+import numpy as np
+import pandas as pd
+import pytest
+from maps import write_domain
+
+from hdmap_mlflow.config import DataConfig
+from hdmap_mlflow.data import layout
+from hdmap_mlflow.data.protocols import split
+from hdmap_mlflow.errors import BadInput
+
+
+@pytest.fixture(scope="module")
+def domains(maps):
+    return [layout.read_domain(maps, name) for name in ("domain_A", "domain_B", "domain_C")]
+
+
+def _digests(table: pd.DataFrame) -> set[str]:
+    return set(table["digest"])
+
+
+@pytest.mark.parametrize("validation", ["source_holdout", "synthetic"])
+@pytest.mark.parametrize("seed", [0, 1])
+def test_validation_shares_no_map_with_training_report_or_targets(domains, validation, seed):
+    parts = split(domains, DataConfig(validation=validation, split_seed=seed))
+    used = [parts.train, parts.source_test, *parts.targets.values()]
+    for part in used:
+        assert not _digests(parts.val) & _digests(part)
+    assert not _digests(parts.train) & _digests(parts.source_test)
+    assert set(parts.val["label"]) == {0, 1}
+
+
+def test_source_test_validates_on_what_it_reports(domains):
+    parts = split(domains, DataConfig(validation="source_test"))
+    pd.testing.assert_frame_equal(parts.val, parts.source_test)
+    assert len(parts.val) == 16
+
+
+@pytest.mark.parametrize("validation", ["source_holdout", "source_test", "synthetic"])
+def test_targets_keep_every_test_map(domains, validation):
+    parts = split(domains, DataConfig(validation=validation))
+    assert {name: len(table) for name, table in parts.targets.items()} == {"domain_B": 16, "domain_C": 16}
+
+
+def test_holdout_halves_every_label_and_group(tmp_path):
+    folder = write_domain(tmp_path, "domain_A", good=12, fault=8)
+    rows = [f"test/{kind}/{i:06d}.tiff,{'warm' if i % 4 == 0 else 'cold'},"
+            for kind, n in (("good", 12), ("fault", 8)) for i in range(n)]  # fmt: skip
+    (folder / "metadata.csv").write_text("\n".join(["path,group,severity", *rows]))
+    parts = split([layout.read_domain(tmp_path, "domain_A")], DataConfig())
+    val, reported = (part.groupby(["label", "group"]).size() for part in (parts.val, parts.source_test))
+    assert (val + reported).to_dict() == {(0, "cold"): 9, (0, "warm"): 3, (1, "cold"): 6, (1, "warm"): 2}
+    assert ((val - reported).abs() <= 1).all()
+
+
+def test_split_follows_its_seed_and_not_the_file_names(tmp_path, domains):
+    again = split(domains, DataConfig(split_seed=0))
+    assert _digests(again.val) == _digests(split(domains, DataConfig(split_seed=0)).val)
+    assert _digests(again.val) != _digests(split(domains, DataConfig(split_seed=1)).val)
+    folder = write_domain(tmp_path, "domain_A", gain=1.0)
+    for i, path in enumerate(sorted((folder / "test/good").iterdir(), reverse=True)):
+        path.rename(path.with_name(f"x{i}.tiff"))
+    renamed = split([layout.read_domain(tmp_path, "domain_A")], DataConfig(split_seed=0))
+    assert _digests(renamed.val) == _digests(again.val)
+
+
+def test_synthetic_validation_sees_no_real_fault_and_reports_all(domains):
+    parts = split(domains, DataConfig(validation="synthetic"))
+    assert len(parts.source_test) == 16
+    assert all(path.startswith("train/good") for path in parts.val["path"])
+    assert parts.val["synthetic"].tolist() == (parts.val["label"] == 1).tolist()
+    assert len(parts.train) + (parts.val["label"] == 0).sum() == 12
+
+
+def test_max_train_limits_training_only(domains):
+    full, limited = split(domains, DataConfig()), split(domains, DataConfig(max_train=5))
+    assert len(limited.train) == 5
+    assert _digests(limited.train) < _digests(full.train)
+    assert _digests(limited.val) == _digests(full.val)
+
+
+def test_a_source_without_faults_is_refused(tmp_path):
+    write_domain(tmp_path, "domain_A", fault=0)
+    with pytest.raises(BadInput, match="test/fault"):
+        split([layout.read_domain(tmp_path, "domain_A")], DataConfig())
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_one_map_with_a_mask_and_again_without_stays_on_one_side(tmp_path, seed):
+    folder = write_domain(tmp_path, "domain_A", train=1, good=4, fault=4)
+    (folder / "test/fault/again.tiff").write_bytes((folder / "test/fault/000000.tiff").read_bytes())
+    (folder / "test/masks").mkdir()
+    np.save(folder / "test/masks/again.npy", np.eye(31, 95))
+    parts = split([layout.read_domain(tmp_path, "domain_A", pack=False)], DataConfig(split_seed=seed))
+    twins = {"test/fault/000000.tiff", "test/fault/again.tiff"}
+    assert len(twins & set(parts.val["path"])) in (0, 2)
+    assert len(parts.val) + len(parts.source_test) == 9

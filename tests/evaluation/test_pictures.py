@@ -1,0 +1,56 @@
+"""Which maps get a picture, and that the pictures can be drawn."""
+
+import numpy as np
+from frames import frame
+
+from hdmap_mlflow.evaluation.figures import repair_figure, score_figure, transfer_figure
+from hdmap_mlflow.evaluation.pictures import Sheet, choose, file_name, title
+
+TABLE = frame([0, 0, 0, 0, 1, 1, 1, 1], [1, 2, 9, 6, 0, 3, 7, 8]).assign(path=[f"test/x/{i}.tiff" for i in range(8)])
+
+
+def test_the_most_the_least_and_then_the_most_wrong_of_the_rest_are_chosen():
+    chosen = choose(TABLE, 5, 1)
+    assert [(one.row, one.kind) for one in chosen] == [(2, "most"), (4, "least"), (5, "wrong")]
+    names = [file_name(one, TABLE) for one in chosen]
+    assert names == ["good/most_1_2.png", "fault/least_1_4.png", "fault/wrong_1_5.png"]
+    assert {one.kind for one in choose(TABLE, None, 2)} == {"most", "least"}
+
+
+def test_few_maps_are_shown_once_each():
+    assert len(choose(TABLE, 5, 50)) == len(TABLE)
+
+
+def test_a_title_says_what_the_threshold_made_of_the_map():
+    one = choose(TABLE, 5, 1)[0]
+    text = title("domain_B", TABLE.iloc[one.row], one, 5, simulated=True)
+    assert "good, simulated" in text and "alarm, WRONG" in text and "domain_B / test/x/2.tiff" in text
+
+
+def test_a_picture_names_the_teeth_and_says_what_is_absent():
+    image = np.random.default_rng(0).random((31, 95))
+    bare = Sheet(image.shape, (0, 1), None)
+    bare.draw("t", image, None, None)
+    assert [t.get_text() for a in bare.figure.axes for t in a.texts] == ["this model has no anomaly map", "no mask"]
+    axes = Sheet(image.shape, (0, 1), (0, 1)).figure.axes
+    assert {a.get_xlabel() for a in axes} >= {"ring tooth"} and {a.get_ylabel() for a in axes} >= {"planet tooth"}
+
+
+def test_a_picture_does_not_depend_on_those_drawn_before_it():
+    """The frame is drawn once: nothing of another map, its mask or its title may stay."""
+    one, other = np.random.default_rng(0).random((2, 31, 95))
+    sheet = Sheet(one.shape, (0, 1), (0, 1))
+    alone = np.asarray(sheet.draw("one", one, one, None))
+    marked = np.asarray(sheet.draw("the other", other, other, other > 0.9))
+    assert (alone != marked).any()
+    assert (np.asarray(sheet.draw("one", one, one, None)) == alone).all()
+    assert (np.asarray(Sheet(one.shape, (0, 1), (0, 1)).draw("one", one, one, None)) == alone).all()
+
+
+def test_figures_say_when_maps_are_simulated_and_when_there_is_no_curve():
+    figure = score_figure("b", "target", TABLE[TABLE["label"] == 0], {"normal_q99": 5.0}, simulated=True)
+    assert "simulated maps" in [t.get_text() for t in figure.texts]
+    assert "no ROC curve" in figure.axes[1].texts[0].get_text()
+    assert score_figure("b", "target", TABLE, {"F1": 5.0}).axes[1].lines
+    assert transfer_figure("m", [("a", 0.9, (0.8, 0.95)), ("b", 0.7, (0.6, 0.8))], {"b": 0.6}).axes[0].patches
+    assert len(repair_figure({"b": {"0": {"FPR": 1, "TPR": 1}, "5": {"FPR": 0, "TPR": 1}}}).axes) == 2

@@ -1,0 +1,202 @@
+"""A run in a process of its own: how it ends is what MLflow says, and nothing outlives its watcher."""
+
+import signal
+import subprocess
+import sys
+import types
+from pathlib import Path
+
+import mlflow
+import pytest
+from fakes import alive, drain, notes, order, recorded, task, until
+
+from hdmap_mlflow.errors import BadInput
+from hdmap_mlflow.execution import process
+from hdmap_mlflow.execution.gpus import Idle
+from hdmap_mlflow.execution.local import Here
+from hdmap_mlflow.execution.process import identity, is_gone
+from hdmap_mlflow.execution.ray import Cluster, fit
+from hdmap_mlflow.execution.task import Outcome, Share
+
+pytestmark = pytest.mark.xdist_group("processes")  # what starts processes of its own goes by the clock
+
+
+@pytest.mark.slow
+def test_each_run_fails_alone_with_its_reason_and_its_log_in_mlflow(store, monkeypatch):
+    """Four children: one finishes, one raises, one is killed, one does not hear SIGTERM and takes too long."""
+    monkeypatch.setattr(process, "GRACE_SECONDS", 0.5)
+    monkeypatch.setenv("MLFLOW_RUN_ID", "the run of mlflow run")
+    monkeypatch.setenv("MLFLOW_EXPERIMENT_ID", "7")
+    for seed, text in {1: "raise no such layer", 2: "die", 3: "deaf"}.items():
+        order(seed, text)
+    with Here(store, Share(timeout=4, cpus=3), jobs=4) as pool:
+        for seed in range(4):
+            pool.submit(task(seed, tags={"hdmap.model": "patchcore"}, parent="parent"))
+        outcomes = drain(pool)
+    assert [outcomes[i].status for i in range(4)] == ["finished", "failed", "failed", "timeout"]
+    runs = [recorded(outcomes[i].run_id) for i in range(4)]
+    assert [run.info.status for run in runs] == ["FINISHED", "FAILED", "FAILED", "FAILED"]
+    for run, reason in zip(runs[1:], ("ValueError: no such layer", "SIGKILL", "--run-timeout"), strict=True):
+        assert reason in run.data.tags["hdmap.reason"]
+        assert "line of the log" in run.data.tags["hdmap.log_tail"]
+        log = mlflow.artifacts.download_artifacts(run_id=run.info.run_id, artifact_path="logs/output.log")
+        assert "line of the log" in Path(log).read_text()
+    assert "Traceback" in outcomes[1].text
+    assert runs[0].data.tags["mlflow.parentRunId"] == "parent" and outcomes[0].result["seed"] == "0"
+    (note, _) = notes(0)
+    assert note["MLFLOW_RUN_ID"] == runs[0].info.run_id and note["MLFLOW_EXPERIMENT_ID"] is None
+    assert note["OMP_NUM_THREADS"] == "3"
+    assert not any(alive(notes(seed)[0]["pid"]) for seed in range(4))
+
+
+@pytest.mark.slow
+def test_a_run_over_its_memory_limit_is_stopped_and_says_so(store):
+    order(0, "eat 0")
+    with Here(store, Share(memory_mb=500)) as pool:
+        pool.submit(task(0))
+        outcome = drain(pool)[0]
+    assert outcome.status == "out_of_memory" and "500 MB" in outcome.reason
+    assert recorded(outcome.run_id).info.status == "FAILED"
+
+
+@pytest.mark.slow
+def test_runs_are_in_order_and_no_more_than_asked_for(store):
+    for seed in range(3):
+        order(seed, "sleep 0.1")
+    with Here(store, Share(), jobs=1, stagger=0.2) as pool:
+        for seed in (2, 0, 1):
+            pool.submit(task(seed))
+        drain(pool)
+    spans = [(notes(seed)[0]["begin"], notes(seed)[1]["end"]) for seed in (2, 0, 1)]
+    assert spans == sorted(spans) and all(a[1] <= b[0] for a, b in zip(spans, spans[1:], strict=False))
+
+
+def test_cancelled_runs_are_killed_and_waiting_ones_never_start(store):
+    order(0, "sleep 60")
+    with Here(store, Share(), jobs=1) as pool:
+        pool.submit(task(0))
+        pool.submit(task(1))
+        until(lambda: pool.wait(0.1) and notes(0) or notes(0))
+        (outcome,) = (event for event in pool.cancel_all() if isinstance(event, Outcome))
+    assert outcome.status == "killed" and recorded(outcome.run_id).info.status == "KILLED"
+    assert not alive(notes(0)[0]["pid"]) and not notes(1)
+
+
+@pytest.mark.slow
+def test_a_child_ends_when_its_watcher_is_gone():
+    order(0, "sleep 60")
+    Path("task.json").write_text(task(0).model_dump_json())
+    code = ("from hdmap_mlflow.execution.process import *; from hdmap_mlflow.execution.task import *; "
+            "list(watch(Task.model_validate_json(open('task.json').read()), Share()))")  # fmt: skip
+    watcher = subprocess.Popen([sys.executable, "-c", code])
+    child = until(lambda: notes(0))[0]["pid"]
+    watcher.send_signal(signal.SIGKILL)
+    watcher.wait()
+    until(lambda: not alive(child), seconds=10)
+
+
+def test_a_process_is_told_from_a_later_one_of_the_same_number():
+    me = identity()
+    assert not is_gone(me)
+    assert is_gone(me.rpartition(":")[0] + ":1")
+    assert not is_gone("another-host:1:1"), "nothing is known of other hosts"
+    done = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
+    name = identity(done.pid)
+    assert not is_gone(name)
+    done.communicate()
+    assert is_gone(name)
+
+
+GPU_NODE = {"CPU": 32.0, "GPU": 4.0, "memory": 64e9}
+PLAIN_NODE = {"CPU": 8.0, "memory": 16e9}
+
+
+@pytest.mark.parametrize(
+    ("share", "jobs", "nodes", "cpus", "gpus", "at_once"),
+    [
+        (Share(), 0, [GPU_NODE], 8, 1, 4),
+        (Share(gpus=0.5), 0, [GPU_NODE], 4, 0.5, 8),
+        (Share(), 0, [GPU_NODE, GPU_NODE], 8, 1, 8),
+        (Share(), 2, [GPU_NODE], 16, 1, 2),
+        (Share(), 0, [GPU_NODE, PLAIN_NODE], 8, 1, 4),
+        (Share(), 0, [PLAIN_NODE], 1, 0, 5),  # 3 GB a run
+        (Share(memory_mb=8000), 0, [PLAIN_NODE], 4, 0, 2),
+        (Share(), 2, [PLAIN_NODE], 4, 0, 2),
+        (Share(), 16, [PLAIN_NODE], 0.5, 0, 16),
+        (Share(cpus=4), 0, [PLAIN_NODE], 4, 0, 2),
+    ],
+)
+def test_what_is_left_open_is_divided_evenly(share, jobs, nodes, cpus, gpus, at_once):
+    found, held = fit(share, jobs, nodes)
+    assert (found.cpus, found.gpus, held) == (cpus, gpus, at_once)
+
+
+def test_a_share_that_no_node_holds_is_refused():
+    with pytest.raises(BadInput, match="no node holds a run of 16 CPUs"):
+        fit(Share(cpus=16), 0, [PLAIN_NODE, PLAIN_NODE])
+
+
+def test_without_ray_the_way_out_is_named(store, monkeypatch):
+    monkeypatch.setitem(sys.modules, "ray", None)
+    with pytest.raises(BadInput, match=r"pip install -e '.\[grid\]'"):
+        Cluster(store, Share())
+
+
+def test_a_run_waits_for_its_gpu_and_gives_up_in_time(store, monkeypatch):
+    from hdmap_mlflow.execution import gpus
+
+    busy = gpus.Gpu(0, "GPU-aa", "fake", 55, 9000, 16000, 1)
+    seen = [[busy], [busy], []]
+    monkeypatch.setattr(gpus, "POLL_SECONDS", 0.01)
+    monkeypatch.setattr(gpus, "inspect", lambda: seen.pop(0) if seen else [])
+    gpus.wait_until_idle(Idle())
+    assert seen == []
+    monkeypatch.setattr(gpus, "inspect", lambda: [busy])
+    with Here(store, Share(idle=Idle(max_wait=0.1))) as pool:
+        pool.submit(task(0))
+        outcome = drain(pool)[0]
+    assert outcome.status == "failed" and "GPU 0 (55 %, 9,000 MB) not idle" in outcome.reason and not notes(0)
+    gpus.wait_until_idle(Idle(utilisation=60, memory_mb=10_000))
+
+
+def test_the_gpus_are_read_through_nvml_and_shown(monkeypatch):
+    """A stand-in for NVML with an idle and a busy GPU; without a driver there is none."""
+    from typer.testing import CliRunner
+
+    from hdmap_mlflow.__main__ import app
+
+    class Error(Exception):
+        pass
+
+    nvml = types.SimpleNamespace(
+        NVMLError=Error,
+        nvmlInit=lambda: None,
+        nvmlShutdown=lambda: None,
+        nvmlDeviceGetCount=lambda: 2,
+        nvmlDeviceGetHandleByIndex=lambda index: index,
+        nvmlDeviceGetMemoryInfo=lambda index: types.SimpleNamespace(used=[1e8, 9e9][index], total=16e9),
+        nvmlDeviceGetUUID=lambda index: f"GPU-{index}",
+        nvmlDeviceGetName=lambda index: "Tesla",
+        nvmlDeviceGetUtilizationRates=lambda index: types.SimpleNamespace(gpu=[0, 97][index]),
+        nvmlDeviceGetComputeRunningProcesses=lambda index: [1] * index,
+    )
+    monkeypatch.setitem(sys.modules, "pynvml", nvml)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    shown = CliRunner().invoke(app, ["gpus"])
+    assert shown.exit_code == 0 and "1 of 2 GPUs idle" in shown.output
+    assert "97 %" in shown.output and "9,000 of 16,000" in shown.output
+    assert CliRunner().invoke(app, ["gpus", "--idle-memory", "50"]).exit_code == 1
+    monkeypatch.setattr(nvml, "nvmlInit", lambda: (_ for _ in ()).throw(Error()))
+    assert "no NVIDIA GPU" in CliRunner().invoke(app, ["gpus"]).output
+
+
+def test_only_the_visible_gpus_count(monkeypatch):
+    from hdmap_mlflow.execution import gpus
+
+    found = [gpus.Gpu(i, f"GPU-{i}{i}", "fake", 0, 0, 1, 0) for i in range(3)]
+    monkeypatch.setattr(gpus, "inspect", lambda: found)
+    for value, wanted in (("0,2", [0, 2]), ("GPU-11", [1]), ("", [])):
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", value)
+        assert [gpu.index for gpu in gpus.visible()] == wanted
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES")
+    assert len(gpus.visible()) == 3

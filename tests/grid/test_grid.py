@@ -1,0 +1,170 @@
+"""Grids of fake runs on real Ray: each run once, on its own device, whatever is killed in between."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import mlflow
+import pytest
+from fakes import alive, cells, command, notes, order, until
+
+from hdmap_mlflow.errors import BadInput, Incomplete
+from hdmap_mlflow.execution.launch import Launch
+from hdmap_mlflow.execution.task import Share
+from hdmap_mlflow.grid import driver, plan
+
+pytestmark = pytest.mark.xdist_group("processes")  # what starts processes of its own goes by the clock
+
+
+def carry_out(found, store, **launch):
+    launch = {"child": command(), "stagger": 0, "ray": False, **launch}
+    driver.carry_out(plan.look_up(found, store), store, Launch(**launch))
+
+
+def runs(store, kind="run"):
+    return mlflow.MlflowClient().search_runs([store.experiment_id], f"tags.\"hdmap.kind\" = '{kind}'")
+
+
+@pytest.fixture
+def drive():
+    """Starts a grid as a program of its own: `drive(count, gpus, memory_mb)`."""
+    started = []
+
+    def start(*arguments, interrupt=signal.SIG_DFL):
+        command = [sys.executable, str(Path(__file__).parents[1].joinpath("helpers", "drive.py")), *map(str, arguments)]
+        pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+        # As a terminal starts it, or ignoring SIGINT as a script's `hdmap grid &` does.
+        started.append(subprocess.Popen(command, preexec_fn=lambda: signal.signal(signal.SIGINT, interrupt), **pipes))
+        return started[-1]
+
+    yield start
+    for process in started:
+        process.kill()
+        process.communicate()
+
+
+def overlap(spans):
+    """The largest number of (begin, end) spans that hold at one time."""
+    return max(sum(begin <= at < end for begin, end in spans) for at, _ in spans)
+
+
+@pytest.mark.slow
+def test_twelve_runs_on_three_gpus_are_three_at_once_each_on_its_own(store):
+    for seed in range(12):
+        order(seed, "sleep 2")
+    carry_out(cells(12), store, ray=True, devices=3, share=Share(cpus=0.1))
+    by_gpu = {}
+    for seed in range(12):
+        begun, ended = notes(seed)
+        by_gpu.setdefault(begun["CUDA_VISIBLE_DEVICES"], []).append((begun["begin"], ended["end"]))
+    assert set(by_gpu) == {"0", "1", "2"}
+    assert all(overlap(spans) == 1 for spans in by_gpu.values())
+    assert overlap([span for spans in by_gpu.values() for span in spans]) == 3
+    (parent,) = runs(store, "grid")
+    assert parent.info.status == "FINISHED" and parent.data.metrics["grid/finished"] == 12
+    assert {run.data.tags["mlflow.parentRunId"] for run in runs(store)} == {parent.info.run_id}
+    (folder,) = Path("results/patchcore").iterdir()
+    assert len(list(folder.glob("output_exp_*_gpu[012].log"))) == 12
+    assert json.loads(next(folder.glob("result_exp_07_quick_gpu*.json")).read_text())["seed"] == "7"
+
+
+@pytest.mark.slow
+def test_what_dies_under_ray_fails_alone(store, drive):
+    """A child by SIGKILL, one over its memory limit (again with half the batch), and a Ray worker by SIGKILL."""
+    for seed, text in enumerate(("die", "eat 16", "eat 0", "sleep 60", "sleep 1")):
+        order(seed, text)
+    process = drive(5, 5, 500)
+    watched = until(lambda: notes(3), 60)[0]
+    os.kill(watched["watcher"], signal.SIGKILL)
+    out, err = process.communicate(timeout=120)
+    assert process.returncode == 1 and "3 of 5 runs did not finish" in err and "--retry failed" in err
+    until(lambda: not alive(watched["pid"]))
+    last = {run.data.tags["hdmap.planned"][-1]: run for run in reversed(runs(store))}
+    assert [last[str(i)].info.status for i in range(5)] == ["FAILED", "FINISHED", "FAILED", "FAILED", "FINISHED"], out
+    assert "SIGKILL" in last["0"].data.tags["hdmap.reason"]
+    assert "worker died" in last["3"].data.tags["hdmap.reason"]
+    assert [note["batch"] for note in notes(1)] == [32, 16, 16]
+    tags = last["1"].data.tags
+    assert tags["hdmap.retry"] == "out_of_memory" and tags["hdmap.batch_size_planned"] == "32"
+    assert "500 MB" in last["2"].data.tags["hdmap.reason"] and len(notes(2)) == 2, "tried again once, not more"
+    assert len(runs(store)) == 7
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT, signal.SIGTERM])
+def test_a_grid_that_was_ended_goes_on_and_repeats_nothing(store, drive, how):
+    for seed in range(6):
+        order(seed, "sleep 60" if seed > 2 else "sleep 0.5")
+    process = drive(6, 3, 0, interrupt=signal.SIG_IGN if how == signal.SIGTERM else signal.SIG_DFL)
+    until(lambda: len(notes(2)) == 2 and any(notes(seed) for seed in (3, 4, 5)), 60)
+    until(lambda: sum(run.info.status == "FINISHED" for run in runs(store)) == 3)
+    process.send_signal(how)
+    _, err = process.communicate(timeout=60)
+    stopped = [notes(seed)[0]["pid"] for seed in (3, 4, 5) if notes(seed)]
+    until(lambda: not any(map(alive, stopped)))
+    if how != signal.SIGKILL:
+        assert process.returncode == 130 and "To go on: hdmap grid --again" in err
+        assert {run.info.status for run in runs(store)} == {"FINISHED", "KILLED"}
+        assert runs(store, "grid")[0].info.status == "KILLED"
+    for seed in (3, 4, 5):
+        order(seed, "sleep 0.5")
+    carry_out(cells(6), store, jobs=3)
+    assert [len(notes(seed)) for seed in range(3)] == [2, 2, 2], "what had finished was not run again"
+    assert all("end" in notes(seed)[-1] for seed in range(6))
+    states = [run.info.status for run in runs(store)]
+    assert states.count("FINISHED") == 6 and set(states) <= {"FINISHED", "KILLED"}
+    (parent,) = runs(store, "grid")
+    assert parent.info.status == "FINISHED", "the same grid run went on"
+
+
+@pytest.mark.slow
+def test_a_cluster_of_two_nodes_shares_the_runs(store):
+    from ray.cluster_utils import Cluster
+
+    for seed in range(6):
+        order(seed, "sleep 2")
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "num_gpus": 1})
+    try:
+        cluster.add_node(num_cpus=2, num_gpus=2)
+        carry_out(cells(6), store, ray=True, ray_address=cluster.address)
+    finally:
+        cluster.shutdown()
+    spans = [(notes(seed)[0]["begin"], notes(seed)[1]["end"]) for seed in range(6)]
+    assert overlap(spans) == 3, "one on the head, two on the other node"
+    assert {notes(seed)[0]["OMP_NUM_THREADS"] for seed in range(6)} == {"1"}
+    assert len({notes(seed)[0]["CUDA_VISIBLE_DEVICES"] for seed in range(6)}) == 2
+
+
+@pytest.mark.slow
+def test_failed_runs_wait_for_retry_and_finished_ones_for_force(store, capsys):
+    order(1, "raise no luck")
+    with pytest.raises(Incomplete, match="1 of 2 runs did not finish"):
+        carry_out(cells(2), store, jobs=2)
+    order(1, "sleep 0")
+    with pytest.raises(Incomplete, match="--retry failed"):
+        carry_out(cells(2), store)
+    assert len(notes(1)) == 1
+    driver.show_plan(plan.look_up(cells(2), store), store, Launch(retry=frozenset({"failed"})))
+    shown = capsys.readouterr().out
+    assert "failed: ValueError: no luck" in shown and "1 finished, 1 to run" in shown and "Nothing was started" in shown
+    carry_out(cells(2), store, retry=frozenset({"failed"}))
+    assert (len(notes(0)), len(notes(1))) == (2, 3)
+    carry_out(cells(1), store, force=True)
+    assert len(notes(0)) == 4
+    assert runs(store, "grid")[-1].info.status == "FINISHED"
+
+
+@pytest.mark.parametrize(
+    ("launch", "says"),
+    [
+        ({"retry": frozenset({"faild"})}, "give failed"),
+        ({"share": Share(gpus=0.5, idle={})}, "whole GPUs"),
+        ({"jobs": -1}, "0 or more"),
+    ],
+)
+def test_a_launch_that_makes_no_sense_is_refused(launch, says):
+    with pytest.raises(BadInput, match=says):
+        Launch(**launch)

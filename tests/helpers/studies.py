@@ -1,0 +1,15 @@
+"""A small study."""
+
+from hdmap_mlflow.config import DataConfig, ModelConfig, RunConfig
+from hdmap_mlflow.tuning.space import Dimension, Space
+from hdmap_mlflow.tuning.storage import Place
+from hdmap_mlflow.tuning.study import Study
+
+CONFIG = RunConfig(condition="c", data=DataConfig(), model=ModelConfig(name="m", settings={"x": 0.5, "n": 3}))
+DIMENSIONS = {"model.x": Dimension(type="float", low=0, high=1), "model.n": Dimension(type="int", low=1, high=9)}
+SPACE = Space(DIMENSIONS, CONFIG)
+
+
+def study(kind="sqlite", space=SPACE, terms=None, directions=("maximize",), **more):
+    place = Place.of("journal://s.log" if kind == "journal" else "sqlite:///s.db")
+    return Study(place, "s", space, terms or {"data_digest": "d"}, list(directions), **more)

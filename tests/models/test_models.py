@@ -1,0 +1,224 @@
+"""The registry, the check of settings against signatures, and the weights."""
+
+import json
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from hdmap_mlflow.config import RunConfig, packaged_conditions
+from hdmap_mlflow.errors import BadInput
+from hdmap_mlflow.models import backbones, builder, registry, signature
+from hdmap_mlflow.models.parts import textures
+from hdmap_mlflow.runs import setup
+
+
+@pytest.mark.parametrize("model", registry.REGISTRY)
+def test_every_packaged_condition_is_accepted_by_its_model(model):
+    conditions = packaged_conditions(model)
+    assert {"quickstart", "baseline"} <= set(conditions)
+    for name in conditions:
+        assert setup.configure(model, name).model.name == model
+
+
+@pytest.mark.parametrize("model", registry.REGISTRY)
+def test_every_search_space_names_settings_that_exist_and_holds_the_default(model):
+    entry = registry.find_model(model)
+    flat = setup.configure(model, "baseline").flat()
+    for key, law in entry.space.items():
+        assert key in flat, key
+        if law["type"] == "categorical":
+            assert flat[key] in [c if isinstance(c, str) else json.dumps(c) for c in law["choices"]]
+        else:
+            assert law["low"] <= float(flat[key]) <= law["high"]
+
+
+@pytest.mark.parametrize(
+    ("model", "overrides", "says"),
+    [
+        ("patchcore", "model.num_neighbours=5", "did you mean 'num_neighbors'"),
+        ("patchcore", "model.num_neighbors=few", "model.num_neighbors"),
+        ("patchcore", "model.backbone=resnet1", "did you mean"),
+        ("patchcore", "model.layers=[layer9]", "it has: "),
+        ("reverse_distillation", "model.backbone=vgg16", "takes model.backbone resnet*"),
+        ("reverse_distillation", "model.weights=embedded", "hub or random only"),
+        ("dfm", "model.layer=layer9", "it has: "),
+        ("cfa", "data.image_size=[64,96]", "square"),
+        ("ganomaly", "data.image_size=[96,96]", "power of two"),
+        ("efficient_ad", "data.image_size=[128,128]", "at least 256"),
+        ("efficient_ad", "data.batch_size=2", "data.batch_size=1 only"),
+        ("dsr", "train.max_epochs=1", "train.max_epochs=2 or more"),
+        ("draem", "model.weights=random", "starts from scratch"),
+        ("draem", "model.dtd_dir=/no/such/folder", "PNG or JPEG"),
+        ("draem_sevnet", "model.learning_rate=0.1", "set by train.learning_rate"),
+        ("padim", "train.optimizer=sgd", "fitted in one pass, without an optimizer; leave train.optimizer out"),
+        ("padim", "train.learning_rate=0.1", "leave train.learning_rate out"),
+        ("padim", "train.weight_decay=0", "leave train.weight_decay out"),
+        ("cflow", "model.decoder=glow", "model.decoder"),
+        ("dinomaly", "model.encoder_name=resnet18", "takes model.encoder_name vit_"),
+        ("stfpm", "model.pre_trained=maybe", "neither true"),
+        ("reverse_distillation", "data.image_size=[100,100]", "multiples of 32"),
+        ("reverse_distillation", "model.anomaly_map_mode=divide", "model.anomaly_map_mode"),
+    ],
+)
+def test_a_wrong_model_setting_is_one_line_before_anything_is_loaded(model, overrides, says):
+    with pytest.raises(BadInput) as caught:
+        setup.configure(model, "quickstart", overrides=overrides)
+    assert says in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_recorded_run_that_asked_for_what_new_ones_may_not_is_still_read():
+    old = setup.configure("padim").model_dump(mode="json")
+    old["train"] |= {"optimizer": "adam", "learning_rate": 0.1, "weight_decay": 0.0}
+    config = RunConfig.model_validate(old)
+    assert builder.check(config).train == config.train
+    old = setup.configure("ganomaly", overrides="data.batch_size=5").model_dump(mode="json")
+    old["model"]["settings"]["batch_size"] = 32  # the class's default, which was recorded whatever data.batch_size was
+    assert builder.check(RunConfig.model_validate(old)).model.settings["batch_size"] == 32
+
+
+def test_each_model_that_trains_can_be_tuned_and_every_model_has_a_paper():
+    for name, entry in registry.REGISTRY.items():
+        assert entry.paper, name
+        assert not entry.trains or "train.learning_rate" in entry.space, name
+
+
+def test_every_setting_of_the_class_is_on_the_record_even_where_the_condition_leaves_it_out(tmp_path):
+    file = tmp_path / "mine.json"
+    file.write_text('{"condition_1": {"name": "bare", "config": {"image_size": [64, 96]}}}')
+    flat = setup.configure("stfpm", "bare", str(file)).flat()
+    assert flat["model.backbone"] == "resnet18" and flat["model.layers"] == '["layer1", "layer2", "layer3"]'
+    assert flat["train.learning_rate"] == "0.4" and flat["train.max_epochs"] == "100"
+
+
+def test_settings_that_follow_from_others_are_worked_out_unless_they_are_given():
+    glass = setup.configure("glass", "baseline", overrides="data.image_size=[64,96]").model.settings
+    assert glass["input_shape"] == (64, 96)
+    ganomaly = setup.configure("ganomaly", "baseline", overrides="data.batch_size=5").model.settings
+    assert ganomaly["batch_size"] == 5
+    fre = setup.configure(
+        "fre", "baseline", overrides="data.image_size=[128,64],model.backbone=resnet18"
+    ).model.settings
+    assert fre["input_dim"] == 256 * 4 * 2
+    assert setup.configure("fre", "baseline", overrides="model.input_dim=7").model.settings["input_dim"] == 7
+
+
+def test_textures_are_made_once_and_a_folder_of_the_users_own_is_taken(tmp_path, monkeypatch):
+    monkeypatch.setenv("HDMAP_CACHE", str(tmp_path / "cache"))
+    made = Path(textures.folder("generated"))
+    pictures = sorted(made.rglob("*.png"))
+    assert len(pictures) == textures.COUNT and len({file.read_bytes() for file in pictures}) == textures.COUNT
+    stamps = [file.stat().st_mtime_ns for file in pictures]
+    textures.folder("generated")
+    assert [file.stat().st_mtime_ns for file in pictures] == stamps
+    textures.check("draem", "dtd_dir", str(pictures[0].parent))
+    assert textures.folder(str(pictures[0].parent)) == str(pictures[0].parent)
+
+
+def test_made_textures_are_noise_at_three_scales_and_the_same_on_every_machine(tmp_path, monkeypatch):
+    monkeypatch.setattr(textures, "COUNT", 3)
+    monkeypatch.setenv("HDMAP_CACHE", str(tmp_path))
+    made = Path(textures.folder("generated"))
+    assert made == tmp_path / "textures" and [path.name for path in made.iterdir()] == ["noise"]
+    rng = np.random.default_rng(0)
+    for i in range(3):
+        scales = rng.choice([2, 4, 8, 16, 32, 64], size=3, replace=False)
+        parts = [cv2.resize(rng.random((s, s, 3)), (256, 256), interpolation=cv2.INTER_CUBIC) for s in scales.tolist()]
+        expected = (255 * np.clip(sum(parts) / 3, 0, 1)).astype(np.uint8)
+        assert abs(cv2.imread(str(made / "noise" / f"0{i}.png")).astype(int) - expected).max() <= 1
+
+
+@pytest.mark.parametrize("name", ["a.png", "b.JPG", "deep/er/c.jpeg", "d.webp"])
+def test_a_texture_folder_has_a_picture_somewhere(tmp_path, name):
+    (tmp_path / "notes.txt").touch()
+    with pytest.raises(BadInput, match=f"model.dtd_dir={tmp_path}: draem needs a folder.*model.dtd_dir=generated"):
+        textures.check("draem", "dtd_dir", str(tmp_path))
+    (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+    (tmp_path / name).touch()
+    textures.check("draem", "dtd_dir", str(tmp_path))
+    textures.check("draem", "dtd_dir", "generated")
+
+
+def test_a_texture_folder_below_home_is_found(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "mine.png").touch()
+    textures.check("draem", "dtd_dir", "~")
+    assert textures.folder("~") == str(tmp_path)
+
+
+@pytest.mark.parametrize("model", registry.REGISTRY)
+def test_a_configuration_that_went_through_json_is_the_same_run(model):
+    config = setup.configure(model, "quickstart")
+    again = builder.check(RunConfig.model_validate_json(config.model_dump_json()))
+    assert again.flat() == config.flat()
+
+
+def test_unknown_model_names_the_nearest():
+    with pytest.raises(BadInput, match="did you mean 'patchcore'"):
+        setup.configure("pachcore")
+
+
+def test_embedded_weights_fit_and_are_written_once(tmp_path, monkeypatch):
+    monkeypatch.setenv("HDMAP_CACHE", str(tmp_path))
+    import timm
+    import torch
+
+    state = torch.get_rng_state()
+    found = backbones.resolve("embedded", backbones.EMBEDDED)
+    assert torch.equal(torch.get_rng_state(), state), "a run's first weights must not depend on what the cache holds"
+    assert found.mean == (0.5, 0.5, 0.5)
+    model = timm.create_model(found.name, pretrained=True, features_only=True)
+    random = timm.create_model(backbones.EMBEDDED, pretrained=False, features_only=True)
+    assert backbones.weights_digest(model) != backbones.weights_digest(random)
+    stamp = (tmp_path / "weights" / backbones.EMBEDDED / "model.safetensors").stat().st_mtime_ns
+    backbones.resolve("embedded", backbones.EMBEDDED)
+    assert (tmp_path / "weights" / backbones.EMBEDDED / "model.safetensors").stat().st_mtime_ns == stamp
+
+
+def test_weights_never_fall_back_silently(tmp_path, monkeypatch):
+    with pytest.raises(BadInput, match="set model.backbone=tf_efficientnet_lite0"):
+        backbones.resolve("embedded", "resnet18")
+    with pytest.raises(BadInput, match="no config.json"):
+        backbones.resolve(str(tmp_path), "resnet18")
+    (tmp_path / "config.json").write_text(json.dumps({"architecture": "resnet34"}))
+    with pytest.raises(BadInput, match="are of resnet34"):
+        backbones.resolve(str(tmp_path), "resnet18")
+    monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
+    monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", "http://127.0.0.1:9")
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr("huggingface_hub.utils._http.time.sleep", lambda seconds: None)  # it waits between its tries
+    with pytest.raises(BadInput, match="hub cannot be reached for the weights of 'resnet18'.*weights=embedded"):
+        backbones.resolve("hub", "resnet18")
+
+
+@pytest.mark.parametrize(
+    ("architecture", "folder", "says"),
+    [("resnet18", "vitaly", "must not have"), ("vit_tiny_patch16_224", "tiny", "needs the letters")],
+)
+def test_a_path_that_anomalib_would_misread_is_refused(architecture, folder, says, tmp_path):
+    (tmp_path / folder).mkdir()
+    (tmp_path / folder / "config.json").write_text(json.dumps({"architecture": architecture}))
+    with pytest.raises(BadInput, match=says):
+        backbones.resolve(str(tmp_path / folder), architecture)
+
+
+def test_random_weights_ask_nothing_of_the_hub_and_leave_the_libraries_as_they_were(monkeypatch):
+    import timm
+    import torchvision
+
+    asked = []
+    monkeypatch.setattr(timm, "create_model", before := lambda name, pretrained=False, **_: asked.append(pretrained))
+    monkeypatch.setattr("torchvision.models._api.load_state_dict_from_url", lambda *_, **__: asked.append("a download"))
+    with backbones.random_weights():
+        timm.create_model("resnet10t", pretrained=True)
+        torchvision.models.resnet18(weights="DEFAULT")
+    assert asked == [False] and timm.create_model is before
+
+
+def test_a_class_that_is_no_anomalib_model_is_refused():
+    with pytest.raises(BadInput, match="not an anomalib model"):
+        signature.load_class("collections:OrderedDict")
+    with pytest.raises(BadInput, match="cannot be imported"):
+        signature.load_class("no_such_package.models:Model")

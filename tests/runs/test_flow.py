@@ -1,0 +1,272 @@
+"""The whole flow on small maps: what is measured, what is recorded, and how a run ends."""
+
+import json
+import logging
+import shutil
+from pathlib import Path
+
+import mlflow
+import numpy as np
+import pandas as pd
+import pytest
+import tifffile
+from maps import write_domain
+from servers import new_store
+from sklearn.metrics import roc_auc_score
+from small import RANDOM_PADIM, RANDOM_PATCHCORE, RANDOM_RD, SMALL
+
+from hdmap_mlflow.data.dataset import read
+from hdmap_mlflow.errors import BadInput
+from hdmap_mlflow.evaluation import scoring
+from hdmap_mlflow.runs import flow, setup
+
+pytestmark = pytest.mark.usefixtures("store")  # a fresh SQLite store costs a run of this size as much as the run
+
+
+def configure(maps, model="patchcore", overrides=RANDOM_PATCHCORE, **flags):
+    flags = {"data.root": str(maps)} | {key.replace("__", "."): value for key, value in flags.items()}
+    return setup.configure(model, flags=flags, overrides=overrides)
+
+
+def last_run():
+    return mlflow.MlflowClient().search_runs(["1"], order_by=["start_time DESC"])[0]
+
+
+def quiet(_line):
+    return None
+
+
+@pytest.fixture(scope="module")
+def finished(maps, tmp_path_factory):
+    """One run in a store of its own, for the tests that read what it left."""
+    folder = tmp_path_factory.mktemp("finished")
+    here = f"tracking.uri={new_store(folder / 'mlflow.db')},tracking.output_dir={folder / 'out'}"
+    return flow.execute(configure(maps, overrides=f"{RANDOM_PATCHCORE},{here}"), say=quiet)
+
+
+def artifact(run_id, path, uri=None):
+    return mlflow.artifacts.download_artifacts(run_id=run_id, artifact_path=path, tracking_uri=uri)
+
+
+def text(run_id, path, uri=None):
+    return Path(artifact(run_id, path, uri)).read_text()
+
+
+def test_a_run_leaves_the_whole_record(finished):
+    found = mlflow.MlflowClient(finished.uri).get_run(finished.run_id)
+    assert found.info.status == "FINISHED"
+    assert found.info.run_name == "patchcore/quickstart/domain_A/s0"
+    assert found.data.params["data.source_domain"] == "domain_A"
+    assert found.data.params["model.layers"] == '["layer1"]'
+    tags = found.data.tags
+    assert tags["hdmap.kind"] == "run" and tags["hdmap.validation"] == "source_holdout"
+    assert tags["hdmap.weights"].startswith("random:")
+    assert tags["hdmap.status"] == "finished" and tags["hdmap.simulated"] == "false"
+    assert {"hdmap.fingerprint", "hdmap.data_digest", "hdmap.grade", "mlflow.note.content"} <= set(tags)
+    for name in ("val/image_AUROC", "source/image_AUROC", "source/image_F1", "target/domain_B/image_AP",
+                 "target_mean/image_AUROC", "target_worst/image_AUROC", "transfer/ratio",
+                 "cost/fit_seconds"):  # fmt: skip
+        assert name in found.data.metrics
+    assert {dataset.dataset.name for dataset in found.inputs.dataset_inputs} == {"domain_A", "domain_B", "domain_C"}
+    result = json.loads(text(finished.run_id, "result.json", finished.uri))
+    assert set(result["target_results"]) == {"domain_B", "domain_C"}
+    assert result["training_info"]["completion"] == "fitted"
+    assert "anomalib" in json.loads(text(finished.run_id, "environment.json", finished.uri))["packages"]
+
+
+def test_metrics_are_those_of_the_raw_scores_that_are_kept(finished, maps):
+    frame = pd.read_parquet(artifact(finished.run_id, "scores/domain_B.parquet", finished.uri))
+    assert len(frame) == 16
+    assert frame["score"].max() > 1.0, "raw PatchCore distances are not normalised to [0, 1]"
+    assert finished.metrics["target/domain_B/image_AUROC"] == roc_auc_score(frame["label"], frame["score"])
+    first = tifffile.imread(maps / "domain_B" / frame["path"].iloc[0])
+    np.testing.assert_allclose(frame["image_max"].iloc[0], first.max(), rtol=1e-6)
+    source = pd.read_parquet(artifact(finished.run_id, "scores/domain_A.parquet", finished.uri))
+    assert source["split"].value_counts().to_dict() == {"val": 8, "test": 8}
+    assert not set(source[source["split"] == "val"]["path"]) & set(source[source["split"] == "test"]["path"])
+
+
+@pytest.mark.slow
+def test_a_large_shift_does_not_saturate_the_auroc(tmp_path):
+    """Both targets hold the same faults; one is 50 times brighter. Clamped scores would give exactly 0.5 there."""
+    write_domain(tmp_path, "domain_A")
+    far = write_domain(tmp_path, "far")
+    for path in far.rglob("*.tiff"):
+        tifffile.imwrite(path, tifffile.imread(path) * np.float32(50))
+    result = flow.execute(configure(tmp_path), say=quiet)
+    frame = pd.read_parquet(artifact(result.run_id, "scores/far.parquet"))
+    assert frame["score"].nunique() == len(frame)
+    assert abs(result.metrics["target/far/image_AUROC"] - 0.5) > 0.05
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("model", "overrides"), [("patchcore", RANDOM_PATCHCORE), ("reverse_distillation", RANDOM_RD)])
+def test_the_same_seeds_give_the_same_metrics_to_the_last_digit(maps, model, overrides):
+    first, again = (flow.execute(configure(maps, model, overrides), say=quiet) for _ in range(2))
+    other = flow.execute(configure(maps, model, overrides, train__seed=1), say=quiet)
+    assert first.metrics == again.metrics
+    assert first.metrics != other.metrics
+
+
+@pytest.mark.slow
+def test_a_trained_model_reports_its_best_epoch_and_reloads(maps):
+    from hdmap_mlflow.scoring import score
+
+    from hdmap_mlflow.models import builder
+    from hdmap_mlflow.runs.train import load_checkpoint
+
+    config = configure(maps, "reverse_distillation", SMALL + ",train.max_epochs=4,train.early_stopping_patience=1")
+    result = flow.execute(config, say=quiet)
+    client = mlflow.MlflowClient()
+    history = client.get_metric_history(result.run_id, "epoch/val_image_AUROC")
+    best = max(point.value for point in history)
+    training = json.loads(text(result.run_id, "result.json"))["training_info"]
+    assert training["best_val_image_AUROC"] == pytest.approx(best)
+    assert result.metrics["val/image_AUROC"] == pytest.approx(best)
+    assert len(history) == training["last_epoch"] + 1
+    (checkpoint,) = client.list_artifacts(result.run_id, "checkpoint")
+    name = checkpoint.path.rsplit("/", 1)[-1]
+    assert name.startswith("reverse_distillation_multi_domain_domain_A_epoch=") and "val_image_AUROC=" in name
+
+    from hdmap_mlflow.data.datamodule import MultiDomainHDMAPDataModule
+
+    model = builder.build(config)
+    load_checkpoint(model, artifact(result.run_id, checkpoint.path))
+    module = MultiDomainHDMAPDataModule(read(config).domains, config.data)
+    again = score(model, module.scoring_dataloader("domain_B", "test"), "domain_B", "test", "cpu", False).table["score"]
+    kept = pd.read_parquet(artifact(result.run_id, "scores/domain_B.parquet"))["score"]
+    np.testing.assert_array_equal(again, kept)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("validation", ["source_test", "synthetic"])
+def test_every_validation_strategy_runs_and_is_tagged(maps, validation, monkeypatch):
+    passes, score = [], scoring.score
+    monkeypatch.setattr(scoring, "score", lambda *given: passes.append(given[2:4]) or score(*given))
+    result = flow.execute(configure(maps, data__validation=validation), say=quiet)
+    assert last_run().data.tags["hdmap.validation"] == validation
+    source = pd.read_parquet(artifact(result.run_id, "scores/domain_A.parquet"))
+    assert source["split"].value_counts()["test"] == 16
+    assert source.query("split == 'val'")["path"].str.startswith("test").all() == (validation == "source_test")
+    assert ("optimistic" in result.markdown()) == (validation == "source_test")
+    assert (("domain_A", "val") in passes) == (validation != "source_test")  # the same maps are scored once
+    assert len(set(passes)) == len(passes)
+
+
+@pytest.mark.slow
+def test_padim_runs_on_any_backbone(maps):
+    result = flow.execute(configure(maps, "padim", RANDOM_PADIM), say=quiet)
+    assert 0 <= result.metrics["target_mean/image_AUROC"] <= 1
+
+
+def test_the_watched_auroc_is_that_of_raw_scores_of_any_range():
+    """torchmetrics' own would answer 0.5 here: its sigmoid maps every one of these scores to 1."""
+    import torch
+    from anomalib.data import ImageBatch
+
+    from hdmap_mlflow.models.parts.auroc import AUROC
+
+    metric = AUROC(fields=["pred_score", "gt_label"], prefix="val_image_")
+    assert metric.name == "val_image_AUROC"
+    scores, labels = torch.linspace(20, 90, 20), torch.arange(20) > 9
+    for part in (slice(0, 7), slice(7, 20)):
+        images = torch.zeros(len(scores[part]), 3, 4, 4)
+        metric.update(ImageBatch(image=images, pred_score=scores[part], gt_label=labels[part]))
+    assert metric.compute() == 1.0
+
+
+@pytest.mark.slow
+def test_a_target_without_faults_is_absent_and_said(tmp_path):
+    write_domain(tmp_path, "domain_A")
+    write_domain(tmp_path, "domain_B", fault=0)
+    write_domain(tmp_path, "domain_C")
+    result = flow.execute(configure(tmp_path), say=quiet)
+    assert [n for n in result.metrics if n.startswith("target/domain_B")] == ["target/domain_B/FPR_at_normal_q99"]
+    assert result.metrics["target_mean/image_AUROC"] == result.metrics["target/domain_C/image_AUROC"]
+    assert "AUROC is undefined for domain_B" in result.markdown()
+
+
+def test_a_failing_run_is_failed_with_its_reason(maps):
+    config = configure(maps)
+    broken = config.model_copy(update={"model": config.model.model_copy(update={"weights": "/no/weights"})})
+    with pytest.raises(BadInput, match="no config.json"):
+        flow.execute(broken, say=quiet)
+    found = last_run()
+    assert found.info.status == "FAILED"
+    assert "no config.json" in found.data.tags["hdmap.reason"]
+    assert "BadInput" in text(found.info.run_id, "logs/run.log")
+
+
+@pytest.mark.slow
+def test_an_interrupted_run_is_killed(maps):
+    def interrupt(_values, _epoch):
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        flow.execute(configure(maps, "reverse_distillation", RANDOM_RD), on_epoch=interrupt, say=quiet)
+    assert last_run().info.status == "KILLED"
+
+
+def test_bad_data_starts_no_run(tmp_path):
+    folder = write_domain(tmp_path / "maps", "domain_A")
+    write_domain(tmp_path / "maps", "domain_B")
+    (folder / "train/good/000000.tiff").write_bytes(b"II*")
+    with pytest.raises(BadInput, match="000000.tiff"):
+        flow.execute(configure(tmp_path / "maps"), say=quiet)
+    assert mlflow.MlflowClient().search_runs(["0", "1"]) == []
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.slow
+def test_a_checkpoint_that_is_too_large_is_said_and_the_run_stands(maps):
+    result = flow.execute(configure(maps, overrides=RANDOM_PATCHCORE + ",tracking.max_checkpoint_mb=0.001"), say=quiet)
+    tags = mlflow.MlflowClient().get_run(result.run_id).data.tags
+    assert "over tracking.max_checkpoint_mb" in tags["hdmap.checkpoint"]
+    assert tags["hdmap.status"] == "finished"
+
+
+@pytest.mark.slow
+def test_a_failed_upload_never_loses_the_run(maps, monkeypatch):
+    from hdmap_mlflow.tracking import Record
+
+    tries = []
+    original = Record.artifact
+
+    def flaky(self, path, folder=""):
+        if folder == "checkpoint":
+            tries.append(path)
+            raise ConnectionError("store is full")
+        original(self, path, folder)
+
+    monkeypatch.setattr(Record, "artifact", flaky)
+    result = flow.execute(configure(maps), say=quiet)
+    tags = mlflow.MlflowClient().get_run(result.run_id).data.tags
+    assert tries and "store is full" in tags["hdmap.checkpoint"] and tags["hdmap.status"] == "finished"
+
+
+@pytest.mark.slow
+def test_the_optimizer_settings_reach_the_optimizer(maps, caplog):
+    seen = {}
+    from hdmap_mlflow.runs import train
+
+    original = train._OptimizerSettings.on_train_start
+
+    def spy(self, trainer, module):
+        original(self, trainer, module)
+        seen["groups"] = [(type(o).__name__, o.param_groups[0]["lr"], o.param_groups[0]["weight_decay"])
+                          for o in trainer.optimizers]  # fmt: skip
+
+    train._OptimizerSettings.on_train_start = spy
+    try:
+        settings = ",train.max_epochs=1,train.optimizer=adamw,train.learning_rate=0.002,train.weight_decay=0.3"
+        flow.execute(configure(maps, "reverse_distillation", SMALL + settings), say=quiet)
+    finally:
+        train._OptimizerSettings.on_train_start = original
+    assert seen["groups"] == [("AdamW", 0.002, 0.3)]
+
+
+def test_the_log_of_a_run_is_an_artifact(finished):
+    logging.getLogger("x").warning("after the run")
+    assert "after the run" not in text(finished.run_id, "logs/run.log", finished.uri)
+    shutil.rmtree(finished.config.tracking.output_dir)  # the record in MLflow stands on its own
+    assert text(finished.run_id, "config.json", finished.uri)
