@@ -13,10 +13,10 @@ def show_models() -> None:
     """A row a model; quick, because no model is imported."""
     rows = []
     for model, entry in REGISTRY.items():
-        weights = "hub" if entry.needs.online else entry.weights.words() if entry.weights else "none"
+        weights = "hub" if entry.needs.online else entry.weights.describe() if entry.weights else "none"
         names = list(packaged_conditions(model))
         conditions = ", ".join(names[:2]) + (f", {len(names) - 2} more" if len(names) > 2 else "")
-        rows.append([model, "yes" if entry.trains else "no", weights, entry.needs.words(), conditions, entry.paper])
+        rows.append([model, "yes" if entry.trains else "no", weights, entry.needs.describe(), conditions, entry.paper])
     columns = ["model", "trains", "weights", "needs", "conditions", "paper"]
     show_table("models", columns, rows, left=len(columns))
 
@@ -24,11 +24,11 @@ def show_models() -> None:
 def show_model(model: str) -> None:
     """Everything about one model: class, paper, needs, conditions, and each setting as published and as searched."""
     entry, conditions = find_model(model), packaged_conditions(model)
-    print("\n".join(filter(None, [f"{model}: {entry.path}", entry.paper, f"needs: {entry.needs.words()}"])))
+    print("\n".join(filter(None, [f"{model}: {entry.path}", entry.paper, f"needs: {entry.needs.describe()}"])))
     show_table("conditions", ["name", "description"], [[c, conditions[c]["description"]] for c in conditions], left=2)
     flat = setup.configure(model, "baseline").flat()
     own = [key for key in flat if key.startswith("model.")]
     keys = own + [key for key in entry.space if key not in own]
-    searched = {key: space.words(space.Dimension(**law)) for key, law in entry.space.items()}
+    searched = {key: space.describe(space.Dimension(**law)) for key, law in entry.space.items()}
     show_table("settings", ["setting", "published", "searched"],
                [[key, flat[key], searched.get(key, "")] for key in keys], left=3)  # fmt: skip

@@ -260,8 +260,8 @@ def tune(
     from hdmap_mlflow.tuning import driver, search
 
     flags = _flags(data_root, source_domain, target_domains, validation, split_seed, seed)
-    wanted = search.Wanted(model, condition, conditions, flags, overrides, objective, trials, timeout, sampler, pruner,
-                           storage, study, refit_seeds)  # fmt: skip
+    wanted = search.SearchRequest(model, condition, conditions, flags, overrides, objective, trials, timeout, sampler,
+                                  pruner, storage, study, refit_seeds)  # fmt: skip
     share = Share(cpus=cpus_per_run, gpus=None if gpus_per_run < 0 else gpus_per_run, memory_mb=memory_per_run,
                   timeout=run_timeout)  # fmt: skip
     try:

@@ -120,7 +120,7 @@ def with_settings(config: RunConfig, settings: Mapping[str, Any]) -> RunConfig:
     return config.model_copy(update={"model": config.model.model_copy(update={"settings": dict(settings)})})
 
 
-def placed(config: RunConfig, settings: Mapping[str, Any]) -> RunConfig:
+def with_values(config: RunConfig, settings: Mapping[str, Any]) -> RunConfig:
     """The same run with other values for settings, by dotted name. Raises BadInput for a value that is impossible."""
     content = config.model_dump(mode="json")
     for name, value in settings.items():

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 @dataclasses.dataclass(frozen=True)
-class Data:
+class Dataset:
     """The maps of a run, read and checked: the source first, then the targets."""
 
     root: Path
@@ -33,11 +33,11 @@ class Data:
         return json.dumps(sorted((domain.name, domain.digest()) for domain in self.domains))
 
 
-def read(config: RunConfig) -> Data:
+def read(config: RunConfig) -> Dataset:
     """Read and check every map that the run will use. Raises BadInput for the first that is not whole."""
     from hdmap_mlflow.data import layout, simulate
 
     root = layout.find_root(config.data.root)
     names = layout.choose_domains(root, config.data.source_domain, config.data.target_domains)
     domains = layout.read_domains(root, names, config.data.packed)
-    return Data(root, domains, layout.digest(domains), simulate.is_simulated(root))
+    return Dataset(root, domains, layout.digest(domains), simulate.is_simulated(root))

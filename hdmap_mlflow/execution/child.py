@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from hdmap_mlflow.errors import BadInput, OutOfMemory, Stopped
-from hdmap_mlflow.execution.process import GRACE_SECONDS, identity
+from hdmap_mlflow.execution.process import GRACE_SECONDS, process_name
 from hdmap_mlflow.execution.task import Outcome, Status, Task
 from hdmap_mlflow.runs.flow import execute
 
@@ -30,7 +30,7 @@ def flow(task: Task) -> dict[str, Any]:
     try:
         on_epoch = load_hook(task.hook)(**task.arguments) if task.hook else None
         here = {
-            "hdmap.process": identity(int(os.environ["HDMAP_WATCHER"])),
+            "hdmap.process": process_name(int(os.environ["HDMAP_WATCHER"])),
             "hdmap.gpu": os.environ.get("CUDA_VISIBLE_DEVICES") or "none",
         }
         config = builder.check(task.config)  # JSON knows fewer types than the model's signature

@@ -7,7 +7,7 @@ from abc import ABC, abstractmethod
 from collections import deque
 from typing import TYPE_CHECKING
 
-from hdmap_mlflow.execution.process import identity
+from hdmap_mlflow.execution.process import process_name
 from hdmap_mlflow.execution.task import Outcome, Share, Started, Task
 
 if TYPE_CHECKING:
@@ -70,7 +70,11 @@ class Executor(ABC):
     def _start_waiting(self) -> None:
         while self._waiting and len(self._running) < self.at_once and time.monotonic() >= self._next_start:
             task = self._waiting.popleft()
-            tags = {**task.tags, "hdmap.kind": task.kind, "hdmap.process": identity()}  # the child puts its own there
+            tags = {
+                **task.tags,
+                "hdmap.kind": task.kind,
+                "hdmap.process": process_name(),
+            }  # until the child says its own
             run_id = self.store.create(task.config.name, tags, task.parent)
             self._running[task.index] = task = task.model_copy(update={"run_id": run_id})
             self._start(task)

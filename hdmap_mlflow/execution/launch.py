@@ -44,9 +44,9 @@ class Launch:
             raise BadInput("--wait-idle needs whole GPUs: a run would wait for its neighbour; give --gpus-per-run 1")
 
     def executor(self, store: Store) -> Executor:
-        from hdmap_mlflow.execution.local import Here
-        from hdmap_mlflow.execution.ray import Cluster
+        from hdmap_mlflow.execution.local import LocalExecutor
+        from hdmap_mlflow.execution.ray import RayExecutor
 
         if self.ray:
-            return Cluster(store, self.share, self.jobs, self.stagger, self.ray_address, self.devices)
-        return Here(store, self.share, self.jobs or 1, self.stagger)
+            return RayExecutor(store, self.share, self.jobs, self.stagger, self.ray_address, self.devices)
+        return LocalExecutor(store, self.share, self.jobs or 1, self.stagger)

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 from hdmap_mlflow.execution.executor import Event, Executor, _lost
 
 
-class Here(Executor):
+class LocalExecutor(Executor):
     """On this machine without Ray, `jobs` at once; the GPUs are those of the environment, for every run."""
 
     def __init__(self, store: Store, share: Share, jobs: int = 1, stagger: float = 0.0) -> None:

@@ -27,20 +27,20 @@ THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEXP
 INHERITED = ("MLFLOW_RUN_ID", "MLFLOW_EXPERIMENT_ID", "MLFLOW_EXPERIMENT_NAME")
 
 
-def identity(pid: int | None = None) -> str:
+def process_name(pid: int | None = None) -> str:
     """`<host>:<pid>:<start>` of a process, this one by default: tells a living process from a reused number."""
     process = psutil.Process(pid)
     return f"{socket.gethostname()}:{process.pid}:{process.create_time():.0f}"
 
 
 def is_gone(name: str) -> bool:
-    """Whether a process of this host, as `identity` named it, no longer runs. False for other hosts: unknown."""
+    """Whether a process of this host, as `process_name` named it, no longer runs. False for other hosts: unknown."""
     host, _, rest = name.partition(":")
     if host != socket.gethostname():
         return False
     try:
         process = psutil.Process(int(rest.partition(":")[0]))
-        return identity(process.pid) != name or process.status() == psutil.STATUS_ZOMBIE
+        return process_name(process.pid) != name or process.status() == psutil.STATUS_ZOMBIE
     except psutil.NoSuchProcess:
         return True
 

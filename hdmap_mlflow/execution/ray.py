@@ -22,7 +22,7 @@ from hdmap_mlflow.execution.executor import Event, Executor, _lost
 RUN_MB = 3000  # assumed of a run where nothing is said: as many at once as the memory holds
 
 
-class Cluster(Executor):
+class RayExecutor(Executor):
     """Through Ray: on this machine, or on the cluster at `address`. Every run has its own share of CPUs and GPUs.
 
     `fit` fills in what the share leaves open; `devices` overrides how many GPUs this machine offers. Raises BadInput

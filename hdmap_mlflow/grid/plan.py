@@ -20,8 +20,8 @@ from hdmap_mlflow.data import dataset
 from hdmap_mlflow.errors import BadInput, nearest
 from hdmap_mlflow.execution.process import is_gone
 from hdmap_mlflow.files import cache_dir
-from hdmap_mlflow.runs import identity as the_identity
 from hdmap_mlflow.runs import setup
+from hdmap_mlflow.runs.identity import identity_tags
 from hdmap_mlflow.runs.setup import anchored
 
 if TYPE_CHECKING:
@@ -108,7 +108,7 @@ def expand(blocks: Iterable[Block], repeat: int = 1) -> list[Cell]:
     read = _Reader([config for config, _ in checked])
     cells: dict[str, tuple[RunConfig, dict[str, str]]] = {}
     for config, code in checked:
-        tags = the_identity.identity(config, read(config), code)
+        tags = identity_tags(config, read(config), code)
         cells.setdefault(tags["hdmap.fingerprint"], (config, tags))
     return [Cell(config, tags, i) for i in range(repeat) for config, tags in cells.values()]
 
@@ -198,7 +198,7 @@ class _Reader:
         for root in {config.data.root for config in configs}:
             names = {name: None for c in configs if c.data.root == root for name in self._chosen(c)}
             self.domains |= {(root, domain.name): domain for domain in layout.read_domains(Path(root), list(names))}
-        self.read: dict[tuple[str, ...], dataset.Data] = {}
+        self.read: dict[tuple[str, ...], dataset.Dataset] = {}
 
     @staticmethod
     def _chosen(config: RunConfig) -> list[str]:
@@ -206,14 +206,14 @@ class _Reader:
 
         return layout.choose_domains(Path(config.data.root), config.data.source_domain, config.data.target_domains)
 
-    def __call__(self, config: RunConfig) -> dataset.Data:
+    def __call__(self, config: RunConfig) -> dataset.Dataset:
         from hdmap_mlflow.data import layout, simulate
 
         root, names = Path(config.data.root), self._chosen(config)
         key = (config.data.root, *names)
         if key not in self.read:
             domains = [self.domains[config.data.root, name] for name in names]
-            self.read[key] = dataset.Data(root, domains, layout.digest(domains), simulate.is_simulated(root))
+            self.read[key] = dataset.Dataset(root, domains, layout.digest(domains), simulate.is_simulated(root))
         return self.read[key]
 
 

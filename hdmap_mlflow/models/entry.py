@@ -30,7 +30,7 @@ class Weights:
     def takes(self, architecture: str) -> bool:
         return not self.names or any(fnmatch(architecture, name) for name in self.names)
 
-    def words(self) -> str:
+    def describe(self) -> str:
         """For the table of models."""
         if self.library != "timm" or not self.local:
             return "hub, random"
@@ -74,7 +74,7 @@ class Needs:
             return f"needs train.max_epochs={self.epochs} or more; got {config.train.max_epochs}"
         return None
 
-    def words(self) -> str:
+    def describe(self) -> str:
         """For the table of models."""
         size = [f"multiple of {self.multiple}"] if self.multiple > 1 else []
         size += [f">= {self.least} px"] if self.least > max(32, self.multiple) else []

@@ -23,8 +23,8 @@ if TYPE_CHECKING:
     from hdmap_mlflow.evaluation.scoring import Scores
     from hdmap_mlflow.runs.result import Result
     from hdmap_mlflow.tracking import Record
-from hdmap_mlflow.data.dataset import Data, read
-from hdmap_mlflow.runs.identity import identity
+from hdmap_mlflow.data.dataset import Dataset, read
+from hdmap_mlflow.runs.identity import identity_tags
 
 PACKAGES = ("anomalib", "torch", "torchvision", "lightning", "timm", "mlflow", "numpy", "scikit-learn", "tifffile")
 OnEpoch = Callable[[Mapping[str, float], int], None]
@@ -51,7 +51,7 @@ def execute(
     with meter.phase("read"):
         data = read(config)
     workdir = _workdir(config)
-    known = identity(config, data)
+    known = identity_tags(config, data)
     planned = (tags or {}).get("hdmap.fingerprint", known["hdmap.fingerprint"])
     if planned != known["hdmap.fingerprint"]:
         raise BadInput(f"the maps, the code or a library on {platform.node()} are not those of the plan (fingerprint "
@@ -65,7 +65,7 @@ def execute(
 
 
 def _flow(
-    config: RunConfig, data: Data, record: Record, meter: Meter, workdir: Path, on_epoch: OnEpoch | None
+    config: RunConfig, data: Dataset, record: Record, meter: Meter, workdir: Path, on_epoch: OnEpoch | None
 ) -> Result:
     from hdmap_mlflow.data.datamodule import MultiDomainHDMAPDataModule
     from hdmap_mlflow.evaluation import cards, metrics, scoring
@@ -137,7 +137,7 @@ def _flow(
     return result
 
 
-def _distances(data: Data) -> dict[str, dict[str, float]]:
+def _distances(data: Dataset) -> dict[str, dict[str, float]]:
     """Label-free distances of the targets from the source, from a few healthy training maps a domain."""
     import numpy as np
 
@@ -205,7 +205,7 @@ def _below(workdir: Path, path: str) -> Path:
     return file
 
 
-def _record_inputs(record: Record, config: RunConfig, data: Data) -> None:
+def _record_inputs(record: Record, config: RunConfig, data: Dataset) -> None:
     """What the run starts from: parameters, configuration, versions and the data it read."""
     record.params(config.flat())
     record.json(config.model_dump(mode="json"), "config.json")

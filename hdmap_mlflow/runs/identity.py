@@ -9,10 +9,10 @@ from hdmap_mlflow.config import RunConfig
 
 if TYPE_CHECKING:
     pass
-from hdmap_mlflow.data.dataset import Data
+from hdmap_mlflow.data.dataset import Dataset
 
 
-def identity(config: RunConfig, data: Data, code: str = "") -> dict[str, str]:
+def identity_tags(config: RunConfig, data: Dataset, code: str = "") -> dict[str, str]:
     """The tags by which runs are found and compared; `code` is the model's digest where it is known already."""
     from hdmap_mlflow.models import registry, signature
 

@@ -12,24 +12,24 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hdmap_mlflow import tracking
-from hdmap_mlflow.config import placed
+from hdmap_mlflow.config import with_values
 from hdmap_mlflow.console import show_table
 from hdmap_mlflow.errors import Incomplete
 from hdmap_mlflow.evaluation.metrics import metric_name
 from hdmap_mlflow.execution.launch import Launch
 from hdmap_mlflow.execution.task import Outcome, Started, Task
-from hdmap_mlflow.runs import identity as the_identity
 from hdmap_mlflow.runs import setup
+from hdmap_mlflow.runs.identity import identity_tags
 from hdmap_mlflow.runs.setup import anchored
 from hdmap_mlflow.tracking import Record, Store
 from hdmap_mlflow.tuning import findings
 from hdmap_mlflow.tuning.findings import Refit
-from hdmap_mlflow.tuning.storage import Place, look
+from hdmap_mlflow.tuning.storage import StudyStorage, look
 from hdmap_mlflow.tuning.study import Asked, Study, winner
 
 if TYPE_CHECKING:
     from hdmap_mlflow.execution.executor import Executor
-from hdmap_mlflow.tuning.search import DIRECTIONS, Search, Wanted, _name
+from hdmap_mlflow.tuning.search import DIRECTIONS, Search, SearchRequest, _name
 
 CONCLUDES = "concluded by"  # the study attribute that names the driver which does it
 
@@ -51,7 +51,7 @@ def tune(search: Search, launch: Launch) -> None:
     resume = launch.resume.replace(place.url, place.shown)  # a tag and a terminal are no places for a password
     tags = {"hdmap.kind": "study", "hdmap.study": search.name, "hdmap.oracle": str(search.oracle).lower(),
             "hdmap.resume": resume, "hdmap.storage": place.shown}  # fmt: skip
-    identity = the_identity.identity(search.config, search.data, search.code)
+    identity = identity_tags(search.config, search.data, search.code)
     tags |= {name: value for name, value in identity.items() if name != "hdmap.fingerprint"}
     name = f"study/{search.name}" + (" (oracle)" if search.oracle else "")
     with tracking.start(store.uri, config.experiment, name, tags, resume=known if store.has(known) else None) as record:
@@ -190,14 +190,14 @@ def _refit(
     pairs = {"baseline": search.config}
     if not is_baseline:
         best = setup.configure(search.wanted.model, name, str(file), search.wanted.flags)
-        pairs["best"] = anchored(placed(best, {"data.root": search.config.data.root, **_place(search)}))
-    configs = {(role, seed): placed(config, {"train.seed": seed})
+        pairs["best"] = anchored(with_values(best, {"data.root": search.config.data.root, **_place(search)}))
+    configs = {(role, seed): with_values(config, {"train.seed": seed})
                for seed in search.seeds for role, config in pairs.items()}  # fmt: skip
     found: dict[tuple[str, int], Mapping[str, float] | None] = {}
     todo: dict[int, tuple[str, int]] = {}
     with launch.executor(store) as pool:
         for index, (key, config) in enumerate(configs.items()):
-            tags = the_identity.identity(config, search.data, search.code)
+            tags = identity_tags(config, search.data, search.code)
             past = [p for p in store.runs(kind="run", fingerprint=tags["hdmap.fingerprint"]) if p.status == "finished"]
             if past:
                 found[key] = store.metrics(past[0].run_id)
@@ -224,9 +224,9 @@ def _place(search: Search) -> dict[str, Any]:
     return {f"tracking.{name}": value for name, value in search.config.tracking.model_dump(mode="json").items()}
 
 
-def status(wanted: Wanted) -> None:
+def status(wanted: SearchRequest) -> None:
     """Print a study's trials and what it has found so far; nothing is started or changed."""
-    place = Place.of(wanted.storage)
+    place = StudyStorage.of(wanted.storage)
     name = wanted.study or _name(wanted.model, wanted.condition, str(wanted.flags["data.source_domain"]))
     found = look(place, name)
     objectives = found.user_attrs.get("terms", {}).get("study.objective", "val_auroc").split(",")

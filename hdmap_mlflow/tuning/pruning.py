@@ -8,7 +8,7 @@ import optuna
 from optuna.trial import Trial
 
 from hdmap_mlflow.errors import Stopped
-from hdmap_mlflow.tuning.storage import Place
+from hdmap_mlflow.tuning.storage import StudyStorage
 
 PRUNERS: dict[str, Callable[[int], optuna.pruners.BasePruner]] = {
     "none": lambda epochs: optuna.pruners.NopPruner(),
@@ -22,7 +22,7 @@ def pruning(
 ) -> Callable[[Mapping[str, float], int], None]:
     """A child's hook: reports every epoch's validation AUROC to the study, and stops the run that it gives up."""
     found = optuna.load_study(
-        study_name=study, storage=Place.of(storage).open(), pruner=PRUNERS[pruner](epochs),
+        study_name=study, storage=StudyStorage.of(storage).open(), pruner=PRUNERS[pruner](epochs),
         sampler=optuna.samplers.RandomSampler(),
     )  # fmt: skip
     trial = Trial(found, trial_id)

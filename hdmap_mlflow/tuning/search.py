@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from hdmap_mlflow import config as configuration
-from hdmap_mlflow.config import RunConfig, placed
+from hdmap_mlflow.config import RunConfig, with_values
 from hdmap_mlflow.data import dataset
 from hdmap_mlflow.errors import BadInput, nearest
 from hdmap_mlflow.evaluation.metrics import metric_name
@@ -19,7 +19,7 @@ from hdmap_mlflow.runs.setup import anchored
 from hdmap_mlflow.tuning import space as spaces
 from hdmap_mlflow.tuning.pruning import PRUNERS
 from hdmap_mlflow.tuning.space import Space
-from hdmap_mlflow.tuning.storage import Place
+from hdmap_mlflow.tuning.storage import StudyStorage
 from hdmap_mlflow.tuning.study import Asked
 
 if TYPE_CHECKING:
@@ -35,7 +35,7 @@ DIRECTIONS: dict[str, Literal["minimize", "maximize"]] = {
 
 
 @dataclass(frozen=True)
-class Wanted:
+class SearchRequest:
     """A search as it is asked for. Empty `study`: named after model, condition and source; empty `pruner`: as suits.
 
     `objective` is val_auroc, val_auroc with seconds or memory behind a comma, or target_mean (an oracle).
@@ -60,12 +60,12 @@ class Wanted:
 class Search:
     """A checked search. `space` holds the run as it is with all domains; trials see targets as an oracle only."""
 
-    wanted: Wanted
+    wanted: SearchRequest
     name: str
-    place: Place
+    place: StudyStorage
     condition: Mapping[str, Any]
     space: Space
-    data: dataset.Data
+    data: dataset.Dataset
     code: str  # digest of the model's, for the fingerprints
     objectives: tuple[str, ...]
     pruner: str
@@ -87,7 +87,7 @@ class Search:
     def terms(self) -> dict[str, str]:
         """What the trials must share, whoever runs them and whenever."""
         fixed = {k: v for k, v in configuration.identifying(self.config).items() if k not in self.space.dimensions}
-        searched = {f"search.{name}": spaces.words(one) for name, one in self.space.dimensions.items()}
+        searched = {f"search.{name}": spaces.describe(one) for name, one in self.space.dimensions.items()}
         rest = {"study.objective": ",".join(self.objectives), "study.pruner": self.pruner}
         rest |= {"data_digest": self.data.digest}
         return fixed | searched | rest
@@ -96,7 +96,7 @@ class Search:
         """A trial as a run: without targets, big files and pictures of maps."""
         config = self.space.place(asked.settings, checkpoint="none", heatmaps=0)
         if not self.oracle:
-            config = placed(config, {"data.target_domains": []})
+            config = with_values(config, {"data.target_domains": []})
         config = config.model_copy(update={"condition": f"{self.config.condition}-trial-{asked.number}"})
         tags = {"hdmap.study": self.name, "hdmap.trial": str(asked.number), "hdmap.oracle": str(self.oracle).lower()}
         more: dict[str, Any] = {}
@@ -124,7 +124,7 @@ class Search:
         return [of[name]() for name in self.objectives]
 
 
-def check(wanted: Wanted) -> Search:
+def check(wanted: SearchRequest) -> Search:
     """Check everything that can be checked before a trial starts; the maps are read. Raises BadInput."""
     from hdmap_mlflow.models import signature
     from hdmap_mlflow.models.registry import find_model
@@ -152,13 +152,13 @@ def check(wanted: Wanted) -> Search:
     seeds = tuple(int(word) for word in wanted.refit_seeds.replace(" ", "").split(",") if word.isdigit())
     if len(seeds) != len([word for word in wanted.refit_seeds.split(",") if word.strip()]):
         raise BadInput(f"--refit-seeds {wanted.refit_seeds}: give whole numbers, e.g. 0,1,2, or nothing for no refit")
-    place = Place.of(wanted.storage)
+    place = StudyStorage.of(wanted.storage)
     condition = configuration.find_condition(
         wanted.model, wanted.condition, Path(wanted.conditions) if wanted.conditions else None
     )
     space = spaces.read(wanted.model, condition, wanted.flags, wanted.overrides)
     data, code = dataset.read(space.config), signature.code_digest(entry.path)
-    config = anchored(placed(space.config, {"data.root": str(data.root)}))
+    config = anchored(with_values(space.config, {"data.root": str(data.root)}))
     name = wanted.study or _name(wanted.model, config.condition, config.data.source_domain)
     space = replace(space, config=config)
     return Search(wanted, name, place, condition, space, data, code, objectives, pruner, seeds)

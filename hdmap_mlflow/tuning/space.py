@@ -104,7 +104,7 @@ class Space:
     def place(self, settings: Mapping[str, Plain], **tracking: Any) -> RunConfig:
         """The run with these settings; the model's check works out again what follows from them."""
         wanted = dict(settings) | {f"tracking.{name}": value for name, value in tracking.items()}
-        config = configuration.placed(self.config, wanted)
+        config = configuration.with_values(self.config, wanted)
         stale = {name for name in self.follow if f"model.{name}" not in settings}
         kept = {name: value for name, value in config.model.settings.items() if name not in stale}
         return configuration.with_settings(config, kept)
@@ -172,7 +172,7 @@ def _dimension(name: str, law: Mapping[str, Any], known: Mapping[str, Dimension]
         told = " ".join(filter(None, (where, first["msg"].removeprefix("Value error, "))))
         raise BadInput(f"search: the range of {name} is impossible: {told}, got {dict(law)}") from None
     if "type" not in law and not all(before is None or before.holds(end) for end in found.ends()):
-        raise BadInput(f"search: {name} {dict(law)} does not lie within {words(before)}; give a type to replace "  # type: ignore[arg-type]
+        raise BadInput(f"search: {name} {dict(law)} does not lie within {describe(before)}; give a type to replace "  # type: ignore[arg-type]
                        "that range")  # fmt: skip
     return found
 
@@ -192,7 +192,7 @@ def _check(space: Space, check: Callable[[RunConfig], RunConfig]) -> None:
                 raise BadInput(f"search: {name} cannot be {end!r}: {problem}") from None
 
 
-def words(one: Dimension) -> str:
+def describe(one: Dimension) -> str:
     """A range as a person writes it."""
     if one.type == "categorical":
         told = " or ".join(map(str, one.choices))  # no pipes: it stands in Markdown tables

@@ -20,13 +20,13 @@ ANSWER_SECONDS = 10
 
 
 @dataclass(frozen=True)
-class Place:
+class StudyStorage:
     """Where a study is kept: `sqlite:///FILE`, `journal://FILE` (for shared disks), `postgresql://...`, `mysql://...`."""
 
     url: str
 
     @classmethod
-    def of(cls, url: str) -> Place:
+    def of(cls, url: str) -> StudyStorage:
         """The place with an absolute path. Raises BadInput for what is none."""
         kind, found, rest = url.partition("://")
         if kind in ("sqlite", "journal") and found and rest.strip("/"):
@@ -70,7 +70,7 @@ class Place:
             ) from None
 
 
-def look(place: Place, name: str) -> optuna.Study:
+def look(place: StudyStorage, name: str) -> optuna.Study:
     """A study to read. Raises BadInput that names those there are."""
     if place.file and not place.file.exists():
         raise BadInput(f"there is no study storage {place.shown}; give --storage")

@@ -18,9 +18,9 @@ from filelock import FileLock
 from optuna.trial import FrozenTrial, Trial, TrialState
 
 from hdmap_mlflow.errors import BadInput, nearest
-from hdmap_mlflow.execution.process import identity, is_gone
+from hdmap_mlflow.execution.process import is_gone, process_name
 from hdmap_mlflow.tuning.space import Plain, Space
-from hdmap_mlflow.tuning.storage import Place
+from hdmap_mlflow.tuning.storage import StudyStorage
 
 optuna.logging.set_verbosity(optuna.logging.ERROR)
 warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)
@@ -56,7 +56,7 @@ class Study:
 
     def __init__(
         self,
-        place: Place,
+        place: StudyStorage,
         name: str,
         space: Space,
         terms: Mapping[str, str],
@@ -71,7 +71,7 @@ class Study:
         if sampler == "cmaes" and importlib.util.find_spec("cmaes") is None:
             raise BadInput("--sampler cmaes needs a package that is not installed; pip install cmaes")
         self.place, self.name, self.space, self.rescue = place, name, space, rescue
-        self.driver = identity()
+        self.driver = process_name()
         self._sampler, self._seed = SAMPLERS[sampler], seed
         self._storage, self._mine, self._beat = place.open(), dict[int, Trial](), 0.0
         with self._turn():

@@ -15,8 +15,8 @@ from hdmap_mlflow.config import (
     load_conditions,
     packaged_conditions,
     parse_overrides,
-    placed,
     with_settings,
+    with_values,
 )
 from hdmap_mlflow.errors import BadInput
 
@@ -133,13 +133,13 @@ def test_every_setting_is_there_by_its_dotted_name_and_as_a_word():
 
 def test_settings_are_put_into_a_run_by_dotted_name_and_checked():
     base = build_config("patchcore", CONDITION)
-    changed = placed(base, {"train.learning_rate": 1, "model.num_neighbors": 7, "model.weights": "random",
+    changed = with_values(base, {"train.learning_rate": 1, "model.num_neighbors": 7, "model.weights": "random",
                             "model.a.b": 1, "data.image_size": [32, 32]})  # fmt: skip
     assert changed.train.learning_rate == 1.0 and changed.data.image_size == (32, 32)
     assert changed.model.settings == {"num_neighbors": 7, "a.b": 1} and changed.model.weights == "random"
     assert changed.data.batch_size == 8 and base.model.settings == {"num_neighbors": 3}
     with pytest.raises(BadInput, match="^run.train.max_epochs: input should be greater .* 1, got 0$"):
-        placed(base, {"train.max_epochs": 0})
+        with_values(base, {"train.max_epochs": 0})
     again = with_settings(base, {"k": 1})
     assert again.model.settings == {"k": 1} and again.model.name == "patchcore" and again.data == base.data
 

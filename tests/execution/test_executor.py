@@ -13,9 +13,9 @@ from fakes import alive, drain, notes, order, recorded, task, until
 from hdmap_mlflow.errors import BadInput
 from hdmap_mlflow.execution import process
 from hdmap_mlflow.execution.gpus import Idle
-from hdmap_mlflow.execution.local import Here
-from hdmap_mlflow.execution.process import identity, is_gone
-from hdmap_mlflow.execution.ray import Cluster, fit
+from hdmap_mlflow.execution.local import LocalExecutor
+from hdmap_mlflow.execution.process import is_gone, process_name
+from hdmap_mlflow.execution.ray import RayExecutor, fit
 from hdmap_mlflow.execution.task import Outcome, Share
 
 pytestmark = pytest.mark.xdist_group("processes")  # what starts processes of its own goes by the clock
@@ -29,7 +29,7 @@ def test_each_run_fails_alone_with_its_reason_and_its_log_in_mlflow(store, monke
     monkeypatch.setenv("MLFLOW_EXPERIMENT_ID", "7")
     for seed, text in {1: "raise no such layer", 2: "die", 3: "deaf"}.items():
         order(seed, text)
-    with Here(store, Share(timeout=4, cpus=3), jobs=4) as pool:
+    with LocalExecutor(store, Share(timeout=4, cpus=3), jobs=4) as pool:
         for seed in range(4):
             pool.submit(task(seed, tags={"hdmap.model": "patchcore"}, parent="parent"))
         outcomes = drain(pool)
@@ -52,7 +52,7 @@ def test_each_run_fails_alone_with_its_reason_and_its_log_in_mlflow(store, monke
 @pytest.mark.slow
 def test_a_run_over_its_memory_limit_is_stopped_and_says_so(store):
     order(0, "eat 0")
-    with Here(store, Share(memory_mb=500)) as pool:
+    with LocalExecutor(store, Share(memory_mb=500)) as pool:
         pool.submit(task(0))
         outcome = drain(pool)[0]
     assert outcome.status == "out_of_memory" and "500 MB" in outcome.reason
@@ -63,7 +63,7 @@ def test_a_run_over_its_memory_limit_is_stopped_and_says_so(store):
 def test_runs_are_in_order_and_no_more_than_asked_for(store):
     for seed in range(3):
         order(seed, "sleep 0.1")
-    with Here(store, Share(), jobs=1, stagger=0.2) as pool:
+    with LocalExecutor(store, Share(), jobs=1, stagger=0.2) as pool:
         for seed in (2, 0, 1):
             pool.submit(task(seed))
         drain(pool)
@@ -73,7 +73,7 @@ def test_runs_are_in_order_and_no_more_than_asked_for(store):
 
 def test_cancelled_runs_are_killed_and_waiting_ones_never_start(store):
     order(0, "sleep 60")
-    with Here(store, Share(), jobs=1) as pool:
+    with LocalExecutor(store, Share(), jobs=1) as pool:
         pool.submit(task(0))
         pool.submit(task(1))
         until(lambda: pool.wait(0.1) and notes(0) or notes(0))
@@ -96,12 +96,12 @@ def test_a_child_ends_when_its_watcher_is_gone():
 
 
 def test_a_process_is_told_from_a_later_one_of_the_same_number():
-    me = identity()
+    me = process_name()
     assert not is_gone(me)
     assert is_gone(me.rpartition(":")[0] + ":1")
     assert not is_gone("another-host:1:1"), "nothing is known of other hosts"
     done = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
-    name = identity(done.pid)
+    name = process_name(done.pid)
     assert not is_gone(name)
     done.communicate()
     assert is_gone(name)
@@ -139,7 +139,7 @@ def test_a_share_that_no_node_holds_is_refused():
 def test_without_ray_the_way_out_is_named(store, monkeypatch):
     monkeypatch.setitem(sys.modules, "ray", None)
     with pytest.raises(BadInput, match=r"pip install -e '.\[grid\]'"):
-        Cluster(store, Share())
+        RayExecutor(store, Share())
 
 
 def test_a_run_waits_for_its_gpu_and_gives_up_in_time(store, monkeypatch):
@@ -152,7 +152,7 @@ def test_a_run_waits_for_its_gpu_and_gives_up_in_time(store, monkeypatch):
     gpus.wait_until_idle(Idle())
     assert seen == []
     monkeypatch.setattr(gpus, "inspect", lambda: [busy])
-    with Here(store, Share(idle=Idle(max_wait=0.1))) as pool:
+    with LocalExecutor(store, Share(idle=Idle(max_wait=0.1))) as pool:
         pool.submit(task(0))
         outcome = drain(pool)[0]
     assert outcome.status == "failed" and "GPU 0 (55 %, 9,000 MB) not idle" in outcome.reason and not notes(0)

@@ -122,11 +122,11 @@ def test_a_grid_that_was_ended_goes_on_and_repeats_nothing(store, drive, how):
 
 @pytest.mark.slow
 def test_a_cluster_of_two_nodes_shares_the_runs(store):
-    from ray.cluster_utils import Cluster
+    from ray.cluster_utils import RayExecutor
 
     for seed in range(6):
         order(seed, "sleep 2")
-    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "num_gpus": 1})
+    cluster = RayExecutor(initialize_head=True, head_node_args={"num_cpus": 1, "num_gpus": 1})
     try:
         cluster.add_node(num_cpus=2, num_gpus=2)
         carry_out(cells(6), store, ray=True, ray_address=cluster.address)

@@ -9,7 +9,7 @@ import tifffile
 from fakes import cells
 
 from hdmap_mlflow.errors import BadInput
-from hdmap_mlflow.execution.process import identity
+from hdmap_mlflow.execution.process import process_name
 from hdmap_mlflow.grid import plan
 
 PATCHCORE = "data.image_size=[32,96],model.weights=random,model.backbone=resnet18,model.layers=[layer1]"
@@ -132,13 +132,14 @@ def test_the_fingerprint_is_that_of_a_single_run_and_follows_the_data(maps, tmp_
     import shutil
 
     from hdmap_mlflow.data import dataset
-    from hdmap_mlflow.runs import identity, setup
+    from hdmap_mlflow.runs import setup
+    from hdmap_mlflow.runs.identity import identity_tags
 
     copy = shutil.copytree(maps, tmp_path / "copy")
     before = expand(copy, sources="domain_A")[0]
     flags = {"data.root": str(maps), "data.source_domain": "domain_A"}
     single = setup.configure("patchcore", flags=flags, overrides=PATCHCORE)
-    assert dict(before.tags) == identity.identity(single, dataset.read(single))
+    assert dict(before.tags) == identity_tags(single, dataset.read(single))
     file = next((copy / "domain_B/test/good").iterdir())
     tifffile.imwrite(file, tifffile.imread(file) + 1)
     assert expand(copy, sources="domain_A")[0].fingerprint != before.fingerprint
@@ -211,8 +212,8 @@ def test_what_the_store_knows_decides_what_is_missing(store):
     found = cells(7)
     made(found[0], "failed"), made(found[0], "finished"), made(found[0], "failed")
     made(found[1], "failed")
-    made(found[2], process=identity())
-    dead = made(found[3], process=identity().rpartition(":")[0] + ":1")
+    made(found[2], process=process_name())
+    dead = made(found[3], process=process_name().rpartition(":")[0] + ":1")
     made(found[4], process="another-host:1:1")
     made(found[5], "finished", **{"hdmap.fingerprint": "of half the batch", "hdmap.planned": found[5].fingerprint})
     known = plan.look_up(found, store)
@@ -249,7 +250,7 @@ def test_only_runs_of_the_same_data_and_kind_count_and_the_best_of_each_come_fir
 
 def test_a_run_of_a_dead_process_is_closed_with_the_reason_and_is_missing(store):
     (cell,) = cells(1)
-    dead = identity().rpartition(":")[0] + ":1"
+    dead = process_name().rpartition(":")[0] + ":1"
     run_id = store.create(cell.name, {**cell.tags, "hdmap.kind": "run", "hdmap.process": dead}, None)
     assert plan.look_up([cell], store)[0].past is None
     closed = store.client.get_run(run_id)

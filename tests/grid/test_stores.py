@@ -9,7 +9,7 @@ import pytest
 from fakes import drain, order, recorded, task
 from servers import mlflow_server, postgresql
 
-from hdmap_mlflow.execution.local import Here
+from hdmap_mlflow.execution.local import LocalExecutor
 from hdmap_mlflow.execution.task import Share, Task
 from hdmap_mlflow.tracking import Store
 
@@ -21,7 +21,7 @@ def write_at_once(store):
     """Eight processes write runs of the same shape; nothing may be lost."""
     for seed in range(WRITERS):
         order(seed, "record")
-    with Here(store, Share(cpus=1), jobs=WRITERS) as pool:
+    with LocalExecutor(store, Share(cpus=1), jobs=WRITERS) as pool:
         for seed in range(WRITERS):
             pool.submit(task(seed, store.uri))
         outcomes = drain(pool, 240)
@@ -74,7 +74,7 @@ def test_a_hook_stops_a_real_run_and_a_wrong_plan_is_refused(maps, store, monkey
     config = setup.configure("reverse_distillation", flags={"data.root": str(maps)}, overrides=RD)
     folder = Path("logs").absolute()
     hook = {"hook": "my_hook:make", "arguments": {"limit": 1}, "kind": "trial", "parent": "study"}
-    with Here(store, Share(), jobs=2) as pool:
+    with LocalExecutor(store, Share(), jobs=2) as pool:
         pool.submit(Task(index=0, config=config, folder=folder, **hook))
         pool.submit(Task(index=1, config=config, folder=folder, tags={"hdmap.fingerprint": "another"}))
         outcomes = drain(pool, 180)

@@ -2,7 +2,7 @@
 
 from hdmap_mlflow.config import DataConfig, ModelConfig, RunConfig
 from hdmap_mlflow.tuning.space import Dimension, Space
-from hdmap_mlflow.tuning.storage import Place
+from hdmap_mlflow.tuning.storage import StudyStorage
 from hdmap_mlflow.tuning.study import Study
 
 CONFIG = RunConfig(condition="c", data=DataConfig(), model=ModelConfig(name="m", settings={"x": 0.5, "n": 3}))
@@ -11,5 +11,5 @@ SPACE = Space(DIMENSIONS, CONFIG)
 
 
 def study(kind="sqlite", space=SPACE, terms=None, directions=("maximize",), **more):
-    place = Place.of("journal://s.log" if kind == "journal" else "sqlite:///s.db")
+    place = StudyStorage.of("journal://s.log" if kind == "journal" else "sqlite:///s.db")
     return Study(place, "s", space, terms or {"data_digest": "d"}, list(directions), **more)

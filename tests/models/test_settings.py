@@ -88,7 +88,7 @@ def configured(model: str, root: Path) -> RunConfig:
 def with_overrides(config: RunConfig, given: Mapping[str, Any]) -> RunConfig:
     """The run with other settings; what follows from them is worked out again."""
     settings = {k: v for k, v in config.model.settings.items() if k not in REGISTRY[config.model.name].derived}
-    return builder.check(configuration.placed(configuration.with_settings(config, settings), given))
+    return builder.check(configuration.with_values(configuration.with_settings(config, settings), given))
 
 
 def changed(model: str, name: str, root: Path) -> tuple[RunConfig, RunConfig]:

@@ -26,7 +26,7 @@ from hdmap_mlflow.data import dataset
 from hdmap_mlflow.grid import plan
 from hdmap_mlflow.models import builder, signature
 from hdmap_mlflow.models.registry import REGISTRY
-from hdmap_mlflow.runs import identity as the_identity
+from hdmap_mlflow.runs.identity import identity_tags
 
 PARTS = {"data": DataConfig, "model": ModelConfig, "train": TrainConfig, "tracking": TrackingConfig}
 # Written here once more: a setting added to the package counts, until somebody adds it here as well.
@@ -155,7 +155,7 @@ def rewrite(root, old, new):
 
 def of_data(root):
     config = BASE.model_copy(update={"data": DataConfig(root=str(root), source_domain="a")})
-    return the_identity.identity(config, dataset.read(config), "c")["hdmap.fingerprint"]
+    return identity_tags(config, dataset.read(config), "c")["hdmap.fingerprint"]
 
 
 def exchange(root, one, other):

@@ -26,7 +26,7 @@ from hdmap_mlflow.evaluation import cards, intervals
 from hdmap_mlflow.execution.launch import Launch
 from hdmap_mlflow.models import builder
 from hdmap_mlflow.runs import flow, setup
-from hdmap_mlflow.tuning.search import Wanted, check
+from hdmap_mlflow.tuning.search import SearchRequest, check
 from hdmap_mlflow.tuning.study import Asked
 
 FITTED, TRAINED = "toys:Fitted", "toys:Trained"
@@ -280,7 +280,7 @@ def test_validation_chooses_the_epoch_and_moves_nothing_of_the_training_itself(e
 def test_a_trial_reads_no_target_and_its_objective_moves_with_no_reported_map(execute, trained, root, tmp_path):
     (tmp_path / "toy.json").write_text(json.dumps(CONDITIONS))
     flags = {"data.root": str(root), "train.max_epochs": 4}
-    wanted = Wanted(TRAINED, "toy", str(tmp_path / "toy.json"), flags, QUIET)
+    wanted = SearchRequest(TRAINED, "toy", str(tmp_path / "toy.json"), flags, QUIET)
     search = check(wanted)
     task = search.task(Asked(0, 0, search.space.baseline(), True), Launch(), "study")
     change_reported(root, trained)

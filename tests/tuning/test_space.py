@@ -105,7 +105,7 @@ def test_what_is_drawn_are_the_registrys_settings_from_the_registrys_ranges():
 @pytest.mark.parametrize("model", [name for name, entry in REGISTRY.items() if entry.space])
 def test_every_space_of_the_registry_is_possible_and_asks_for_settings_that_are_there(model):
     dimensions = {name: space.Dimension(**law) for name, law in REGISTRY[model].space.items()}
-    assert all("|" not in space.words(one) for one in dimensions.values()), "a pipe breaks a Markdown table"
+    assert all("|" not in space.describe(one) for one in dimensions.values()), "a pipe breaks a Markdown table"
     assert all(other in dimensions for one in dimensions.values() for other in one.when)
 
 
@@ -221,7 +221,7 @@ def test_what_decides_what_is_measured_is_not_searched(name, law):
     ],
 )  # fmt: skip
 def test_a_range_in_words(law, words):
-    assert space.words(space.Dimension(**law)) == words
+    assert space.describe(space.Dimension(**law)) == words
 
 
 @pytest.mark.parametrize(

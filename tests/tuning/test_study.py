@@ -11,10 +11,10 @@ from servers import free_port
 from studies import CONFIG, DIMENSIONS, study
 
 from hdmap_mlflow.errors import BadInput, Stopped
-from hdmap_mlflow.execution.process import identity
+from hdmap_mlflow.execution.process import process_name
 from hdmap_mlflow.tuning.pruning import pruning
 from hdmap_mlflow.tuning.space import Dimension, Space
-from hdmap_mlflow.tuning.storage import Place, look
+from hdmap_mlflow.tuning.storage import StudyStorage, look
 from hdmap_mlflow.tuning.study import GONE_SECONDS
 
 
@@ -134,7 +134,7 @@ def test_only_one_driver_does_what_only_one_may():
     other.driver = "elsewhere:1:1"
     other.optuna.set_user_attr("beat elsewhere:1:1", time.time())
     assert not other.claim("refit")
-    one.optuna.set_user_attr("refit", identity().rpartition(":")[0] + ":1")  # a process that is gone
+    one.optuna.set_user_attr("refit", process_name().rpartition(":")[0] + ":1")  # a process that is gone
     assert other.claim("refit")
 
 
@@ -169,17 +169,17 @@ def test_pruning_reports_every_epoch_and_stops_what_is_worse_than_the_others():
 def test_a_storage_that_does_not_answer_is_one_line_without_its_password(url, message):
     began = time.monotonic()
     with pytest.raises(BadInput) as problem:
-        Place.of(url.format(port=free_port())).open()
+        StudyStorage.of(url.format(port=free_port())).open()
     assert message in str(problem.value) and "secret" not in str(problem.value) and "\n" not in str(problem.value)
     assert time.monotonic() - began < 15
 
 
 def test_a_study_that_is_not_there_is_named_with_those_that_are():
     with pytest.raises(BadInput, match="no study storage"):
-        look(Place.of("sqlite:///none.db"), "s")
+        look(StudyStorage.of("sqlite:///none.db"), "s")
     study()
     with pytest.raises(BadInput, match=r"no study 'ss' .*did you mean 's'"):
-        look(Place.of("sqlite:///s.db"), "ss")
+        look(StudyStorage.of("sqlite:///s.db"), "ss")
 
 
 def test_an_unknown_sampler_is_refused():

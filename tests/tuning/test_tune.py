@@ -20,8 +20,8 @@ from hdmap_mlflow.errors import BadInput, Incomplete
 from hdmap_mlflow.execution.launch import Launch
 from hdmap_mlflow.runs import setup
 from hdmap_mlflow.tuning.driver import status, tune
-from hdmap_mlflow.tuning.search import Wanted, check
-from hdmap_mlflow.tuning.storage import Place, look
+from hdmap_mlflow.tuning.search import SearchRequest, check
+from hdmap_mlflow.tuning.storage import StudyStorage, look
 
 SMALL = "data.image_size=[32,96],model.weights=random,model.backbone=resnet18,model.layers=[layer1]"
 TRAINED = "data.image_size=[32,96],model.weights=random,train.max_epochs=3"
@@ -31,7 +31,7 @@ DRIVE = Path(__file__).parents[1].joinpath("helpers", "drive_study.py")
 
 def search(maps, model="patchcore", trials=6, refit_seeds="", overrides=SMALL, condition="quickstart", **more):
     flags = {"data.root": str(maps), "data.source_domain": "domain_A", "train.seed": 0}
-    wanted = Wanted(model, condition, flags=flags, overrides=overrides, trials=trials, refit_seeds=refit_seeds,
+    wanted = SearchRequest(model, condition, flags=flags, overrides=overrides, trials=trials, refit_seeds=refit_seeds,
                          study="s", **more)  # fmt: skip
     return check(wanted)
 
@@ -62,7 +62,7 @@ def test_a_study_finds_the_better_settings_and_shows_them(maps, store, capsys):
     assert all(t.data.tags["mlflow.parentRunId"] == study.info.run_id for t in (trials | refits).values())
     assert all(note["targets"] == [] for note in trial_notes("begin") if note["trial"] != "refit")
     assert all(note["targets"] == "auto" for note in trial_notes("begin") if note["trial"] == "refit")
-    best = look(Place.of("sqlite:///optuna.db"), "s").best_trial
+    best = look(StudyStorage.of("sqlite:///optuna.db"), "s").best_trial
     assert best.value == max(t.data.metrics["val/image_AUROC"] for t in trials.values()) > 0.75, said
     (winner,) = [name for name in trials if name.startswith("best: ")]
     assert trials[winner].data.tags["hdmap.trial"] == str(best.number) == study.data.tags["hdmap.best_trial"]
