@@ -102,6 +102,20 @@ def test_imports_point_one_way(name):
             assert name in places or name.split("/")[0] in places, f"{name} imports {library}"
 
 
+def test_the_picture_of_the_house_is_what_is_imported():
+    """Every arrow is an import, and every import between rooms goes along arrows."""
+    picture = (ROOT / "CONTRIBUTING.md").read_text().partition("```mermaid")[2].partition("```")[0]
+    drawn = {tuple(reversed(edge)) for edge in re.findall(r"(\w+) --> (\w+)", picture)}
+    rooms = {room for edge in drawn for room in edge}
+    assert rooms == {room.partition("/")[0].strip() for room in HOUSE} - {""}
+    pairs = {(name.split("/")[0], other.split("/")[0]) for name in FLOORS for other in _ours(FILES[name])}
+    imported = {(room, other) for room, other in pairs if room != other and {room, other} <= rooms}
+    below = {room: {other for one, other in drawn if one == room} for room in rooms}
+    for _ in rooms:
+        below = {room: others.union(*(below[other] for other in others)) for room, others in below.items()}
+    assert drawn <= imported and all(other in below[room] for room, other in imported)
+
+
 @pytest.mark.parametrize("name", FILES)
 def test_files_stay_under_350_lines(name):
     assert len(FILES[name].read_text().splitlines()) <= 350
