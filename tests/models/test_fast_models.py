@@ -92,10 +92,10 @@ def test_moments_of_a_stream_are_those_of_all_at_once() -> None:
         torch.testing.assert_close(moments.covariance()[place], vectors[:, :, place].T.cov(), rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("n_features", [1, 40, 192])
+@pytest.mark.parametrize("n_features", [1, 40, 448])
 def test_the_chosen_channels_are_anomalibs(n_features: int) -> None:
-    model = Padim(backbone="resnet18", layers=["layer1", "layer2"], pre_trained=False, n_features=n_features).model
-    sizes = {"layer1": (2, 64, 8, 12), "layer2": (2, 128, 4, 6)}
+    sizes = {"layer1": (2, 64, 8, 12), "layer2": (2, 128, 4, 6), "layer3": (2, 256, 2, 3)}
+    model = Padim(backbone="resnet18", layers=list(sizes), pre_trained=False, n_features=n_features).model
     maps = {layer: torch.rand(size) for layer, size in sizes.items()}
     torch.testing.assert_close(embed(model, maps), model.generate_embedding(maps), rtol=0, atol=0)
 

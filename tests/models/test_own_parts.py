@@ -133,6 +133,21 @@ def test_the_rate_warms_up_over_a_tenth_and_falls_along_a_cosine_step_by_step(
     assert optimizer.param_groups[0]["lr"] == pytest.approx(0.0002)  # past the end
 
 
+@pytest.mark.parametrize("given", [{}, {"fuse_layer_encoder": [[0], [1]]}, {"fuse_layer_decoder": [[0, 1]]}])
+def test_the_groups_of_layers_that_are_given_are_those_of_the_network(given, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = []
+
+    def published(self: Any, *args: Any, **kwargs: Any) -> None:
+        torch.nn.Module.__init__(self)
+        self.model = SimpleNamespace(fuse_layer_encoder="published", fuse_layer_decoder="published")
+        seen.append((args, kwargs))
+
+    monkeypatch.setattr(PublishedDinomaly, "__init__", published)
+    model = dinomaly.Dinomaly("vit", decoder_depth=2, **given)
+    assert seen == [(("vit",), {"decoder_depth": 2})]
+    assert vars(model.model) == {"fuse_layer_encoder": "published", "fuse_layer_decoder": "published"} | given
+
+
 # -------------------------------------------------------------------------------------------------------------- PaDiM
 @pytest.fixture
 def gauss() -> Any:
