@@ -44,7 +44,7 @@ HOUSE = {
     "evaluation": "pixels intervals scoring metrics cards shift figures pictures",
     "tracking": "client record store",
     "runs": "meter setup identity train result history flow export rescore verify",
-    "execution": "gpus task board process child executor local ray launch",
+    "execution": "gpus task board forks process child preload executor local ray launch",
     "grid": "plan driver",
     "tuning": "storage pruning space study findings search driver",
     "report": "arrange tables sections charts write",

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from hdmap_mlflow.errors import BadInput, OutOfMemory, Stopped
-from hdmap_mlflow.execution.process import GRACE_SECONDS, process_name
+from hdmap_mlflow.execution.process import GRACE_SECONDS, is_gone, process_name
 from hdmap_mlflow.execution.task import Outcome, Status, Task
 from hdmap_mlflow.runs.flow import execute
 
@@ -56,7 +56,7 @@ def main(file: str, flow: Callable[[Task], dict[str, Any]] = flow) -> int:
     signal.signal(signal.SIGTERM, _interrupt)
     os.environ.setdefault("TQDM_DISABLE", "1")
     task = Task.model_validate_json(Path(file).read_text())
-    threading.Thread(target=_end_with, args=(int(os.environ["HDMAP_WATCHER"]),), daemon=True).start()
+    threading.Thread(target=_end_with, args=(process_name(int(os.environ["HDMAP_WATCHER"])),), daemon=True).start()
     status: Status = "finished"
     reason, found, bug = "", {}, False
     try:
@@ -82,9 +82,9 @@ def _interrupt(signum: int, frame: object) -> None:
     raise KeyboardInterrupt
 
 
-def _end_with(watcher: int) -> None:
+def _end_with(watcher: str) -> None:
     """End this process when the one that watches it is gone: the run is then recorded as KILLED."""
-    while os.getppid() == watcher:
+    while not is_gone(watcher):
         time.sleep(0.5)
     print("hdmap: the process that watched this run is gone", file=sys.stderr, flush=True)
     os.kill(os.getpid(), signal.SIGTERM)

@@ -17,12 +17,14 @@ from typing import Any
 import psutil
 
 from hdmap_mlflow.errors import BadInput
+from hdmap_mlflow.execution import forks
 from hdmap_mlflow.execution.gpus import wait_until_idle
 from hdmap_mlflow.execution.task import Outcome, Share, Started, Status, Task
 
 GRACE_SECONDS = 20.0  # between SIGTERM and SIGKILL
 LOG_BYTES = 1_000_000  # of a log's end, that travel back to the driver
 THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEXPR_NUM_THREADS")
+Child = subprocess.Popen[bytes] | forks.Fork
 # What `mlflow run` exports of its own run and experiment is not the child's.
 INHERITED = ("MLFLOW_RUN_ID", "MLFLOW_EXPERIMENT_ID", "MLFLOW_EXPERIMENT_NAME")
 
@@ -74,13 +76,10 @@ def watch(task: Task, share: Share, stopped: Callable[[], bool] = lambda: False)
 
 def _run(task: Task, share: Share, file: Path, log: Path, stopped: Callable[[], bool]) -> tuple[Status, str]:
     """Start the child and wait for its end; what is returned holds where the child itself reports nothing else."""
-    command = task.command or (sys.executable, "-m", "hdmap_mlflow.execution.child")
-    with log.open("ab") as stream:
-        process = subprocess.Popen([*command, str(file)], env=_environment(task, share), stdin=subprocess.DEVNULL,
-                                   stdout=stream, stderr=stream, start_new_session=True)  # fmt: skip
+    process = _start(task.command, file, log, _environment(task, share))
     began = time.monotonic()
     try:
-        while process.poll() is None:
+        while (code := process.poll()) is None:
             if stopped():
                 return "killed", "interrupted"
             if share.timeout and time.monotonic() - began > share.timeout:
@@ -91,10 +90,20 @@ def _run(task: Task, share: Share, file: Path, log: Path, stopped: Callable[[], 
             time.sleep(0.1)
     finally:
         _stop(process)
-    if process.returncode < 0:
-        return "failed", f"killed by {signal.Signals(-process.returncode).name} (SIGKILL: often the system, short of "\
+    if code < 0:
+        return "failed", f"killed by {signal.Signals(-code).name} (SIGKILL: often the system, short of "\
                          "memory)"  # fmt: skip
-    return "failed", f"ended with exit code {process.returncode} and said nothing"
+    return "failed", f"ended with exit code {code} and said nothing"
+
+
+def _start(command: tuple[str, ...], file: Path, log: Path, environment: dict[str, str]) -> Child:
+    """A process that runs a task's file and writes its log: a fork, or a new interpreter where a command is given."""
+    if not command and forks.possible():
+        return forks.Fork(file, log, environment)
+    command = command or (sys.executable, "-m", "hdmap_mlflow.execution.child")
+    with log.open("ab") as stream:
+        return subprocess.Popen([*command, str(file)], env=environment, stdin=subprocess.DEVNULL, stdout=stream,
+                                stderr=stream, start_new_session=True)  # fmt: skip
 
 
 def _environment(task: Task, share: Share) -> dict[str, str]:
@@ -109,7 +118,7 @@ def _environment(task: Task, share: Share) -> dict[str, str]:
     return environment
 
 
-def _stop(process: subprocess.Popen[bytes]) -> None:
+def _stop(process: Child) -> None:
     """End the child and everything it started: SIGTERM, and SIGKILL for what is still there after the grace."""
     if process.poll() is None:
         with contextlib.suppress(ProcessLookupError):

@@ -19,4 +19,5 @@ def main():
 
 
 __main__.app = main
-__main__.main()
+if __name__ == "__main__":
+    __main__.main()

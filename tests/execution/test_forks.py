@@ -1,0 +1,76 @@
+"""A forked child is what a new interpreter would be, but for the imports."""
+
+import json
+import os
+import signal
+import sys
+from pathlib import Path
+
+import pytest
+from fakes import alive, drain
+from small import SMALL
+
+from hdmap_mlflow.config import RunConfig
+from hdmap_mlflow.execution import forks
+from hdmap_mlflow.execution.local import LocalExecutor
+from hdmap_mlflow.execution.task import Share, Task
+from hdmap_mlflow.runs import setup
+
+pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("processes")]
+TOY = {"toy": {"name": "toy", "config": {"image_size": [31, 95]}}}
+FRESH = (sys.executable, "-m", "hdmap_mlflow.execution.child")
+
+
+@pytest.fixture
+def config(maps, store, tmp_path) -> RunConfig:
+    (tmp_path / "toy.json").write_text(json.dumps(TOY))
+    return setup.configure("toys:Fitted", "toy", str(tmp_path / "toy.json"), {"data.root": str(maps)},
+                           f"{SMALL},data.image_size=[31,95],tracking.uri={store.uri}")  # fmt: skip
+
+
+def run(store, config, hooks, share=None, command=()):
+    tasks = [Task(index=i, config=config, folder=Path("logs").absolute(), hook=hook, arguments=arguments,
+                  command=command) for i, (hook, arguments) in enumerate(hooks)]  # fmt: skip
+    with LocalExecutor(store, share or Share(cpus=1), jobs=1) as pool:
+        for task in tasks:
+            pool.submit(task)
+        return drain(pool)
+
+
+def test_a_fork_has_the_environment_session_log_and_metrics_of_a_new_interpreter(store, config, monkeypatch):
+    monkeypatch.setenv("HDMAP_TEST", "seen")
+    monkeypatch.setenv("MLFLOW_RUN_ID", "of the driver")
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(sys.path))
+    note = ("hooks:note", {"file": str(Path("notes").absolute())})
+    forked, again = run(store, config, [note, note]).values()
+    fresh = run(store, config, [note], command=FRESH)[0]
+    one, two, new = (json.loads(line) for line in Path("notes").read_text().splitlines())
+    assert one["parent"] == two["parent"] != new["parent"] and alive(one["parent"]), "the server stays"
+    for facts, outcome in ((one, forked), (two, again), (new, fresh)):
+        assert outcome.status == "finished" and facts["session"] == facts["pid"] != facts["parent"]
+        assert facts["stdin"] == "/dev/null" and facts["output"] == str(outcome.log) and facts["threads"] == 1
+        assert facts["environment"]["MLFLOW_RUN_ID"] == outcome.run_id and "id " + outcome.run_id in outcome.text
+        assert facts["environment"]["HDMAP_TEST"] == "seen" and not alive(facts["pid"])
+    same = [{k: v for k, v in facts["environment"].items() if k not in ("MLFLOW_RUN_ID", "LC_CTYPE")}
+            for facts in (one, two, new)]  # fmt: skip
+    assert same[0] == same[1] == same[2]
+    kept = [{k: v for k, v in o.metrics.items() if not k.startswith("cost/")} for o in (forked, again, fresh)]
+    assert kept[0] == kept[1] == kept[2] and "target_mean/image_AUROC" in kept[0]
+
+
+def test_how_a_fork_ends_is_told_as_of_any_process(store, config):
+    ended = run(store, config, [("hooks:exits", {"code": 7}), ("hooks:dies", {"signal": signal.SIGKILL})])
+    assert ended[0].status == "failed" and "exit code 7" in ended[0].reason
+    assert ended[1].status == "failed" and "killed by SIGKILL" in ended[1].reason
+
+
+def test_a_fork_may_use_the_threads_of_its_share(store, config):
+    run(store, config, [("hooks:note", {"file": str(Path("notes").absolute())})], Share(cpus=2))
+    assert json.loads(Path("notes").read_text())["threads"] == 2
+
+
+def test_where_nothing_can_be_forked_a_new_interpreter_runs_the_task(store, config, monkeypatch):
+    monkeypatch.setattr(forks, "possible", lambda: False)
+    monkeypatch.setattr(forks, "Fork", None)
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(sys.path))  # where the toy lies
+    assert run(store, config, [("", {})])[0].status == "finished"
