@@ -37,7 +37,7 @@ HOUSE = {
     "": "errors files console",
     "config": "settings conditions layers identity",
     "data": "faults formats simulate matfiles packed layout dataset protocols datamodule",
-    "models": "entry searchspace signature backbones registry",
+    "models": "searchspace entry signature backbones registry",
     "models/parts": "auroc blur coreset features textures",
     "models/own": "cflow cutpaste dinomaly draem_sevnet padim patchcore",
     "models ": "builder",

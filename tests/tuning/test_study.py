@@ -12,8 +12,9 @@ from studies import CONFIG, DIMENSIONS, study
 
 from hdmap_mlflow.errors import BadInput, Stopped
 from hdmap_mlflow.execution.process import process_name
+from hdmap_mlflow.models.searchspace import Int
 from hdmap_mlflow.tuning.pruning import pruning
-from hdmap_mlflow.tuning.space import Dimension, Space
+from hdmap_mlflow.tuning.space import Space
 from hdmap_mlflow.tuning.storage import StudyStorage, look
 from hdmap_mlflow.tuning.study import GONE_SECONDS
 
@@ -38,7 +39,7 @@ def test_the_baseline_comes_first_and_there_are_so_many_trials_and_no_more(kind)
 
 
 def test_a_baseline_outside_a_narrowed_space_is_run_all_the_same():
-    narrow = Space(DIMENSIONS | {"model.n": Dimension(type="int", low=5, high=9)}, CONFIG)
+    narrow = Space(DIMENSIONS | {"model.n": Int(low=5, high=9)}, CONFIG)
     found = study(space=narrow)
     assert found.ask(2).settings == {"model.x": 0.5, "model.n": 3}
     found.finish(0, [0.5])
@@ -106,7 +107,7 @@ def test_what_was_given_up_by_its_driver_is_not_overwritten_by_it():
 
 
 def test_settings_that_completed_are_not_run_again():
-    few = Space({"model.n": Dimension(type="int", low=3, high=4)}, CONFIG)
+    few = Space({"model.n": Int(low=3, high=4)}, CONFIG)
     found = study(space=few, sampler="random")
     run = []
     while asked := found.ask(8):
