@@ -1,7 +1,10 @@
 """A study that drivers share: nothing is lost with a driver, run twice or begun otherwise."""
 
+import errno
+import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -77,6 +80,52 @@ def test_a_trial_whose_driver_died_is_asked_for_again_and_one_that_had_finished_
     assert states(ours) == ["FAIL", "COMPLETE", "RUNNING"]
     assert ours.best().values == [0.9] and ours.best().params["model.n"] == int(found[0])
     assert ours.ask(3).number == 3 and ours.ask(3) is None, "the lost trial does not count"
+
+
+KILLED = """
+import os, signal, sys; sys.path[:0] = sys.argv[2:]
+from studies import study
+turn = study(sys.argv[1])._turn()
+turn.__enter__()
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["sqlite", "journal"])
+def test_a_driver_killed_inside_its_turn_holds_the_next_up_for_a_while_only(kind, monkeypatch):
+    assert subprocess.run([sys.executable, "-c", KILLED, kind, HELPERS], check=False).returncode == -signal.SIGKILL
+    monkeypatch.setattr("hdmap_mlflow.tuning.study.TURN_SECONDS", 3)
+    began = time.monotonic()
+    assert study(kind).ask(1).baseline
+    assert time.monotonic() - began < 20
+
+
+@pytest.mark.parametrize("kind", ["sqlite", "journal"])
+def test_drivers_take_turns_and_every_turn_is_renewed(kind):
+    one, other, order = study(kind), study(kind), []
+    waiting = threading.Thread(target=lambda: order.append(other.claim("refit") and "other"))
+    renewed = Path("s.log.turn").stat().st_mtime_ns if kind == "journal" else 0
+    with one._turn():
+        waiting.start()
+        time.sleep(0.3)
+        order.append("one")
+    waiting.join()
+    assert order == ["one", "other"]
+    assert kind == "sqlite" or Path("s.log.turn").stat().st_mtime_ns > renewed and not Path("s.log.turn.lock").exists()
+
+
+def test_a_journal_needs_no_locks_of_the_file_system(monkeypatch):
+    asked = []
+
+    def refused(*_):
+        asked.append("a lock")
+        raise OSError(errno.ENOSYS, "as on many shared disks")
+
+    monkeypatch.setattr("fcntl.flock", refused)
+    found = study("journal")
+    found.finish(found.ask(1).number, [0.5])
+    assert found.best().values == [0.5] and not asked
 
 
 @pytest.mark.slow
