@@ -40,7 +40,7 @@ HOUSE = {
     "models": "searchspace entry signature backbones registry",
     "models/parts": "auroc blur coreset features textures",
     "models/own": "cflow cutpaste dinomaly draem_sevnet padim patchcore",
-    "models ": "builder",
+    "models ": "builder contract",
     "evaluation": "pixels intervals scoring metrics cards shift figures pictures",
     "tracking": "client record store",
     "runs": "meter setup identity train result history flow export rescore verify",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from fnmatch import fnmatch
@@ -74,6 +75,10 @@ class Needs:
         if config.train.max_epochs < self.epochs:
             return f"needs train.max_epochs={self.epochs} or more; got {config.train.max_epochs}"
         return None
+
+    def side(self, least: int = 64) -> int:
+        """The smallest side of a square map that the model takes, in pixels and not below `least`."""
+        return math.ceil(max(least, self.least) / self.multiple) * self.multiple
 
     def describe(self) -> str:
         """For the table of models."""

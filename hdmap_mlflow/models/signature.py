@@ -116,6 +116,12 @@ def parameters(path: str) -> dict[str, inspect.Parameter]:
     return found
 
 
+def forget() -> None:
+    """Read the signatures of classes anew."""
+    parameters.cache_clear()
+    schema.cache_clear()
+
+
 @cache
 def schema(path: str) -> type[BaseModel]:
     """The settings of a model class as a pydantic model: its constructor's arguments, their types and defaults."""
