@@ -6,7 +6,6 @@ from hdmap_mlflow.config import packaged_conditions
 from hdmap_mlflow.console import show_table
 from hdmap_mlflow.models.registry import REGISTRY, find_model
 from hdmap_mlflow.runs import setup
-from hdmap_mlflow.tuning import space
 
 
 def show_models() -> None:
@@ -29,6 +28,6 @@ def show_model(model: str) -> None:
     flat = setup.configure(model, "baseline").flat()
     own = [key for key in flat if key.startswith("model.")]
     keys = own + [key for key in entry.space if key not in own]
-    searched = {key: space.describe(space.Dimension(**law)) for key, law in entry.space.items()}
+    searched = {key: one.describe() for key, one in entry.space.items()}
     show_table("settings", ["setting", "published", "searched"],
                [[key, flat[key], searched.get(key, "")] for key in keys], left=3)  # fmt: skip

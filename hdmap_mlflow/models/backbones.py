@@ -54,9 +54,9 @@ def resolve(weights: str, backbone: str, fetch: bool = True) -> Backbone:
 
 @cache
 def layers(backbone: str) -> dict[str, tuple[int, int]]:
-    """Layers of a timm architecture that features can be taken from, with their channels and reduction of size.
+    """Layers of a timm architecture that features can be taken from: their channels, and by how much they are smaller.
 
-    None for a name that timm does not know. No weight is made.
+    An empty dictionary for a name that timm does not know. No weight is made.
     """
     import timm
     import torch

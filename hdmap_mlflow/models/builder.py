@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import importlib.util
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 from urllib.error import URLError
 
 from hdmap_mlflow.config import RunConfig, with_settings
@@ -14,6 +15,10 @@ from hdmap_mlflow.models import backbones, signature
 from hdmap_mlflow.models.entry import ModelEntry
 from hdmap_mlflow.models.parts import textures
 from hdmap_mlflow.models.registry import find_model
+
+if TYPE_CHECKING:
+    from anomalib.models.components import AnomalibModule
+    from torch import nn
 
 
 def check(config: RunConfig) -> RunConfig:
@@ -69,49 +74,70 @@ def _check_timm(setting: str, name: str, settings: dict[str, Any]) -> None:
             raise BadInput(f"{setting} '{name}' has no layer '{layer}'; it has: {', '.join(known)}")
 
 
-def build(config: RunConfig, *, fetch: bool = True):  # noqa: ANN201 - AnomalibModule, imported late
-    """A new model, ready to fit, with raw scores: resize and scale before it, no post-processing behind it.
+def components(config: RunConfig) -> dict[str, Any]:
+    """What stands around every model, so that all are judged alike: resize and scale before it, nothing behind it.
 
     anomalib's post-processor clamps scores to [0, 1] with source statistics; under domain shift that makes
-    every target score 1. Without it, `pred_score` is what the model computed. `fetch=False` leaves weights random that
-    a checkpoint will replace. Raises BadInput if weights cannot be had.
+    every target score 1. Without it, `pred_score` is what the model computed.
     """
     from anomalib.metrics import Evaluator
     from anomalib.pre_processing import PreProcessor
-    from torchvision.transforms.v2 import Compose, InterpolationMode, Normalize, Resize
+    from torchvision.transforms.v2 import Compose, Normalize
 
+    from hdmap_mlflow.data.datamodule import resize
     from hdmap_mlflow.models.parts.auroc import AUROC
 
+    entry = find_model(config.model.name)
+    steps: list[nn.Module] = [resize(config.data)]
+    if entry.weights and entry.needs.scaled:
+        scale: tuple[Sequence[float], ...] = (backbones.IMAGENET_MEAN, backbones.IMAGENET_STD)
+        if entry.weights.library == "timm":
+            name = config.model.settings[entry.weights.setting]
+            backbone = backbones.resolve(config.model.weights, name, fetch=False)
+            scale = (backbone.mean, backbone.std)
+        steps.append(Normalize(*scale))
+    return {
+        "pre_processor": PreProcessor(transform=Compose(steps)),
+        "post_processor": False,
+        "visualizer": False,
+        "evaluator": Evaluator(val_metrics=[AUROC(fields=["pred_score", "gt_label"], prefix="val_image_")]),
+    }
+
+
+def build(config: RunConfig, *, fetch: bool = True, parts: Mapping[str, Any] | None = None) -> AnomalibModule:
+    """A new model, ready to fit, among its `components` or the `parts` given in their place.
+
+    `fetch=False` leaves weights random that a checkpoint will replace. Raises BadInput if weights cannot be had.
+    """
     entry = find_model(config.model.name)
     arguments = signature.arguments(entry.path, config.model.settings)
     weights = config.model.weights
     random = weights == "random" or (weights == "hub" and not fetch)
-    steps: list = [Resize(config.data.image_size, InterpolationMode(config.data.interpolation), antialias=True)]
-    scale: tuple = (backbones.IMAGENET_MEAN, backbones.IMAGENET_STD)
     if entry.weights and entry.weights.library == "timm":
-        backbone = backbones.resolve(weights, arguments[entry.weights.setting], fetch)
-        arguments[entry.weights.setting] = backbone.name
-        scale = (backbone.mean, backbone.std)
+        setting = entry.weights.setting
+        arguments[setting] = backbones.resolve(weights, arguments[setting], fetch).name
     if "pre_trained" in signature.parameters(entry.path):
         arguments["pre_trained"] = True  # random weights are seen to below, alike for every model
-    if entry.weights and entry.needs.scaled:
-        steps.append(Normalize(*scale))
     if entry.textures:
         arguments[entry.textures] = textures.folder(arguments[entry.textures])
     with downloads(config.model.name), backbones.random_weights() if random else contextlib.nullcontext():
-        model = signature.load_class(entry.path)(
-            pre_processor=PreProcessor(transform=Compose(steps)),
-            post_processor=False,
-            visualizer=False,
-            evaluator=Evaluator(val_metrics=[AUROC(fields=["pred_score", "gt_label"], prefix="val_image_")]),
-            **arguments,
-        )
+        model = signature.load_class(entry.path)(**(parts or components(config)), **arguments)
     if random:
         backbones.leave_files_out(model)
     return model
 
 
-def trains(config: RunConfig, model: Any) -> bool:
+def load_checkpoint(model: AnomalibModule, path: Path) -> None:
+    """Load a checkpoint's weights into a model that was built with the same settings; plain data only, strict."""
+    import torch
+    from anomalib.utils.serialization import anomalib_safe_globals
+
+    with anomalib_safe_globals(model.checkpoint_safe_globals()):
+        state = torch.load(path, map_location="cpu", weights_only=True)["state_dict"]
+    model.load_state_dict(state, strict=True)
+
+
+def trains(config: RunConfig, model: AnomalibModule) -> bool:
     """Whether epochs of gradient descent improve a built model, or passes over the data fit it."""
     known = find_model(config.model.name).trains
     return model.trainer_arguments.get("max_epochs") != 1 if known is None else known

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from fnmatch import fnmatch
@@ -9,6 +10,7 @@ from typing import Any, Literal
 
 from hdmap_mlflow.config import RunConfig
 from hdmap_mlflow.errors import BadInput
+from hdmap_mlflow.models.searchspace import Dimension
 
 GENERATED = "generated"  # a setting that names a folder of textures: those that we make
 
@@ -74,6 +76,10 @@ class Needs:
             return f"needs train.max_epochs={self.epochs} or more; got {config.train.max_epochs}"
         return None
 
+    def side(self, least: int = 64) -> int:
+        """The smallest side of a square map that the model takes, in pixels and not below `least`."""
+        return math.ceil(max(least, self.least) / self.multiple) * self.multiple
+
     def describe(self) -> str:
         """For the table of models."""
         size = [f"multiple of {self.multiple}"] if self.multiple > 1 else []
@@ -93,8 +99,7 @@ class ModelEntry:
     `path` is `module:Class`; `trains` says whether epochs of gradient descent improve it (else passes over the data
     fit it; None: known once it is built); `weights` is None where every network starts from scratch; `defaults` are
     the published settings that are not the class's own, flat or dotted as in a condition file; `space` is the search
-    space, a setting to `{"type", "low", "high", "log", "step"}` or `{"type": "categorical", "choices"}`, with
-    `"when": {setting: values}` where it matters at these values only; `textures` names the setting that takes a folder
+    space, settings by dotted name with the values to draw from; `textures` names the setting that takes a folder
     of textures; `derived` are settings that follow from the run's others.
     """
 
@@ -104,7 +109,7 @@ class ModelEntry:
     weights: Weights | None = None
     needs: Needs = Needs()
     defaults: Mapping[str, Any] = field(default_factory=dict)
-    space: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    space: Mapping[str, Dimension] = field(default_factory=dict)
     textures: str = ""
     derived: Mapping[str, Callable[[RunConfig], Any]] = field(default_factory=dict)
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ast
-import enum
 import hashlib
 import importlib
 import inspect
@@ -15,7 +14,8 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from pydantic import ConfigDict, TypeAdapter, ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError, create_model
+from pydantic_core import PydanticSerializationError, to_json
 
 from hdmap_mlflow import __version__
 from hdmap_mlflow.errors import BadInput, nearest
@@ -34,6 +34,8 @@ ELSEWHERE = {
     "learning_rate": "train.learning_rate",
     "weight_decay": "train.weight_decay",
 }
+
+SCHEMA = ConfigDict(arbitrary_types_allowed=True, protected_namespaces=(), validate_default=True)
 
 
 def load_class(path: str) -> type:
@@ -114,56 +116,64 @@ def parameters(path: str) -> dict[str, inspect.Parameter]:
     return found
 
 
+def forget() -> None:
+    """Read the signatures of classes anew."""
+    parameters.cache_clear()
+    schema.cache_clear()
+
+
+@cache
+def schema(path: str) -> type[BaseModel]:
+    """The settings of a model class as a pydantic model: its constructor's arguments, their types and defaults."""
+    settings = {name: parameter for name, parameter in parameters(path).items() if name not in ELSEWHERE}
+    fields: Any = {
+        name: (_type(one), ... if one.default is one.empty else one.default) for name, one in settings.items()
+    }
+    return create_model("Settings", __config__=SCHEMA, **fields)
+
+
+def _type(parameter: inspect.Parameter) -> object:
+    """A default that its own type does not take, as in `layers: list[str] = None`, is taken all the same."""
+    try:
+        if parameter.default is not parameter.empty:
+            create_model("Setting", __config__=SCHEMA, value=(parameter.annotation, parameter.default))()
+    except ValidationError:
+        return parameter.annotation | type(parameter.default)
+    return parameter.annotation
+
+
 def check(model: str, path: str, given: Mapping[str, Any]) -> dict[str, Any]:
     """Settings of a model as its signature types them, and the class's own defaults for those not given.
 
-    Values are plain data: enumerations by value, paths as text. Raises BadInput that names the key and the nearest
-    known one, or the value and what is wrong with it.
+    Values are JSON's: enumerations by value, paths as text, tuples as lists. Raises BadInput that names the key and the
+    nearest known one, or the value and what is wrong with it.
     """
-    known = {name: parameter for name, parameter in parameters(path).items() if name not in ELSEWHERE}
+    known = schema(path).model_fields
     for key in given:
         if key in ELSEWHERE:
             raise BadInput(f"model.{key} is set by {ELSEWHERE[key]}")
         if key not in known:
             raise BadInput(f"unknown key 'model.{key}' for {model}{nearest(key, known)}; it takes: {', '.join(known)}")
-    out = {}
-    for name, parameter in known.items():
-        if name in given:
-            out[name] = _read(f"model.{name}", parameter.annotation, given[name])
-        elif parameter.default is parameter.empty:
-            raise BadInput(f"{model} needs model.{name}; give it in the condition or the overrides")
-        elif _is_plain(value := _plain(parameter.default)):
-            # As it would be read: `500` for a float would not be the `500.0` that a configuration read back has.
-            out[name] = float(value) if parameter.annotation is float and value is not None else value
-    return out
+    try:
+        settings = schema(path)(**given)
+    except ValidationError as error:
+        name, problem = str(error.errors()[0]["loc"][0]), error.errors()[0]["msg"]
+        if name not in given:
+            raise BadInput(f"{model} needs model.{name}; give it in the condition or the overrides") from None
+        raise BadInput(f"model.{name}: {problem[0].lower()}{problem[1:]}, got {given[name]!r}") from None
+    unwritable = {name for name in known.keys() - given.keys() if not _is_writable(known[name].default)}
+    return settings.model_dump(mode="json", exclude=unwritable)
 
 
 def arguments(path: str, settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Checked settings as the constructor wants them: members of enumerations in place of their values."""
-    return {name: _as_annotated(parameters(path)[name].annotation, value) for name, value in settings.items()}
+    """Checked settings as the constructor types them: members of enumerations, paths and tuples again."""
+    typed = schema(path)(**settings)
+    return {name: getattr(typed, name) for name in settings}
 
 
-def _read(key: str, hint: Any, value: Any) -> Any:
-    configured = inspect.isclass(hint) and hasattr(hint, "__pydantic_core_schema__")  # beside which none may be given
+def _is_writable(default: object) -> bool:
+    """Whether JSON can say it; what it cannot is left to the class and stands on no record."""
     try:
-        adapter = TypeAdapter(hint, config=None if configured else ConfigDict(arbitrary_types_allowed=True))
-        return _plain(adapter.validate_python(value))
-    except ValidationError as error:
-        problem = error.errors()[0]["msg"]
-        raise BadInput(f"{key}: {problem[0].lower()}{problem[1:]}, got {value!r}") from None
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, enum.Enum):
-        return value.value
-    return str(value) if isinstance(value, Path) else value
-
-
-def _is_plain(value: Any) -> bool:
-    if isinstance(value, list | tuple):
-        return all(map(_is_plain, value))
-    return value is None or isinstance(value, bool | int | float | str)
-
-
-def _as_annotated(hint: Any, value: Any) -> Any:
-    return hint(value) if inspect.isclass(hint) and issubclass(hint, enum.Enum) else value
+        return bool(to_json(default))
+    except PydanticSerializationError:
+        return False

@@ -13,13 +13,13 @@ from anomalib.callbacks import ModelCheckpoint
 from anomalib.data import AnomalibDataModule
 from anomalib.engine import Engine
 from anomalib.models.components import AnomalibModule
-from anomalib.utils.serialization import anomalib_safe_globals
 from lightning.pytorch import Callback, LightningModule, Trainer, seed_everything
 from lightning.pytorch.callbacks import EarlyStopping
 from lightning.pytorch.loggers import TensorBoardLogger
 
 from hdmap_mlflow.config import RunConfig, TrainConfig
 from hdmap_mlflow.errors import BadInput
+from hdmap_mlflow.models.builder import load_checkpoint
 
 MONITOR = "val_image_AUROC"
 KEPT = ("params", "lr", "weight_decay")  # of a group of parameters that gets another optimizer
@@ -129,13 +129,6 @@ def fit(
         best_val_image_AUROC=float(best.best_model_score) if trains and best.best_model_score is not None else None,
     )
     return checkpoint, record
-
-
-def load_checkpoint(model: AnomalibModule, path: Path) -> None:
-    """Load a checkpoint's weights into a model that was built with the same settings; plain data only, strict."""
-    with anomalib_safe_globals(model.checkpoint_safe_globals()):
-        state = torch.load(path, map_location="cpu", weights_only=True)["state_dict"]
-    model.load_state_dict(state, strict=True)
 
 
 class _EpochReport(Callback):

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from optuna.trial import FrozenTrial, TrialState
 
 from hdmap_mlflow import config as configuration
-from hdmap_mlflow.tuning.space import Space, describe
+from hdmap_mlflow.tuning.space import Space
 
 if TYPE_CHECKING:
     import optuna
@@ -147,7 +147,7 @@ def note(
     lines += [f"Trained again, {row[0]}: {row[3]} over {row[4]} seeds." for row in gains(refits) if "mean" in row[0]]
     lines += [""]
     baseline, settings = space.baseline(), best.user_attrs["settings"]
-    rows = [[setting, describe(one), _cell(baseline.get(setting, "-")), f"**{_cell(settings.get(setting, '-'))}**"]
+    rows = [[setting, one.describe(), _cell(baseline.get(setting, "-")), f"**{_cell(settings.get(setting, '-'))}**"]
             for setting, one in space.dimensions.items()]  # fmt: skip
     lines += ["## Settings", "", *table(("setting", "searched", "published", f"trial {best.number}"), rows), ""]
     if refits:

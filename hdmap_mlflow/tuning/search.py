@@ -87,7 +87,7 @@ class Search:
     def terms(self) -> dict[str, str]:
         """What the trials must share, whoever runs them and whenever."""
         fixed = {k: v for k, v in configuration.identifying(self.config).items() if k not in self.space.dimensions}
-        searched = {f"search.{name}": spaces.describe(one) for name, one in self.space.dimensions.items()}
+        searched = {f"search.{name}": one.describe() for name, one in self.space.dimensions.items()}
         rest = {"study.objective": ",".join(self.objectives), "study.pruner": self.pruner}
         rest |= {"data_digest": self.data.digest}
         return fixed | searched | rest

@@ -11,7 +11,7 @@ import sqlalchemy
 from filelock import FileLock
 from optuna.exceptions import OptunaError
 from optuna.storages import BaseStorage, JournalStorage, RDBStorage
-from optuna.storages.journal import JournalFileBackend
+from optuna.storages.journal import JournalFileBackend, JournalFileSymlinkLock
 from sqlalchemy.exc import SQLAlchemyError
 
 from hdmap_mlflow.errors import BadInput, nearest
@@ -43,6 +43,11 @@ class StudyStorage:
         return Path(rest.removeprefix("/") if kind == "sqlite" else rest) if kind in ("sqlite", "journal") else None
 
     @property
+    def is_journal(self) -> bool:
+        """Whether it may lie on a shared disk: there the locks of fcntl, and so those of SQLite, often fail."""
+        return self.url.startswith("journal")
+
+    @property
     def shown(self) -> str:
         """The URL without its password."""
         if self.file:
@@ -52,15 +57,15 @@ class StudyStorage:
     @property
     def dashboard(self) -> str:
         """The command that shows the storage's studies in a browser."""
-        return f"optuna-dashboard {self.file if self.url.startswith('journal') else self.shown}"
+        return f"optuna-dashboard {self.file if self.is_journal else self.shown}"
 
     def open(self) -> BaseStorage:
         """The storage, made where it is a file that is missing. Raises BadInput if it does not answer in seconds."""
         try:
-            # Not `.lock`: that is the journal's own. Several drivers may make one SQLite file at once.
+            if self.is_journal:
+                return JournalStorage(JournalFileBackend(str(self.file), JournalFileSymlinkLock(str(self.file))))
+            # Several drivers may make one SQLite file at once.
             with FileLock(f"{self.file}.opening.lock") if self.file else contextlib.nullcontext():
-                if self.url.startswith("journal"):
-                    return JournalStorage(JournalFileBackend(str(self.file)))
                 waits = {"timeout": 60} if self.file else {"connect_timeout": ANSWER_SECONDS}
                 return RDBStorage(self.url, engine_kwargs={"connect_args": waits, "pool_pre_ping": not self.file})
         except (SQLAlchemyError, OptunaError, ImportError, OSError, ValueError) as error:

@@ -10,11 +10,13 @@ import warnings
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
 import optuna
 import sqlalchemy
 from filelock import FileLock
+from optuna.storages.journal import JournalFileSymlinkLock
 from optuna.trial import FrozenTrial, Trial, TrialState
 
 from hdmap_mlflow.errors import BadInput, nearest
@@ -33,6 +35,7 @@ SAMPLERS: dict[str, Callable[[int], optuna.samplers.BaseSampler]] = {
     "cmaes": lambda seed: optuna.samplers.CmaEsSampler(seed=seed),
 }
 BEAT_SECONDS = 20.0
+TURN_SECONDS = 60  # a turn in a journal that lasts longer was its driver's last
 GONE_SECONDS = 180.0  # a driver on another host that was silent for so long is gone
 
 
@@ -103,6 +106,19 @@ class Study:
     @contextlib.contextmanager
     def _turn(self) -> Iterator[None]:
         """One driver at a time, on whatever host; a driver that dies gives its turn back."""
+        if self.place.is_journal:
+            # Those who wait watch when the file was last written: every turn renews it, a dead driver's does not.
+            turn = Path(f"{self.place.file}.turn")
+            turn.open("a").close()
+            lock = JournalFileSymlinkLock(str(turn), TURN_SECONDS)
+            lock.acquire()
+            try:
+                turn.touch()
+                yield
+            finally:
+                with contextlib.suppress(RuntimeError):  # it took so long that another driver has the turn
+                    lock.release()
+            return
         if self.place.file:
             with FileLock(f"{self.place.file}.turn.lock"):
                 yield

@@ -1,12 +1,13 @@
 """A small study."""
 
 from hdmap_mlflow.config import DataConfig, ModelConfig, RunConfig
-from hdmap_mlflow.tuning.space import Dimension, Space
+from hdmap_mlflow.models.searchspace import Float, Int
+from hdmap_mlflow.tuning.space import Space
 from hdmap_mlflow.tuning.storage import StudyStorage
 from hdmap_mlflow.tuning.study import Study
 
 CONFIG = RunConfig(condition="c", data=DataConfig(), model=ModelConfig(name="m", settings={"x": 0.5, "n": 3}))
-DIMENSIONS = {"model.x": Dimension(type="float", low=0, high=1), "model.n": Dimension(type="int", low=1, high=9)}
+DIMENSIONS = {"model.x": Float(low=0, high=1), "model.n": Int(low=1, high=9)}
 SPACE = Space(DIMENSIONS, CONFIG)
 
 

@@ -1,7 +1,5 @@
 """Every model that runs offline, in its smallest form."""
 
-import math
-
 from hdmap_mlflow.models.registry import REGISTRY
 
 OFFLINE = [name for name, entry in REGISTRY.items() if not entry.needs.online]
@@ -14,9 +12,3 @@ SMALLER = {
     "draem_sevnet": "model.patch_width_range=[10,60]",
     "cutpaste": "model.patch_width_range=[10,60]",
 }
-
-
-def smallest(model: str) -> int:
-    """The smallest side that a model takes, at least 64 pixels so that every layer has some."""
-    needs = REGISTRY[model].needs
-    return math.ceil(max(64, needs.least) / needs.multiple) * needs.multiple

@@ -1,11 +1,16 @@
 """The registry, the check of settings against signatures, and the weights."""
 
 import json
+from enum import Enum
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
 import pytest
+import torch
+from anomalib import LearningType
+from anomalib.models.components import AnomalibModule
 
 from hdmap_mlflow.config import RunConfig, packaged_conditions
 from hdmap_mlflow.errors import BadInput
@@ -25,13 +30,9 @@ def test_every_packaged_condition_is_accepted_by_its_model(model):
 @pytest.mark.parametrize("model", registry.REGISTRY)
 def test_every_search_space_names_settings_that_exist_and_holds_the_default(model):
     entry = registry.find_model(model)
-    flat = setup.configure(model, "baseline").flat()
-    for key, law in entry.space.items():
-        assert key in flat, key
-        if law["type"] == "categorical":
-            assert flat[key] in [c if isinstance(c, str) else json.dumps(c) for c in law["choices"]]
-        else:
-            assert law["low"] <= float(flat[key]) <= law["high"]
+    published = setup.configure(model, "baseline").dotted()
+    for key, one in entry.space.items():
+        assert one.holds(published[key]), key
 
 
 @pytest.mark.parametrize(
@@ -95,7 +96,7 @@ def test_every_setting_of_the_class_is_on_the_record_even_where_the_condition_le
 
 def test_settings_that_follow_from_others_are_worked_out_unless_they_are_given():
     glass = setup.configure("glass", "baseline", overrides="data.image_size=[64,96]").model.settings
-    assert glass["input_shape"] == (64, 96)
+    assert glass["input_shape"] == [64, 96]
     ganomaly = setup.configure("ganomaly", "baseline", overrides="data.batch_size=5").model.settings
     assert ganomaly["batch_size"] == 5
     fre = setup.configure(
@@ -151,8 +152,8 @@ def test_a_texture_folder_below_home_is_found(tmp_path, monkeypatch):
 @pytest.mark.parametrize("model", registry.REGISTRY)
 def test_a_configuration_that_went_through_json_is_the_same_run(model):
     config = setup.configure(model, "quickstart")
-    again = builder.check(RunConfig.model_validate_json(config.model_dump_json()))
-    assert again.flat() == config.flat()
+    read = RunConfig.model_validate_json(config.model_dump_json())
+    assert read == config == builder.check(read) and read.flat() == config.flat()
 
 
 def test_unknown_model_names_the_nearest():
@@ -222,3 +223,34 @@ def test_a_class_that_is_no_anomalib_model_is_refused():
         signature.load_class("collections:OrderedDict")
     with pytest.raises(BadInput, match="cannot be imported"):
         signature.load_class("no_such_package.models:Model")
+
+
+class Mode(Enum):
+    FAST, SLOW = "fast", "slow"
+
+
+class Odd(AnomalibModule):
+    """Settings of every kind, some with a default that the type does not take or that JSON cannot say."""
+
+    learning_type, trainer_arguments = LearningType.ONE_CLASS, {}
+
+    def __init__(
+        self, needed: int, folder: Path = Path("here"), mode: Mode = Mode.FAST, pair: tuple[float, int] = (1, 2),
+        names: list[str] = None, either: Mode | str = Mode.SLOW, made: Any = torch.nn.ReLU, **components: Any,  # type: ignore[assignment]
+    ) -> None:  # fmt: skip
+        super().__init__(**components)
+
+
+def test_settings_are_jsons_once_checked_and_the_signatures_types_for_the_constructor():
+    path = f"{__name__}:Odd"
+    plain = {"folder": "here", "mode": "fast", "pair": [1.0, 2], "names": None, "either": "slow"}
+    checked = signature.check("odd", path, {"needed": "3"})
+    assert checked == {"needed": 3} | plain and isinstance(checked["pair"][0], float)
+    assert json.loads(json.dumps(checked)) == checked == signature.check("odd", path, checked)
+    typed = {"needed": 3, "folder": Path("here"), "mode": Mode.FAST, "pair": (1.0, 2), "names": None, "either": "slow"}
+    assert signature.arguments(path, checked) == typed
+    assert signature.check("odd", path, {"needed": 3, "made": "gelu"})["made"] == "gelu"
+    with pytest.raises(BadInput, match=r"odd needs model\.needed; give it"):
+        signature.check("odd", path, {"mode": "slow"})
+    with pytest.raises(BadInput, match=r"model\.names: input should be a valid list, got 'a'"):
+        signature.check("odd", path, {"needed": 3, "names": "a"})

@@ -8,10 +8,12 @@ import pytest
 
 from hdmap_mlflow.errors import BadInput, OutOfMemory
 from hdmap_mlflow.models import signature
+from hdmap_mlflow.models.contract import ContractBroken
 from hdmap_mlflow.runs import flow, setup
 
 GUIDE = (Path(__file__).parents[2] / "CONTRIBUTING.md").read_text()
-SOURCE, CONDITION = (re.search(rf"```{kind}\n(.*?)```", GUIDE, re.DOTALL)[1] for kind in ("python", "json"))  # type: ignore[index]
+SOURCE, CHECK = re.findall(r"```python\n(.*?)```", GUIDE, re.DOTALL)[:2]
+[CONDITION] = re.findall(r"```json\n(.*?)```", GUIDE, re.DOTALL)
 GREEDY = """
 
 class Greedy(MyModel):
@@ -20,6 +22,12 @@ class Greedy(MyModel):
 
     def training_step(self, batch, *args, **kwargs):
         raise MemoryError
+
+
+class Forgetful(MyModel):
+    def on_train_epoch_end(self):
+        self.model.__dict__["normal"] = torch.cat(self.seen).mean()
+        del self.model._buffers["normal"]
 """
 
 
@@ -32,7 +40,7 @@ def own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (tmp_path / "my_models.py").write_text(SOURCE + GREEDY)
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.delitem(sys.modules, "my_models", raising=False)
-    signature.parameters.cache_clear()
+    signature.forget()
     (tmp_path / "mine.json").write_text(CONDITION)
     return tmp_path / "mine.json"
 
@@ -43,6 +51,12 @@ def test_a_class_of_the_users_own_runs_like_any_model(own, maps):
     result = flow.execute(config, say=lambda _: None)
     assert result.metrics["source/image_AUROC"] > 0.9
     assert {"target/domain_B/image_AUROC", "target/domain_C/image_AUROC"} <= set(result.metrics)
+
+
+def test_it_keeps_the_contract_by_the_two_lines_of_the_guide(own):
+    exec(CHECK, {})
+    with pytest.raises(ContractBroken, match="scoring needs.*register_buffer"):
+        exec(CHECK.replace("MyModel", "Forgetful"), {})
 
 
 def test_its_settings_are_checked_like_those_of_any_model(own):

@@ -24,7 +24,7 @@ from lightning.pytorch import Trainer
 from maps import write_domain
 from other_settings import BASE, BUILT_ONLY, LEFT_OUT, OTHER, TOGETHER, WITH
 from parts import logs
-from zoo import OFFLINE, smallest
+from zoo import OFFLINE
 
 from hdmap_mlflow import config as configuration
 from hdmap_mlflow.config import RunConfig
@@ -79,8 +79,9 @@ def another(hint: Any, value: Any) -> Any:
 
 @cache
 def configured(model: str, root: Path) -> RunConfig:
-    side, needs = smallest(model), REGISTRY[model].needs
-    overrides = [f"data.image_size=[{side},{side}],train.max_epochs={needs.epochs},data.batch_size={needs.batch or 3}"]
+    needs = REGISTRY[model].needs
+    overrides = [f"data.image_size=[{needs.side()},{needs.side()}],train.max_epochs={needs.epochs}"]
+    overrides += [f"data.batch_size={needs.batch or 3}"]
     parts = ",".join(filter(None, [*overrides, BASE.get(model, "")]))
     return setup.configure(model, flags={"data.root": str(root)}, overrides=parts)
 

@@ -212,9 +212,9 @@ def own_model(tmp_path, monkeypatch):
         monkeypatch.delitem(sys.modules, name.replace("/", "."), raising=False)
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.setenv("HDMAP_CACHE", str(tmp_path / "cache"))
-    signature.parameters.cache_clear()
+    signature.forget()
     yield "own_model:Mine"
-    signature.parameters.cache_clear()
+    signature.forget()
 
 
 @pytest.mark.parametrize("file", ["own_model", "own_base", "own_late", "own_table", "own_parts/bank", "own_other"])

@@ -10,15 +10,16 @@ from optuna.trial import TrialState, create_trial
 from reference import study as reference
 
 from hdmap_mlflow.config import DataConfig, ModelConfig, RunConfig
+from hdmap_mlflow.models.searchspace import Int
 from hdmap_mlflow.tuning import findings
 from hdmap_mlflow.tuning.search import DIRECTIONS, Search
-from hdmap_mlflow.tuning.space import Dimension, Space
+from hdmap_mlflow.tuning.space import Space
 from hdmap_mlflow.tuning.study import winner
 
 STATES = {"complete": TrialState.COMPLETE, "pruned": TrialState.PRUNED, "failed": TrialState.FAIL,
           "lost": TrialState.FAIL, "running": TrialState.RUNNING}  # fmt: skip
 CONFIG = RunConfig(condition="c", data=DataConfig(), model=ModelConfig(name="m", settings={"n": 3}))
-SPACE = Space({"model.n": Dimension(type="int", low=1, high=9)}, CONFIG)
+SPACE = Space({"model.n": Int(low=1, high=9)}, CONFIG)
 
 
 def trial(number, value=None, *more, state="complete", baseline=False, reason=""):

@@ -10,6 +10,7 @@ from optuna.trial import FixedTrial
 from hdmap_mlflow.errors import BadInput
 from hdmap_mlflow.models import builder
 from hdmap_mlflow.models.registry import REGISTRY
+from hdmap_mlflow.models.searchspace import DIMENSION
 from hdmap_mlflow.runs import setup
 from hdmap_mlflow.tuning import space
 from hdmap_mlflow.tuning.findings import condition_file
@@ -41,9 +42,9 @@ def asked(found, number=0):
 
 @pytest.mark.parametrize("law", LAWS)
 def test_a_law_is_optunas_distribution_and_holds_what_is_drawn_from_it(law):
-    one = space.Dimension(**LAWS[law][0])
+    one = DIMENSION.validate_python(LAWS[law][0])
     trial = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0)).ask()
-    values = [one.suggest("x", trial), *(one.suggest(f"x{i}", trial) for i in range(20))]
+    values = [space.suggest(one, "x", trial), *(space.suggest(one, f"x{i}", trial) for i in range(20))]
     assert set(trial.distributions.values()) == {LAWS[law][1]} and all(map(one.holds, values))
     ends = (None, "a", 2) if law == "choices" else (LAWS[law][1].low, LAWS[law][1].high)
     assert one.ends() == ends and all(map(one.holds, ends))
@@ -62,7 +63,7 @@ def test_a_law_is_optunas_distribution_and_holds_what_is_drawn_from_it(law):
     ],
 )
 def test_a_law_does_not_hold_what_cannot_be_drawn(law, values):
-    one = space.Dimension(**LAWS[law][0])
+    one = DIMENSION.validate_python(LAWS[law][0])
     assert [value for value in values if one.holds(value)] == []
     inside = {"float": 0.77, "float log": 0.3, "float step": 0.5, "int step": 5, "int log": 3}
     assert one.holds(inside.get(law, one.ends()[0]))
@@ -71,25 +72,27 @@ def test_a_law_does_not_hold_what_cannot_be_drawn(law, values):
 @pytest.mark.parametrize(
     ("law", "message"),
     [
-        ({"type": "categorical", "choices": [1], "low": 1}, "takes choices"),
-        ({"type": "categorical", "choices": [1], "step": 1}, "takes choices"),
-        ({"type": "categorical", "choices": [1], "log": True}, "takes choices"),
-        ({"type": "categorical"}, "at least one"),
-        ({"type": "int", "low": 1, "high": 2, "choices": [1]}, "choices go with type categorical"),
-        ({"type": "int", "low": 1}, "needs low and high"),
-        ({"type": "float", "high": 1}, "needs low and high"),
+        ({"type": "categorical", "choices": [1], "low": 1}, "categorical.low Extra inputs are not permitted"),
+        ({"type": "categorical", "choices": [1], "step": 1}, "categorical.step Extra inputs are not permitted"),
+        ({"type": "categorical", "choices": [1], "log": True}, "categorical.log Extra inputs are not permitted"),
+        ({"type": "categorical"}, "categorical.choices Field required"),
+        ({"type": "categorical", "choices": []}, "categorical.choices Tuple should have at least 1 item"),
+        ({"type": "int", "low": 1, "high": 2, "choices": [1]}, "int.choices Extra inputs are not permitted"),
+        ({"type": "int", "low": 1}, "int.high Field required"),
+        ({"type": "float", "high": 1}, "float.low Field required"),
         ({"type": "float", "low": 1.5, "high": 1}, "low 1.5 is above high 1"),
         ({"type": "float", "low": 0, "high": 1, "log": True}, "log needs low above 0, it is 0"),
         ({"type": "float", "low": 1, "high": 9, "step": -1}, "step -1 must be above 0"),
         ({"type": "int", "low": 1, "high": 9, "log": True, "step": 2}, "step 2 must be above 0, and goes without log"),
         ({"type": "float", "low": 1, "high": 9, "log": True, "step": 1}, "step 1 must be above 0, and goes without"),
-        ({"type": "int", "low": 1, "high": 9, "step": 1.5}, "type int takes whole numbers"),
-        ({"type": "int", "low": 1, "high": 9.5}, "type int takes whole numbers"),
+        ({"type": "int", "low": 1, "high": 9, "step": 1.5}, "int.step Input should be a valid integer"),
+        ({"type": "int", "low": 1, "high": 9.5}, "int.high Input should be a valid integer"),
     ],
 )
 def test_a_law_from_which_nothing_could_be_drawn_is_none(law, message):
-    with pytest.raises(ValueError, match=message):
-        space.Dimension(**law)
+    with pytest.raises(ValueError) as problem:
+        DIMENSION.validate_python(law)
+    assert message in " ".join(str(problem.value).split())
 
 
 def test_what_is_drawn_are_the_registrys_settings_from_the_registrys_ranges():
@@ -104,8 +107,9 @@ def test_what_is_drawn_are_the_registrys_settings_from_the_registrys_ranges():
 
 @pytest.mark.parametrize("model", [name for name, entry in REGISTRY.items() if entry.space])
 def test_every_space_of_the_registry_is_possible_and_asks_for_settings_that_are_there(model):
-    dimensions = {name: space.Dimension(**law) for name, law in REGISTRY[model].space.items()}
-    assert all("|" not in space.describe(one) for one in dimensions.values()), "a pipe breaks a Markdown table"
+    dimensions = REGISTRY[model].space
+    assert all(DIMENSION.validate_python(one.model_dump()) == one for one in dimensions.values())
+    assert all("|" not in one.describe() for one in dimensions.values()), "a pipe breaks a Markdown table"
     assert all(other in dimensions for one in dimensions.values() for other in one.when)
 
 
@@ -221,7 +225,7 @@ def test_what_decides_what_is_measured_is_not_searched(name, law):
     ],
 )  # fmt: skip
 def test_a_range_in_words(law, words):
-    assert space.describe(space.Dimension(**law)) == words
+    assert DIMENSION.validate_python(law).describe() == words
 
 
 @pytest.mark.parametrize(
@@ -230,17 +234,17 @@ def test_a_range_in_words(law, words):
         ({"num_neighbors": {"low": 9, "high": 2}}, "low 9 is above high 2"),
         ({"num_neighbors": {"low": 1, "high": 99}}, "does not lie within 1 to 15"),
         ({"num_neighbors": {"type": "integer", "low": 1, "high": 9}}, "type"),
-        ({"num_neighbors": {"type": "int", "low": 1.5, "high": 9}}, "whole numbers"),
+        ({"num_neighbors": {"type": "int", "low": 1.5, "high": 9}}, "int.low Input should be a valid integer"),
         ({"num_neighbors": {"type": "int", "low": 0, "high": 9, "log": True}}, "log needs low above 0"),
         ({"num_neighbors": {"type": "int", "low": 1, "high": 9, "step": 0}}, "step 0"),
         ({"num_neighbors": {"low": 1, "high": 9, "hihg": 3}}, "hihg"),
-        ({"num_neighbors": {"type": "categorical", "choices": []}}, "at least one"),
+        ({"num_neighbors": {"type": "categorical", "choices": []}}, "choices Tuple should have at least 1 item"),
         ({"num_neighbors": {"type": "categorical", "choices": ["many"]}}, "cannot be 'many': model.num_neighbors"),
         ({"data.batch_size": {"type": "int", "low": 0, "high": 8}}, "data.batch_size cannot be 0: run.data.batch_size"),
         ({"data.batch_size": {"type": "categorical", "choices": [8, -1]}}, "data.batch_size cannot be -1: "),
         ({"num_neighbors": {"low": 0, "high": 9}}, "{'low': 0, 'high': 9} does not lie within 1 to 15; give a type"),
-        ({"num_neighbors": {"low": 1.5, "high": 9}}, "impossible: type int takes whole numbers, got {'low'"),
-        ({"num_neighbors": {"low": "x", "high": 9}}, "num_neighbors is impossible: low.int Input should be a"),
+        ({"num_neighbors": {"low": 1.5, "high": 9}}, "impossible: int.low Input should be a valid integer, got {'low'"),
+        ({"num_neighbors": {"low": "x", "high": 9}}, "num_neighbors is impossible: int.low Input should be a"),
         ({"layer": {"low": 1, "high": 2}}, "give its type (float, int or categorical) as well; known: model.coreset_"),
         ({"num_neighbors": {"low": 2, "high": 4, "when": {"model.layrs": [1]}}}, "(did you mean 'model.layers'?)"),
         ({"num_neighbours": {"low": 1, "high": 2}}, "did you mean 'model.num_neighbors'"),

@@ -1,7 +1,10 @@
 """A study that drivers share: nothing is lost with a driver, run twice or begun otherwise."""
 
+import errno
+import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -12,8 +15,9 @@ from studies import CONFIG, DIMENSIONS, study
 
 from hdmap_mlflow.errors import BadInput, Stopped
 from hdmap_mlflow.execution.process import process_name
+from hdmap_mlflow.models.searchspace import Int
 from hdmap_mlflow.tuning.pruning import pruning
-from hdmap_mlflow.tuning.space import Dimension, Space
+from hdmap_mlflow.tuning.space import Space
 from hdmap_mlflow.tuning.storage import StudyStorage, look
 from hdmap_mlflow.tuning.study import GONE_SECONDS
 
@@ -38,7 +42,7 @@ def test_the_baseline_comes_first_and_there_are_so_many_trials_and_no_more(kind)
 
 
 def test_a_baseline_outside_a_narrowed_space_is_run_all_the_same():
-    narrow = Space(DIMENSIONS | {"model.n": Dimension(type="int", low=5, high=9)}, CONFIG)
+    narrow = Space(DIMENSIONS | {"model.n": Int(low=5, high=9)}, CONFIG)
     found = study(space=narrow)
     assert found.ask(2).settings == {"model.x": 0.5, "model.n": 3}
     found.finish(0, [0.5])
@@ -78,6 +82,52 @@ def test_a_trial_whose_driver_died_is_asked_for_again_and_one_that_had_finished_
     assert ours.ask(3).number == 3 and ours.ask(3) is None, "the lost trial does not count"
 
 
+KILLED = """
+import os, signal, sys; sys.path[:0] = sys.argv[2:]
+from studies import study
+turn = study(sys.argv[1])._turn()
+turn.__enter__()
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["sqlite", "journal"])
+def test_a_driver_killed_inside_its_turn_holds_the_next_up_for_a_while_only(kind, monkeypatch):
+    assert subprocess.run([sys.executable, "-c", KILLED, kind, HELPERS], check=False).returncode == -signal.SIGKILL
+    monkeypatch.setattr("hdmap_mlflow.tuning.study.TURN_SECONDS", 3)
+    began = time.monotonic()
+    assert study(kind).ask(1).baseline
+    assert time.monotonic() - began < 20
+
+
+@pytest.mark.parametrize("kind", ["sqlite", "journal"])
+def test_drivers_take_turns_and_every_turn_is_renewed(kind):
+    one, other, order = study(kind), study(kind), []
+    waiting = threading.Thread(target=lambda: order.append(other.claim("refit") and "other"))
+    renewed = Path("s.log.turn").stat().st_mtime_ns if kind == "journal" else 0
+    with one._turn():
+        waiting.start()
+        time.sleep(0.3)
+        order.append("one")
+    waiting.join()
+    assert order == ["one", "other"]
+    assert kind == "sqlite" or Path("s.log.turn").stat().st_mtime_ns > renewed and not Path("s.log.turn.lock").exists()
+
+
+def test_a_journal_needs_no_locks_of_the_file_system(monkeypatch):
+    asked = []
+
+    def refused(*_):
+        asked.append("a lock")
+        raise OSError(errno.ENOSYS, "as on many shared disks")
+
+    monkeypatch.setattr("fcntl.flock", refused)
+    found = study("journal")
+    found.finish(found.ask(1).number, [0.5])
+    assert found.best().values == [0.5] and not asked
+
+
 @pytest.mark.slow
 def test_drawn_settings_of_a_dead_driver_are_drawn_again():
     subprocess.run([sys.executable, "-c", GONE, "sqlite", HELPERS], check=True, capture_output=True)
@@ -106,7 +156,7 @@ def test_what_was_given_up_by_its_driver_is_not_overwritten_by_it():
 
 
 def test_settings_that_completed_are_not_run_again():
-    few = Space({"model.n": Dimension(type="int", low=3, high=4)}, CONFIG)
+    few = Space({"model.n": Int(low=3, high=4)}, CONFIG)
     found = study(space=few, sampler="random")
     run = []
     while asked := found.ask(8):

@@ -8,16 +8,15 @@ from __future__ import annotations
 
 import errno
 import hashlib
-import json
 import logging
 import os
 import shutil
 import zlib
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
 from torch import Tensor, nn
 
 from hdmap_mlflow.files import cache_dir
@@ -34,8 +33,12 @@ class Features(nn.Module):
         self.extractor = extractor.to(memory_format=torch.channels_last)
         self.store: FeatureStore | None = None
 
+    @property
+    def layers(self) -> list[str]:
+        return list(self.extractor.layers)  # type: ignore[arg-type]
+
     def forward(self, images: Tensor) -> Maps:
-        """Images (B, 3, H, W) to a dictionary of features, contiguous, a layer each."""
+        """Images (B, 3, H, W) to the contiguous features of every layer, by its name."""
         # A GPU computes sooner than a disk reads; half precision would need files of its own.
         if self.store is None or images.device.type != "cpu" or images.dtype != torch.float32:
             return self._compute(images)
@@ -47,7 +50,7 @@ class Features(nn.Module):
             for row, i in enumerate(missing):
                 found[i] = one = {layer: maps[row] for layer, maps in computed.items()}
                 self.store.put(keys[i], one)
-        return {layer: torch.stack([one[layer] for one in found if one]) for layer in found[0] or {}}
+        return {layer: torch.stack([one[layer] for one in found if one]) for layer in self.layers}
 
     def _compute(self, images: Tensor) -> Maps:
         features = self.extractor(images.contiguous(memory_format=torch.channels_last))
@@ -55,15 +58,14 @@ class Features(nn.Module):
 
 
 class FeatureStore:
-    """Features on disk: a folder for a backbone with its weights and layers, a file a map with a check sum.
+    """Features on disk: one folder per backbone with its weights and layers, one safetensors file per map.
 
     Takes at most `limit_mb` together with the folders of other backbones, of which the longest unused go first. A file
-    that is cut short or altered is computed again; a full disk only ends the keeping.
+    with another check sum or in another form is computed again; a full disk only ends the keeping.
     """
 
     def __init__(self, folder: Path, limit_mb: float) -> None:
         self.folder = folder
-        self.shapes: dict[str, list[int]] = {}
         folder.mkdir(parents=True, exist_ok=True)
         os.utime(folder)
         self.room = limit_mb * 1e6 - _make_room(folder.parent, limit_mb * 1e6, keep=folder)
@@ -71,27 +73,20 @@ class FeatureStore:
     def get(self, key: str) -> Maps | None:
         """The features (C, H, W) of one map, or None."""
         try:
-            content = self._path(key).read_bytes()
-            self.shapes = self.shapes or json.loads((self.folder / "shapes.json").read_text())
-        except (OSError, ValueError):
+            with safe_open(self._path(key), "pt") as file:
+                features = {layer: file.get_tensor(layer) for layer in file.keys()}  # noqa: SIM118
+                kept = (file.metadata() or {}).get("crc32")
+        except (OSError, SafetensorError):
             return None
-        sizes = [int(np.prod(shape)) for shape in self.shapes.values()]
-        if len(content) != 4 + 4 * sum(sizes) or zlib.crc32(content[4:]) != int.from_bytes(content[:4], "little"):
-            return None
-        parts = torch.frombuffer(bytearray(content), dtype=torch.float32, offset=4).split(sizes)
-        return {layer: part.view(shape) for (layer, shape), part in zip(self.shapes.items(), parts, strict=True)}
+        return features if kept == _check_sum(features) else None
 
     def put(self, key: str, features: Maps) -> None:
         """Keep the features of one map while there is room."""
-        shapes = {layer: list(part.shape) for layer, part in features.items()}
-        content = b"".join(part.contiguous().numpy().tobytes() for part in features.values())
-        content = zlib.crc32(content).to_bytes(4, "little") + content
+        features = {layer: part.contiguous() for layer, part in features.items()}
+        content = save(features, {"crc32": _check_sum(features)})
         if self.room < len(content):
             return
         try:
-            if shapes != self.shapes:
-                self._write(self.folder / "shapes.json", json.dumps(shapes).encode())
-                self.shapes = shapes
             self._write(self._path(key), content)
             self.room -= len(content)
         except OSError as error:
@@ -112,12 +107,19 @@ class FeatureStore:
             raise
 
 
-def reuse(model: Any, limit_mb: float, size: tuple[int, int]) -> None:
+def _check_sum(features: Maps) -> str:
+    """Of the layers' names, shapes and values."""
+    total = 0
+    for layer, part in sorted(features.items()):
+        total = zlib.crc32(part.numpy().data, zlib.crc32(f"{layer} {list(part.shape)}".encode(), total))
+    return f"{total:08x}"
+
+
+def reuse(model: nn.Module, limit_mb: float, size: tuple[int, int]) -> None:
     """Let the frozen backbones of a built model keep their features, `limit_mb` in all; 0 keeps none."""
     for module in model.modules():
         if isinstance(module, Features) and limit_mb > 0:
-            layers = "+".join(map(str, module.extractor.layers))  # type: ignore[union-attr, arg-type]
-            name = f"{weights_digest(module.extractor)}-{size[0]}x{size[1]}-{layers}"
+            name = f"{weights_digest(module.extractor)}-{size[0]}x{size[1]}-{'+'.join(map(str, module.layers))}"
             module.store = FeatureStore(cache_dir() / "features" / name, limit_mb)
 
 
