@@ -6,20 +6,18 @@ import hashlib
 import json
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import yaml
-from pydantic import BaseModel, ConfigDict, ValidationError
-
 from hdmap_mlflow import config as configuration
 from hdmap_mlflow.config import RunConfig
 from hdmap_mlflow.data import dataset
-from hdmap_mlflow.errors import BadInput, nearest
+from hdmap_mlflow.errors import BadInput
 from hdmap_mlflow.execution.process import is_gone
 from hdmap_mlflow.files import cache_dir
+from hdmap_mlflow.grid.block import Block
 from hdmap_mlflow.runs import setup
 from hdmap_mlflow.runs.identity import identity_tags
 from hdmap_mlflow.runs.setup import anchored
@@ -28,33 +26,18 @@ if TYPE_CHECKING:
     from hdmap_mlflow.tracking import Past, Store
 
 
-class Block(BaseModel):
-    """A product of models x conditions x sources x seeds: comma lists or sequences of names, or `all`.
-
-    `targets` is `auto` (all other domains) or a list, from which each run's source is left out.
-    """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-    models: Any = "patchcore"
-    conditions: Any = "quickstart"
-    condition_file: str = ""
-    sources: Any = "all"
-    targets: Any = "auto"
-    seeds: Any = "0"
-    data_root: str = "demo"
-    validation: str = "source_holdout"
-    split_seed: int = 0
-    overrides: str = ""
-
-
 @dataclass(frozen=True)
 class Cell:
-    """One run of the grid. `past` is what the store knows of it; `repeat` counts the runs of one configuration."""
+    """One run of the grid. `past` is what the store knows of it; `repeat` counts the runs of one configuration.
+
+    `skipped` says why it cannot be run on this machine; such a cell has no tags.
+    """
 
     config: RunConfig
     tags: Mapping[str, str]
     repeat: int
     past: Past | None = None
+    skipped: str | None = None
 
     @property
     def name(self) -> str:
@@ -62,46 +45,30 @@ class Cell:
 
     @property
     def status(self) -> str:
-        """finished, failed, running (by someone else) or missing."""
+        """finished, failed, running (by someone else), missing or skipped."""
+        if self.skipped:
+            return "skipped"
         return self.past.status if self.past and self.past.status != "killed" else "missing"
 
     @property
     def fingerprint(self) -> str:
-        return self.tags["hdmap.fingerprint"]
-
-
-def read_blocks(flags: Mapping[str, Any], file: str = "") -> list[Block]:
-    """The blocks of a YAML file (one mapping or a list of them; keys as in `Block`); `flags` that are given win."""
-    blocks: Any = [{}]
-    if file:
-        try:
-            content = yaml.safe_load(Path(file).read_text(encoding="utf-8"))
-        except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-            raise BadInput(f"grid file {file} cannot be read: {' '.join(str(error).split())}") from None
-        blocks = content if isinstance(content, list) else [content]
-    given = {key: value for key, value in flags.items() if value is not None}
-    out = []
-    for block in blocks:
-        if not isinstance(block, dict):
-            raise BadInput(f"grid file {file}: expected {', '.join(Block.model_fields)}, or a list of such")
-        for key in block:
-            if key not in Block.model_fields:
-                known = Block.model_fields
-                raise BadInput(f"grid file {file}: unknown key '{key}'{nearest(str(key), known)}; "
-                               f"known: {', '.join(known)}")  # fmt: skip
-        try:
-            out.append(Block(**{**block, **given}))
-        except ValidationError as error:
-            raise BadInput(f"grid {file}: {configuration.one_line(error)}") from None
-    return out
+        return self.tags.get("hdmap.fingerprint", "")
 
 
 def expand(blocks: Iterable[Block], repeat: int = 1) -> list[Cell]:
     """The grid's runs, every one checked and fingerprinted; the maps are read once. Raises BadInput at the first flaw.
 
-    The order is that of the repeats, then of the blocks; a run that two blocks ask for is there once.
+    The order is that of the repeats, then of the blocks; a run that two blocks ask for is there once. Last come those
+    of models that this machine cannot run; there must be others.
     """
-    checked = [_check(config) for block in blocks for config in _configs(block)]
+    from hdmap_mlflow.models.registry import find_model
+
+    configs = [(config, find_model(config.model.name)) for block in blocks for config in _configs(block)]
+    skipped = {config.name: Cell(config, {}, 0, skipped=reason) for config, entry in configs
+               if (reason := entry.needs.missing(config.model.name))}  # fmt: skip
+    checked = [_check(config) for config, _ in configs if config.name not in skipped]
+    if not checked:
+        raise BadInput("; ".join(dict.fromkeys(str(cell.skipped) for cell in skipped.values())))
     places = {(config.tracking.uri, config.tracking.experiment) for config, _ in checked}
     if len(places) > 1:
         raise BadInput("the grid's runs go to several stores or experiments; give all one tracking.uri and experiment")
@@ -110,7 +77,7 @@ def expand(blocks: Iterable[Block], repeat: int = 1) -> list[Cell]:
     for config, code in checked:
         tags = identity_tags(config, read(config), code)
         cells.setdefault(tags["hdmap.fingerprint"], (config, tags))
-    return [Cell(config, tags, i) for i in range(repeat) for config, tags in cells.values()]
+    return [Cell(config, tags, i) for i in range(repeat) for config, tags in cells.values()] + list(skipped.values())
 
 
 def look_up(cells: Sequence[Cell], store: Store) -> list[Cell]:
@@ -120,7 +87,7 @@ def look_up(cells: Sequence[Cell], store: Store) -> list[Cell]:
     """
     rank = {"finished": 0, "running": 1, "failed": 2, "killed": 3}
     known: dict[str, list[Past]] = {}
-    for digest in {cell.tags["hdmap.data_digest"] for cell in cells}:
+    for digest in {cell.tags["hdmap.data_digest"] for cell in cells if not cell.skipped}:
         for past in store.runs(data_digest=digest, kind="run"):
             if past.status == "running" and is_gone(past.process):
                 store.close(past.run_id, "killed", "its process is gone")
@@ -129,12 +96,7 @@ def look_up(cells: Sequence[Cell], store: Store) -> list[Cell]:
                 known.setdefault(fingerprint, []).append(past)
     for runs in known.values():
         runs.sort(key=lambda past: rank.get(past.status, 1))
-    out = []
-    for cell in cells:
-        runs = known.get(cell.fingerprint, [])
-        found = runs[cell.repeat] if cell.repeat < len(runs) else None
-        out.append(Cell(cell.config, cell.tags, cell.repeat, found))
-    return out
+    return [replace(cell, past=next(iter(known.get(cell.fingerprint, [])[cell.repeat :]), None)) for cell in cells]
 
 
 def estimate(cells: Iterable[Cell], store: Store) -> dict[tuple[str, str], tuple[float, float]]:
@@ -178,7 +140,7 @@ def _configs(block: Block) -> list[RunConfig]:
                         "data.split_seed": block.split_seed,
                         "train.seed": seed,
                     }
-                    config = setup.compose(model, condition, block.condition_file or None, flags, block.overrides)
+                    config = setup.compose(model, condition, block.condition_file, flags, block.overrides)
                     out.append(anchored(config))
     return out
 
@@ -194,11 +156,13 @@ class _Reader:
     def __init__(self, configs: Sequence[RunConfig]) -> None:
         from hdmap_mlflow.data import layout
 
-        self.domains: dict[tuple[str, str], layout.Domain] = {}
-        for root in {config.data.root for config in configs}:
-            names = {name: None for c in configs if c.data.root == root for name in self._chosen(c)}
-            self.domains |= {(root, domain.name): domain for domain in layout.read_domains(Path(root), list(names))}
-        self.read: dict[tuple[str, ...], dataset.Dataset] = {}
+        self.domains: dict[tuple[str, bool, str], layout.Domain] = {}
+        for root, packed in {(config.data.root, config.data.packed) for config in configs}:
+            names = {name: None for c in configs if (c.data.root, c.data.packed) == (root, packed)
+                     for name in self._chosen(c)}  # fmt: skip
+            read = layout.read_domains(Path(root), list(names), packed)
+            self.domains |= {(root, packed, domain.name): domain for domain in read}
+        self.read: dict[tuple[object, ...], dataset.Dataset] = {}
 
     @staticmethod
     def _chosen(config: RunConfig) -> list[str]:
@@ -209,10 +173,10 @@ class _Reader:
     def __call__(self, config: RunConfig) -> dataset.Dataset:
         from hdmap_mlflow.data import layout, simulate
 
-        root, names = Path(config.data.root), self._chosen(config)
-        key = (config.data.root, *names)
+        data, names = config.data, self._chosen(config)
+        key = (data.root, data.packed, *names)
         if key not in self.read:
-            domains = [self.domains[config.data.root, name] for name in names]
+            root, domains = Path(data.root), [self.domains[data.root, data.packed, name] for name in names]
             self.read[key] = dataset.Dataset(root, domains, layout.digest(domains), simulate.is_simulated(root))
         return self.read[key]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from fnmatch import fnmatch
@@ -73,6 +74,12 @@ class Needs:
         if config.train.max_epochs < self.epochs:
             return f"needs train.max_epochs={self.epochs} or more; got {config.train.max_epochs}"
         return None
+
+    def missing(self, model: str) -> str | None:
+        """Why this machine cannot run the model, with the way out, or None."""
+        if not self.package or importlib.util.find_spec(self.package):
+            return None
+        return f"{model} needs a package that is not installed; pip install 'hdmap_mlflow[{model}]'"
 
     def describe(self) -> str:
         """For the table of models."""

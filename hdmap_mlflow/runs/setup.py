@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from hdmap_mlflow import config as configuration
 from hdmap_mlflow.config import RunConfig
+from hdmap_mlflow.config.conditions import DEFAULT_CONDITION
 
 if TYPE_CHECKING:
     pass
@@ -15,7 +16,7 @@ if TYPE_CHECKING:
 
 def configure(
     model: str,
-    condition: str = "quickstart",
+    condition: str = DEFAULT_CONDITION,
     conditions: str | None = None,
     flags: Mapping[str, Any] | None = None,
     overrides: str = "",
