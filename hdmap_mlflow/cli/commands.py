@@ -6,6 +6,7 @@ options, calls what does the work, and prints; the number that it returns is the
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -14,6 +15,7 @@ from cyclopts import App
 from hdmap_mlflow.cli.options import (
     IDLE,
     NOT_NEGATIVE,
+    POSITIVE,
     SWITCH,
     TRACKING,
     Count,
@@ -30,16 +32,16 @@ from hdmap_mlflow.cli.options import (
     Uri,
     Whole,
     WholeOrNone,
+    default_of,
     given,
     says,
-    shown,
 )
 from hdmap_mlflow.config.conditions import DEFAULT_CONDITION, DEFAULT_MODEL
 from hdmap_mlflow.execution.launch import Launch
 from hdmap_mlflow.grid.block import Block
 from hdmap_mlflow.tuning.request import SearchRequest
 
-BLOCK = Block()
+BLOCK, of_simulate = Block(), partial(default_of, "data.simulate:simulate")
 
 app = App(
     name="hdmap",
@@ -74,17 +76,11 @@ def train(
 def simulate(
     *,
     out: Out,
-    train: Annotated[
-        WholeOrNone, shown("data.simulate:simulate", "train"), says("Healthy training maps per domain.")
-    ] = None,
-    test: Annotated[
-        WholeOrNone, shown("data.simulate:simulate", "test"), says("Good and as many fault test maps per domain.")
-    ] = None,
-    seed: Annotated[WholeOrNone, shown("data.simulate:simulate", "seed"), says("Seed of the maps.")] = None,
+    train: Annotated[WholeOrNone, says("Healthy training maps per domain.", of_simulate("train"))] = None,
+    test: Annotated[WholeOrNone, says("Good and as many fault test maps per domain.", of_simulate("test"))] = None,
+    seed: Annotated[WholeOrNone, says("Seed of the maps.", of_simulate("seed"))] = None,
     gain_confound: Annotated[
-        bool | None,
-        shown("data.simulate:simulate", "gain_confound"),
-        says("Recordings of good and fault differ in gain."),
+        bool | None, says("Recordings of good and fault differ in gain.", of_simulate("gain_confound"))
     ] = None,
 ) -> None:
     """Write four SIMULATED domains with the published statistics of HDMAP."""
@@ -136,7 +132,7 @@ def grid(
     plan: Annotated[bool, SWITCH, says("Show what would run; start nothing.")] = False,
     retry: Annotated[Text, says("Run again: failed, running (of a host that is gone).")] = None,
     force: Annotated[bool, SWITCH, says("Run everything, finished or not.")] = False,
-    repeat: Annotated[Whole, says("Each run so many times.")] = 1,
+    repeat: Annotated[Whole, POSITIVE, says("Each run so many times.")] = 1,
     jobs: Annotated[Count, says("Runs at once; 0: as many as fit.")] = None,
     share: ShareOptions = ShareOptions(),
     stagger: Annotated[float, NOT_NEGATIVE, says("Seconds between two starts.")] = Launch.stagger,
@@ -240,7 +236,9 @@ def verify(
     run_id: RunId,
     /,
     *,
-    maps: Annotated[Count, shown("runs.verify:verify", "maps"), says("Maps per domain that are scored again.")] = None,
+    maps: Annotated[
+        WholeOrNone, POSITIVE, says("Maps per domain that are scored again.", default_of("runs.verify:verify", "maps"))
+    ] = None,
     data_root: Annotated[Text, says("Where the data is on this machine.", "as the run had it")] = None,
     uri: Uri = None,
 ) -> int:

@@ -29,9 +29,20 @@ def given(**values: object) -> dict[str, Any]:
     return {name: value for name, value in values.items() if value is not None}
 
 
-def says(text: str, default: str | None = None) -> Parameter:
-    """The help of an option, and its default in words where that is None."""
+def says(text: str, default: str | Callable[[object], object] | None = None) -> Parameter:
+    """The help of an option, and its default where that is None: in words, or as a function that finds it."""
     return Parameter(**given(help=text, show_default=default))
+
+
+def default_of(path: str, name: str) -> Callable[[object], object]:
+    """What finds the default of an argument of `module:function`, for the help alone: its imports may cost seconds."""
+
+    def find(_none: object) -> object:
+        module, _, function = path.partition(":")
+        called = getattr(importlib.import_module(f"hdmap_mlflow.{module}"), function)
+        return inspect.signature(called).parameters[name].default
+
+    return find
 
 
 def _reads(kind: Callable[[str], object], absent: object = None) -> Parameter:
@@ -46,18 +57,7 @@ def _reads(kind: Callable[[str], object], absent: object = None) -> Parameter:
     return Parameter(converter=read, show_default=lambda value: absent if value is None else value)
 
 
-def shown(path: str, name: str) -> Parameter:
-    """The default of an argument of `module:function`, looked up for the help alone: its imports may cost seconds."""
-
-    def default(_: object) -> object:
-        module, _, function = path.partition(":")
-        called = getattr(importlib.import_module(f"hdmap_mlflow.{module}"), function)
-        return inspect.signature(called).parameters[name].default
-
-    return Parameter(show_default=default)
-
-
-NOT_NEGATIVE, PERCENT = Parameter(validator=Number(gte=0)), Parameter(validator=Number(gte=0, lte=100))
+NOT_NEGATIVE, POSITIVE = Parameter(validator=Number(gte=0)), Parameter(validator=Number(gt=0))
 Text = Annotated[str | None, _reads(str, absent="")]
 Whole = Annotated[int, _reads(int), NOT_NEGATIVE]
 WholeOrNone = Annotated[int | None, _reads(int), NOT_NEGATIVE]
@@ -134,7 +134,7 @@ class ShareOptions:
 class IdleOptions:
     """When a GPU counts as idle."""
 
-    idle_utilisation: Annotated[float, PERCENT, says("Idle is up to so many percent ...")] = IDLE.utilisation
+    idle_utilisation: Annotated[float, NOT_NEGATIVE, says("Idle is up to so many percent ...")] = IDLE.utilisation
     idle_memory: Annotated[float, NOT_NEGATIVE, says("... and so many MB.")] = IDLE.memory_mb
 
     def idle(self, max_wait: float = IDLE.max_wait) -> Idle:
