@@ -6,7 +6,6 @@ options, calls what does the work, and prints; the number that it returns is the
 
 from __future__ import annotations
 
-from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -14,34 +13,28 @@ from cyclopts import App
 
 from hdmap_mlflow.cli.options import (
     IDLE,
-    NOT_NEGATIVE,
-    POSITIVE,
-    SWITCH,
-    TRACKING,
-    Count,
+    Amount,
     DataOptions,
     Experiment,
     IdleOptions,
+    Jobs,
     Limit,
     Model,
     Out,
+    Positive,
     RunId,
     RunOptions,
     ShareOptions,
+    Switch,
     Text,
     Uri,
     Whole,
-    WholeOrNone,
-    default_of,
     given,
+    of,
     says,
 )
-from hdmap_mlflow.config.conditions import DEFAULT_CONDITION, DEFAULT_MODEL
-from hdmap_mlflow.execution.launch import Launch
-from hdmap_mlflow.grid.block import Block
-from hdmap_mlflow.tuning.request import SearchRequest
 
-BLOCK, of_simulate = Block(), partial(default_of, "data.simulate:simulate")
+BLOCK, SEARCH, SIMULATE = "grid.plan:Block", "tuning.request:SearchRequest", "data.simulate:simulate"
 
 app = App(
     name="hdmap",
@@ -57,17 +50,20 @@ app = App(
 
 @app.command
 def train(
-    model: Model = DEFAULT_MODEL,
+    model: Model = None,
     /,
     *,
-    condition: Annotated[str, says("A condition of the model's file.")] = DEFAULT_CONDITION,
+    condition: Annotated[
+        Text, says("A condition of the model's file.", of("runs.setup:configure", "condition"))
+    ] = None,
     run: RunOptions = RunOptions(),
 ) -> None:
     """Train a model on one domain, evaluate it on all, record the run in MLflow."""
     from hdmap_mlflow import tracking
     from hdmap_mlflow.runs import flow, setup
 
-    result = flow.execute(setup.configure(model, condition, run.condition_file, run.flags(), run.overrides or ""))
+    said = given(model=model, condition=condition, conditions=run.condition_file, overrides=run.overrides)
+    result = flow.execute(setup.configure(**said, flags=run.flags()))
     result.show()
     print(f"\nrun {result.run_id}; to compare runs: {tracking.ui_command(result.uri)}")
 
@@ -76,11 +72,11 @@ def train(
 def simulate(
     *,
     out: Out,
-    train: Annotated[WholeOrNone, says("Healthy training maps per domain.", of_simulate("train"))] = None,
-    test: Annotated[WholeOrNone, says("Good and as many fault test maps per domain.", of_simulate("test"))] = None,
-    seed: Annotated[WholeOrNone, says("Seed of the maps.", of_simulate("seed"))] = None,
+    train: Annotated[Whole, says("Healthy training maps per domain.", of(SIMULATE, "train"))] = None,
+    test: Annotated[Whole, says("Good and as many fault test maps per domain.", of(SIMULATE, "test"))] = None,
+    seed: Annotated[Whole, says("Seed of the maps.", of(SIMULATE, "seed"))] = None,
     gain_confound: Annotated[
-        bool | None, says("Recordings of good and fault differ in gain.", of_simulate("gain_confound"))
+        bool | None, says("Recordings of good and fault differ in gain.", of(SIMULATE, "gain_confound"))
     ] = None,
 ) -> None:
     """Write four SIMULATED domains with the published statistics of HDMAP."""
@@ -122,64 +118,69 @@ def check_data(root: Annotated[Path, says("Data root: <root>/<domain>/{train/goo
 @app.command
 def grid(
     *,
-    models: Annotated[Text, says("Comma list, or all.", BLOCK.models)] = None,
-    conditions: Annotated[Text, says("Comma list, or all.", BLOCK.conditions)] = None,
-    sources: Annotated[Text, says("Comma list, or all.", BLOCK.sources)] = None,
-    targets: Annotated[Text, says("auto (all other domains) or a comma list.", BLOCK.targets)] = None,
-    seeds: Annotated[Text, says("Comma list.", str(BLOCK.seeds))] = None,
+    models: Annotated[Text, says("Comma list, or all.", of(BLOCK, "models"))] = None,
+    conditions: Annotated[Text, says("Comma list, or all.", of(BLOCK, "conditions"))] = None,
+    sources: Annotated[Text, says("Comma list, or all.", of(BLOCK, "sources"))] = None,
+    targets: Annotated[Text, says("auto (all other domains) or a comma list.", of(BLOCK, "targets"))] = None,
+    seeds: Annotated[Text, says("Comma list.", of(BLOCK, "seeds"))] = None,
     data: DataOptions = DataOptions(),
     grid: Annotated[Text, says("YAML file with the flags above, or a list of such blocks.")] = None,
-    plan: Annotated[bool, SWITCH, says("Show what would run; start nothing.")] = False,
+    plan: Annotated[Switch, says("Show what would run; start nothing.")] = False,
     retry: Annotated[Text, says("Run again: failed, running (of a host that is gone).")] = None,
-    force: Annotated[bool, SWITCH, says("Run everything, finished or not.")] = False,
-    repeat: Annotated[Whole, POSITIVE, says("Each run so many times.")] = 1,
-    jobs: Annotated[Count, says("Runs at once; 0: as many as fit.")] = None,
+    force: Annotated[Switch, says("Run everything, finished or not.")] = False,
+    repeat: Annotated[Positive, says("Each run so many times.", of("grid.driver:run", "repeat"))] = None,
+    jobs: Annotated[Jobs, says("Runs at once; 0: as many as fit.")] = None,
     share: ShareOptions = ShareOptions(),
-    stagger: Annotated[float, NOT_NEGATIVE, says("Seconds between two starts.")] = Launch.stagger,
-    wait_idle: Annotated[bool, SWITCH, says("Each run waits until its GPU is idle.")] = False,
+    stagger: Annotated[Amount, says("Seconds between two starts.", of("execution.launch:Launch", "stagger"))] = None,
+    wait_idle: Annotated[Switch, says("Each run waits until its GPU is idle.")] = False,
     idle: IdleOptions = IdleOptions(),
-    max_wait: Annotated[float, NOT_NEGATIVE, says("Seconds to wait for idle GPUs.")] = IDLE.max_wait,
+    max_wait: Annotated[Amount, says("Seconds to wait for idle GPUs.", of(IDLE, "max_wait"))] = None,
 ) -> None:
     """Run models x conditions x sources x seeds over all GPUs; what is finished is not run again."""
+    from hdmap_mlflow.execution.launch import Launch
     from hdmap_mlflow.grid import driver
 
-    flags = vars(data) | {"models": models, "conditions": conditions, "sources": sources, "targets": targets}
+    flags = {**vars(data), "models": models, "conditions": conditions, "sources": sources, "targets": targets}
     again = frozenset(word.strip() for word in (retry or "").split(",") if word.strip())
     launch = Launch(share.share(idle.idle(max_wait) if wait_idle else None), jobs, not share.no_ray, share.ray_address,
-                    stagger=stagger, retry=again, force=force)  # fmt: skip
-    driver.run({**flags, "seeds": seeds}, grid, repeat, launch, plan_only=plan)
+                    retry=again, force=force, **given(stagger=stagger))  # fmt: skip
+    driver.run({**flags, "seeds": seeds}, grid, launch, plan_only=plan, **given(repeat=repeat))
 
 
 @app.command
 def tune(
-    model: Model = DEFAULT_MODEL,
+    model: Model = None,
     /,
     *,
-    trials: Annotated[Whole, says("Trials of the study in all, the baseline among them.")] = (SearchRequest.trials),
-    timeout: Annotated[Limit, says("Seconds after which no trial is started; 0: no limit.", "0")] = None,
+    trials: Annotated[Whole, says("Trials in all, the baseline among them.", of(SEARCH, "trials"))] = None,
+    timeout: Annotated[Limit, says("Seconds after which no trial is started; 0: no limit.")] = None,
     objective: Annotated[
-        str, says("val_auroc, or val_auroc,seconds or val_auroc,memory; target_mean: an oracle.")
-    ] = SearchRequest.objective,
-    sampler: Annotated[str, says("tpe, random, gp, qmc, nsga2 or cmaes.")] = SearchRequest.sampler,
+        Text,
+        says("val_auroc; with seconds or memory: val_auroc,seconds; target_mean: an oracle.", of(SEARCH, "objective")),
+    ] = None,
+    sampler: Annotated[Text, says("tpe, random, gp, qmc, nsga2 or cmaes.", of(SEARCH, "sampler"))] = None,
     pruner: Annotated[Text, says("median, hyperband or none.", "median where epochs train")] = None,
-    storage: Annotated[str, says("sqlite:///FILE, journal://FILE, postgresql://..., mysql://...")] = (
-        SearchRequest.storage
-    ),
+    storage: Annotated[
+        Text, says("sqlite:///FILE, journal://FILE, postgresql://..., mysql://...", of(SEARCH, "storage"))
+    ] = None,
     study: Annotated[Text, says("Name; one that exists goes on.", "MODEL_CONDITION_SOURCE")] = None,
-    refit_seeds: Annotated[str, says("Winner and baseline are trained again on these; empty: no.")] = (
-        SearchRequest.refit_seeds
-    ),
-    status: Annotated[bool, SWITCH, says("Print the study so far; start nothing.")] = False,
-    condition: Annotated[str, says("What is not searched, and the search itself.")] = SearchRequest.condition,
+    refit_seeds: Annotated[
+        str | None, says("Winner and baseline are trained again on these; empty: no.", of(SEARCH, "refit_seeds"))
+    ] = None,
+    status: Annotated[Switch, says("Print the study so far; start nothing.")] = False,
+    condition: Annotated[Text, says("What is not searched, and the search itself.", of(SEARCH, "condition"))] = None,
     run: RunOptions = RunOptions(),
-    jobs: Annotated[Count, says("Trials at once; 0: as many as fit.")] = 1,
+    jobs: Annotated[Jobs, says("Trials at once; 0: as many as fit.")] = 1,
     share: ShareOptions = ShareOptions(),
 ) -> None:
     """Search a model's settings on source validation; each trial is a run of its own. The same command resumes."""
+    from hdmap_mlflow.execution.launch import Launch
     from hdmap_mlflow.tuning import driver, search
 
-    wanted = SearchRequest(model, condition, run.condition_file, run.flags(), run.overrides or "", objective, trials,
-                           timeout, sampler, pruner, storage, study, refit_seeds)  # fmt: skip
+    said = given(model=model, condition=condition, condition_file=run.condition_file, overrides=run.overrides,
+                 objective=objective, trials=trials, timeout=timeout, sampler=sampler, pruner=pruner, storage=storage,
+                 study=study, refit_seeds=refit_seeds)  # fmt: skip
+    wanted = search.SearchRequest(**said, flags=run.flags())
     if status:
         driver.status(wanted)
     else:
@@ -214,15 +215,17 @@ def models(name: Annotated[Text, says("One model, with all its settings.", "all"
 def rescore(
     *,
     run: Annotated[Text, says("Id of one run in place of an experiment's.")] = None,
-    experiment: Experiment = TRACKING.experiment,
+    experiment: Experiment = None,
     uri: Uri = None,
 ) -> None:
     """Recompute every metric of finished runs from their stored scores and log what is new; needs no GPU."""
     from hdmap_mlflow import tracking
+    from hdmap_mlflow.config import TrackingConfig
     from hdmap_mlflow.runs import history, rescore
 
     store = tracking.absolute_uri(uri)
-    records, left_out = ([history.read_run(store, run)], []) if run else history.read_experiment(store, experiment)
+    name = experiment or TrackingConfig().experiment
+    records, left_out = ([history.read_run(store, run)], []) if run else history.read_experiment(store, name)
     for record in records:
         done = rescore.rescore(store, record)
         print(f"{done.name} ({done.run_id[:8]}): {len(done.new)} new, {len(done.changed)} changed "
@@ -236,9 +239,7 @@ def verify(
     run_id: RunId,
     /,
     *,
-    maps: Annotated[
-        WholeOrNone, POSITIVE, says("Maps per domain that are scored again.", default_of("runs.verify:verify", "maps"))
-    ] = None,
+    maps: Annotated[Positive, says("Maps per domain that are scored again.", of("runs.verify:verify", "maps"))] = None,
     data_root: Annotated[Text, says("Where the data is on this machine.", "as the run had it")] = None,
     uri: Uri = None,
 ) -> int:
@@ -265,7 +266,7 @@ def export(run_id: RunId, /, *, out: Out, uri: Uri = None) -> None:
 @app.command
 def report(
     *,
-    experiment: Experiment = TRACKING.experiment,
+    experiment: Experiment = None,
     out: Annotated[Path, says("Folder for report.html, report.md and report.csv.")] = Path("report"),
     validation: Annotated[Text, says("Only runs of this protocol.", "all, which must agree")] = None,
     data_digest: Annotated[Text, says("Only runs on this data.", "all, which must agree")] = None,
@@ -273,9 +274,11 @@ def report(
 ) -> None:
     """Compare an experiment's finished runs: transfer matrix, leaderboard, selection rules; HTML, Markdown and CSV."""
     from hdmap_mlflow import tracking
+    from hdmap_mlflow.config import TrackingConfig
     from hdmap_mlflow.report.sections import headline
     from hdmap_mlflow.report.write import write_report
 
-    page, tables = write_report(tracking.absolute_uri(uri), experiment, out, validation, data_digest)
+    store, name = tracking.absolute_uri(uri), experiment or TrackingConfig().experiment
+    page, tables = write_report(store, name, out, validation, data_digest)
     print("\n".join(line.replace("**", "") for line in headline(tables)))
     print(f"\nwrote {page}, and report.md and report.csv beside it")

@@ -15,7 +15,6 @@ from hdmap_mlflow.errors import Incomplete
 from hdmap_mlflow.execution.board import Board, clock, final_rows
 from hdmap_mlflow.execution.task import Outcome, Task
 from hdmap_mlflow.grid import plan
-from hdmap_mlflow.grid.block import read_blocks
 from hdmap_mlflow.grid.plan import Cell
 
 if TYPE_CHECKING:
@@ -30,9 +29,11 @@ def wants(launch: Launch, cell: Cell) -> bool:
     return launch.force and not cell.skipped or cell.status == "missing" or cell.status in launch.retry
 
 
-def run(flags: Mapping[str, object], file: str | None, repeat: int, launch: Launch, *, plan_only: bool = False) -> None:
+def run(
+    flags: Mapping[str, object], file: str | None, launch: Launch, *, repeat: int = 1, plan_only: bool = False
+) -> None:
     """Run what the flags and a grid file ask for, or show what would run. Raises BadInput before anything starts."""
-    cells = plan.expand(read_blocks(flags, file), repeat)
+    cells = plan.expand(plan.read_blocks(flags, file), repeat)
     store = open_store(cells)
     (show_plan if plan_only else carry_out)(plan.look_up(cells, store), store, launch)
 

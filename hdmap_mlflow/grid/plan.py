@@ -11,19 +11,44 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import yaml
+from pydantic import BaseModel, ConfigDict, ValidationError
+
 from hdmap_mlflow import config as configuration
-from hdmap_mlflow.config import RunConfig
+from hdmap_mlflow.config import DataConfig, RunConfig, TrainConfig
+from hdmap_mlflow.config.conditions import DEFAULT_CONDITION, DEFAULT_MODEL
 from hdmap_mlflow.data import dataset
-from hdmap_mlflow.errors import BadInput
+from hdmap_mlflow.errors import BadInput, nearest
 from hdmap_mlflow.execution.process import is_gone
 from hdmap_mlflow.files import cache_dir
-from hdmap_mlflow.grid.block import Block
 from hdmap_mlflow.runs import setup
 from hdmap_mlflow.runs.identity import identity_tags
 from hdmap_mlflow.runs.setup import anchored
 
 if TYPE_CHECKING:
     from hdmap_mlflow.tracking import Past, Store
+
+
+DATA = DataConfig()
+
+
+class Block(BaseModel):
+    """A product of models x conditions x sources x seeds: comma lists or sequences of names, or `all`.
+
+    `targets` is `auto` (all other domains) or a list, from which each run's source is left out.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    models: Any = DEFAULT_MODEL
+    conditions: Any = DEFAULT_CONDITION
+    condition_file: str | None = None
+    sources: Any = "all"
+    targets: Any = DATA.target_domains
+    seeds: Any = TrainConfig().seed
+    data_root: str = DATA.root
+    validation: str = DATA.validation
+    split_seed: int = DATA.split_seed
+    overrides: str = ""
 
 
 @dataclass(frozen=True)
@@ -53,6 +78,32 @@ class Cell:
     @property
     def fingerprint(self) -> str:
         return self.tags.get("hdmap.fingerprint", "")
+
+
+def read_blocks(flags: Mapping[str, Any], file: str | None = None) -> list[Block]:
+    """The blocks of a YAML file (one mapping or a list of them; keys as in `Block`); `flags` that are given win."""
+    blocks: Any = [{}]
+    if file:
+        try:
+            content = yaml.safe_load(Path(file).read_text(encoding="utf-8"))
+        except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+            raise BadInput(f"grid file {file} cannot be read: {' '.join(str(error).split())}") from None
+        blocks = content if isinstance(content, list) else [content]
+    given = {key: value for key, value in flags.items() if value is not None}
+    out = []
+    for block in blocks:
+        if not isinstance(block, dict):
+            raise BadInput(f"grid file {file}: expected {', '.join(Block.model_fields)}, or a list of such")
+        for key in block:
+            if key not in Block.model_fields:
+                known = Block.model_fields
+                raise BadInput(f"grid file {file}: unknown key '{key}'{nearest(str(key), known)}; "
+                               f"known: {', '.join(known)}")  # fmt: skip
+        try:
+            out.append(Block(**{**block, **given}))
+        except ValidationError as error:
+            raise BadInput(f"grid {file}: {configuration.one_line(error)}") from None
+    return out
 
 
 def expand(blocks: Iterable[Block], repeat: int = 1) -> list[Cell]:

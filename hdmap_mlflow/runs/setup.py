@@ -8,14 +8,14 @@ from typing import TYPE_CHECKING, Any
 
 from hdmap_mlflow import config as configuration
 from hdmap_mlflow.config import RunConfig
-from hdmap_mlflow.config.conditions import DEFAULT_CONDITION
+from hdmap_mlflow.config.conditions import DEFAULT_CONDITION, DEFAULT_MODEL
 
 if TYPE_CHECKING:
     pass
 
 
 def configure(
-    model: str,
+    model: str = DEFAULT_MODEL,
     condition: str = DEFAULT_CONDITION,
     conditions: str | None = None,
     flags: Mapping[str, Any] | None = None,

@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from hdmap_mlflow.config.conditions import DEFAULT_MODEL
+
 
 @dataclass(frozen=True)
 class SearchRequest:
@@ -16,7 +18,7 @@ class SearchRequest:
     source; `refit_seeds` is a comma list, empty for no refit.
     """
 
-    model: str
+    model: str = DEFAULT_MODEL
     condition: str = "baseline"
     condition_file: str | None = None
     flags: Mapping[str, Any] = field(default_factory=dict)

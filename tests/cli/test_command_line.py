@@ -133,8 +133,8 @@ def test_an_empty_value_and_the_number_for_no_limit_are_options_not_given(asked,
     bare, short, long = asked
     assert _without_resume(bare) == _without_resume(short) == _without_resume(long)
     if command == "grid":
-        (flags, file, repeat, launch), more = bare
-        assert set(flags.values()) == {None} and (file, repeat, more) == (None, 1, {"plan_only": False})
+        (flags, file, launch), more = bare
+        assert set(flags.values()) == {None} and file is None and more == {"plan_only": False}
         assert launch.jobs is launch.ray_address is launch.share.gpus is launch.share.cpus is None
         assert launch.share.memory_mb is launch.share.timeout is launch.share.idle is None
 
@@ -149,16 +149,16 @@ def test_every_option_of_a_grid_reaches_it(asked, exit_code):
              "--repeat 3 --jobs 4 --gpus-per-run 0.5 --cpus-per-run 2 --memory-per-run 5 --run-timeout 6 --stagger 0 "
              "--no-ray --ray-address h:1")  # fmt: skip
     exit_code("grid", *words.split())
-    ((flags, file, repeat, launch), more) = asked[0]
+    ((flags, file, launch), more) = asked[0]
     assert flags == {"models": "padim", "conditions": "baseline", "sources": "a", "targets": "b", "seeds": "1",
                      "data_root": "r", "validation": "v", "split_seed": "2", "overrides": "x=1",
                      "condition_file": "f"}  # fmt: skip
-    assert (file, repeat, more) == ("g", 3, {"plan_only": True})
+    assert (file, more) == ("g", {"plan_only": True, "repeat": 3})
     share = Share(gpus=0.5, cpus=2, memory_mb=5, timeout=6)
     assert replace(launch, resume="") == Launch(share, 4, False, "h:1", stagger=0, force=True, resume="",
                                                 retry=frozenset({"failed", "running"}))  # fmt: skip
     exit_code("grid", "--wait-idle", "--idle-utilisation", "3", "--idle-memory", "4", "--max-wait", "5")
-    assert asked[1][0][3].share.idle == Idle(utilisation=3, memory_mb=4, max_wait=5)
+    assert asked[1][0][2].share.idle == Idle(utilisation=3, memory_mb=4, max_wait=5)
 
 
 def test_every_option_of_a_search_reaches_it(asked, exit_code):

@@ -12,7 +12,6 @@ from fakes import cells
 from hdmap_mlflow.errors import BadInput
 from hdmap_mlflow.execution.process import process_name
 from hdmap_mlflow.grid import plan
-from hdmap_mlflow.grid.block import Block, read_blocks
 
 PATCHCORE = "data.image_size=[32,96],model.weights=random,model.backbone=resnet18,model.layers=[layer1]"
 
@@ -24,7 +23,7 @@ def _own_cache(tmp_path, monkeypatch):
 
 def expand(maps, repeat=1, **flags):
     flags = {"data_root": str(maps), "overrides": PATCHCORE, **flags}
-    return plan.expand(read_blocks(flags), repeat)
+    return plan.expand(plan.read_blocks(flags), repeat)
 
 
 def names(found):
@@ -43,14 +42,14 @@ def test_the_grid_is_the_product_and_every_run_has_its_own_fingerprint(maps):
 
 def test_blocks_of_a_file_are_joined_and_a_run_of_two_blocks_is_there_once(maps):
     Path("grid.yaml").write_text("- {sources: [domain_A, domain_B]}\n- {sources: domain_B, seeds: [0, 1]}\n")
-    blocks = read_blocks({"data_root": str(maps), "overrides": PATCHCORE}, "grid.yaml")
+    blocks = plan.read_blocks({"data_root": str(maps), "overrides": PATCHCORE}, "grid.yaml")
     assert names(plan.expand(blocks)) == [f"patchcore/quickstart/{x}" for x in
                                           ("domain_A/s0", "domain_B/s0", "domain_B/s1")]  # fmt: skip
-    assert [b.sources for b in read_blocks({"sources": "domain_C"}, "grid.yaml")] == ["domain_C"] * 2
+    assert [b.sources for b in plan.read_blocks({"sources": "domain_C"}, "grid.yaml")] == ["domain_C"] * 2
 
 
 def test_a_block_says_all_that_its_runs_have_in_common_and_what_differs(maps):
-    block = Block(models="padim, patchcore", conditions=["baseline", "quickstart"], sources="domain_B,domain_A",
+    block = plan.Block(models="padim, patchcore", conditions=["baseline", "quickstart"], sources="domain_B,domain_A",
                        seeds="3, 4,", targets=["domain_A", "domain_B", "domain_C"], validation="synthetic",
                        split_seed=7, data_root=str(maps),
                        overrides="data.batch_size=4,tracking.output_dir=there,tracking.uri=sqlite:///own.db",
@@ -76,13 +75,13 @@ def test_all_means_every_model_condition_and_source(maps, tmp_path):
     from hdmap_mlflow.models.registry import REGISTRY
 
     where = {"data_root": str(maps)}
-    every = plan._configs(Block(models="all", sources="domain_A", **where))
+    every = plan._configs(plan.Block(models="all", sources="domain_A", **where))
     assert [config.model.name for config in every] == list(REGISTRY)
-    packaged = plan._configs(Block(conditions="all", sources="domain_A", **where))
+    packaged = plan._configs(plan.Block(conditions="all", sources="domain_A", **where))
     assert [config.condition for config in packaged] == list(packaged_conditions("patchcore"))
     file = tmp_path / "mine.json"
     file.write_text(json.dumps([{"name": name, "config": {"num_neighbors": 3}} for name in ("patchcore_x", "y")]))
-    own = plan._configs(Block(conditions="all", condition_file=str(file), **where))
+    own = plan._configs(plan.Block(conditions="all", condition_file=str(file), **where))
     assert [config.name for config in own[:4]] == [f"patchcore/x/domain_{x}/s0" for x in "ABC"] + [
         "patchcore/y/domain_A/s0"
     ]
@@ -90,24 +89,24 @@ def test_all_means_every_model_condition_and_source(maps, tmp_path):
 
 
 def test_blocks_are_read_from_flags_and_a_file_and_a_given_flag_wins():
-    assert read_blocks({}) == [Block()]
-    assert read_blocks({"models": "padim", "seeds": None}) == [Block(models="padim")]
+    assert plan.read_blocks({}) == [plan.Block()]
+    assert plan.read_blocks({"models": "padim", "seeds": None}) == [plan.Block(models="padim")]
     Path("grid.yaml").write_text("models: [padim]\nseeds: [0, 1]\nsplit_seed: 3\n")
-    assert read_blocks({"seeds": "5"}, "grid.yaml") == [Block(models=["padim"], seeds="5", split_seed=3)]
+    assert plan.read_blocks({"seeds": "5"}, "grid.yaml") == [plan.Block(models=["padim"], seeds="5", split_seed=3)]
     assert [plan._names(given) for given in ("a, b,,", ["a", " b"], (1, 2), 3)] == [
         ["a", "b"],
         ["a", "b"],
         ["1", "2"],
         ["3"],
     ]
-    default = Block()
+    default = plan.Block()
     assert (default.models, default.conditions, default.sources, default.targets) == (
         "patchcore", "quickstart", "all", "auto"
     )  # fmt: skip
 
 
 def test_a_grid_is_of_one_store_and_one_experiment(maps):
-    blocks = [Block(data_root=str(maps), sources="domain_A", overrides=f"{PATCHCORE},tracking.experiment={name}")
+    blocks = [plan.Block(data_root=str(maps), sources="domain_A", overrides=f"{PATCHCORE},tracking.experiment={name}")
               for name in "ab"]  # fmt: skip
     assert len(plan.expand(blocks[:1])) == 1
     with pytest.raises(BadInput, match="several stores or experiments; give all one tracking.uri and experiment"):
@@ -121,8 +120,8 @@ def test_every_domain_is_read_once_and_every_run_has_its_own(maps, monkeypatch):
     monkeypatch.setattr(
         layout, "read_domains", lambda root, chosen, pack: names.append(chosen) or read(root, chosen, pack)
     )
-    blocks = read_blocks({"data_root": str(maps), "overrides": PATCHCORE, "targets": "domain_C"})
-    found = plan.expand([*blocks, *read_blocks({"data_root": str(maps), "overrides": PATCHCORE})])
+    blocks = plan.read_blocks({"data_root": str(maps), "overrides": PATCHCORE, "targets": "domain_C"})
+    found = plan.expand([*blocks, *plan.read_blocks({"data_root": str(maps), "overrides": PATCHCORE})])
     assert [sorted(chosen) for chosen in names] == [["domain_A", "domain_B", "domain_C"]]
     whole = layout.digest(read(maps, ["domain_C", "domain_B", "domain_A"]))
     pair = layout.digest(read(maps, ["domain_A", "domain_C"]))
@@ -137,9 +136,9 @@ def test_a_grid_packs_no_maps_where_a_run_would_not(maps):
     cache = Path(os.environ["HDMAP_CACHE"])
     plain = expand(maps, sources="domain_A", overrides=f"{PATCHCORE},data.packed=false")
     assert not (cache / "maps").exists()
-    both = [*read_blocks({"data_root": str(maps), "overrides": PATCHCORE, "sources": "domain_A"}),
-            Block(data_root=str(maps), overrides=f"{PATCHCORE},data.packed=false", sources="domain_B")]  # fmt: skip
-    packed, other = plan.expand(both)
+    blocks = [plan.Block(data_root=str(maps), sources=f"domain_{x}", overrides=f"{PATCHCORE},data.packed={packed}")
+              for x, packed in (("A", "true"), ("B", "false"))]  # fmt: skip
+    packed, other = plan.expand(blocks)
     assert (cache / "maps").exists()
     assert {cell.tags["hdmap.data_digest"] for cell in (*plain, packed, other)} == {plain[0].tags["hdmap.data_digest"]}
 
@@ -176,7 +175,7 @@ def test_the_fingerprint_is_that_of_a_single_run_and_follows_the_data(maps, tmp_
     file = next((copy / "domain_B/test/good").iterdir())
     tifffile.imwrite(file, tifffile.imread(file) + 1)
     assert expand(copy, sources="domain_A")[0].fingerprint != before.fingerprint
-    blocks = [Block(data_root=str(root), sources="domain_A", overrides=PATCHCORE) for root in (maps, copy)]
+    blocks = [plan.Block(data_root=str(root), sources="domain_A", overrides=PATCHCORE) for root in (maps, copy)]
     old, new = plan.expand(blocks)
     assert old.tags == before.tags and new.tags["hdmap.data_digest"] != old.tags["hdmap.data_digest"], "two roots"
 
@@ -228,9 +227,9 @@ def test_wrong_input_anywhere_in_the_grid_is_named_before_anything_starts(maps, 
 def test_a_grid_file_that_is_none_is_refused(text, says):
     Path("grid.yaml").write_text(text)
     with pytest.raises(BadInput, match=says):
-        read_blocks({}, "grid.yaml")
+        plan.read_blocks({}, "grid.yaml")
     with pytest.raises(BadInput, match="none.yaml"):
-        read_blocks({}, "none.yaml")
+        plan.read_blocks({}, "none.yaml")
 
 
 def test_what_the_store_knows_decides_what_is_missing(store):

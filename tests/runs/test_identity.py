@@ -24,7 +24,6 @@ from hdmap_mlflow.config import (
 )
 from hdmap_mlflow.data import dataset
 from hdmap_mlflow.grid import plan
-from hdmap_mlflow.grid.block import read_blocks
 from hdmap_mlflow.models import builder, signature
 from hdmap_mlflow.models.registry import REGISTRY
 from hdmap_mlflow.runs.identity import identity_tags
@@ -314,7 +313,7 @@ def test_the_grid_runs_again_what_finished_with_another_release(maps, store, mon
     monkeypatch.setenv("HDMAP_CACHE", str(tmp_path / "cache"))
 
     def expand():
-        blocks = read_blocks({"data_root": str(maps), "overrides": RESNET, "sources": "domain_A"})
+        blocks = plan.read_blocks({"data_root": str(maps), "overrides": RESNET, "sources": "domain_A"})
         return plan.look_up(plan.expand(blocks), store)
 
     (cell,) = expand()
