@@ -112,6 +112,7 @@ def expand(blocks: Iterable[Block], repeat: int = 1) -> list[Cell]:
     The order is that of the repeats, then of the blocks; a run that two blocks ask for is there once. Last come those
     of models that this machine cannot run; there must be others.
     """
+    from hdmap_mlflow.data import layout
     from hdmap_mlflow.models.registry import find_model
 
     configs = [(config, find_model(config.model.name)) for block in blocks for config in _configs(block)]
@@ -123,10 +124,14 @@ def expand(blocks: Iterable[Block], repeat: int = 1) -> list[Cell]:
     places = {(config.tracking.uri, config.tracking.experiment) for config, _ in checked}
     if len(places) > 1:
         raise BadInput("the grid's runs go to several stores or experiments; give all one tracking.uri and experiment")
-    read = _Reader([config for config, _ in checked])
+    read_domain, read = cache(layout.read_domain), {}
     cells: dict[str, tuple[RunConfig, dict[str, str]]] = {}
     for config, code in checked:
-        tags = identity_tags(config, read(config), code)
+        data = config.data
+        key = (data.root, data.source_domain, data.target_domains, data.packed)
+        if key not in read:
+            read[key] = dataset.read(config, read_domain)
+        tags = identity_tags(config, read[key], code)
         cells.setdefault(tags["hdmap.fingerprint"], (config, tags))
     return [Cell(config, tags, i) for i in range(repeat) for config, tags in cells.values()] + list(skipped.values())
 
@@ -199,37 +204,6 @@ def _configs(block: Block) -> list[RunConfig]:
 def _conditions(model: str, block: Block) -> list[str]:
     file = block.condition_file
     return list(configuration.load_conditions(Path(file)) if file else configuration.packaged_conditions(model))
-
-
-class _Reader:
-    """The maps of each run, though every domain is read once."""
-
-    def __init__(self, configs: Sequence[RunConfig]) -> None:
-        from hdmap_mlflow.data import layout
-
-        self.domains: dict[tuple[str, bool, str], layout.Domain] = {}
-        for root, packed in {(config.data.root, config.data.packed) for config in configs}:
-            names = {name: None for c in configs if (c.data.root, c.data.packed) == (root, packed)
-                     for name in self._chosen(c)}  # fmt: skip
-            read = layout.read_domains(Path(root), list(names), packed)
-            self.domains |= {(root, packed, domain.name): domain for domain in read}
-        self.read: dict[tuple[object, ...], dataset.Dataset] = {}
-
-    @staticmethod
-    def _chosen(config: RunConfig) -> list[str]:
-        from hdmap_mlflow.data import layout
-
-        return layout.choose_domains(Path(config.data.root), config.data.source_domain, config.data.target_domains)
-
-    def __call__(self, config: RunConfig) -> dataset.Dataset:
-        from hdmap_mlflow.data import layout, simulate
-
-        data, names = config.data, self._chosen(config)
-        key = (data.root, data.packed, *names)
-        if key not in self.read:
-            root, domains = Path(data.root), [self.domains[data.root, data.packed, name] for name in names]
-            self.read[key] = dataset.Dataset(root, domains, layout.digest(domains), simulate.is_simulated(root))
-        return self.read[key]
 
 
 def _check(config: RunConfig) -> tuple[RunConfig, str]:

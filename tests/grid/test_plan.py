@@ -116,13 +116,13 @@ def test_a_grid_is_of_one_store_and_one_experiment(maps):
 def test_every_domain_is_read_once_and_every_run_has_its_own(maps, monkeypatch):
     from hdmap_mlflow.data import layout
 
-    read, names = layout.read_domains, []
+    read, read_one, names = layout.read_domains, layout.read_domain, []
     monkeypatch.setattr(
-        layout, "read_domains", lambda root, chosen, pack: names.append(chosen) or read(root, chosen, pack)
+        layout, "read_domain", lambda root, name, pack: names.append(name) or read_one(root, name, pack)
     )
     blocks = plan.read_blocks({"data_root": str(maps), "overrides": PATCHCORE, "targets": "domain_C"})
     found = plan.expand([*blocks, *plan.read_blocks({"data_root": str(maps), "overrides": PATCHCORE})])
-    assert [sorted(chosen) for chosen in names] == [["domain_A", "domain_B", "domain_C"]]
+    assert sorted(names) == ["domain_A", "domain_B", "domain_C"]
     whole = layout.digest(read(maps, ["domain_C", "domain_B", "domain_A"]))
     pair = layout.digest(read(maps, ["domain_A", "domain_C"]))
     alone = layout.digest(read(maps, ["domain_C"]))
