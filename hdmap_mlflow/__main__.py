@@ -7,6 +7,8 @@ import signal
 import sys
 import warnings
 
+from cyclopts import CycloptsError
+
 from hdmap_mlflow.cli.commands import app
 from hdmap_mlflow.errors import BadInput, Incomplete
 
@@ -23,20 +25,25 @@ def main() -> None:
     if not sys.stderr.isatty():
         os.environ.setdefault("TQDM_DISABLE", "1")  # a log file is no place for a progress bar
     try:
-        app()
-    except BadInput as problem:
-        sys.exit(_complain(str(problem)))
+        sys.exit(app(sys.argv[1:]))
+    except (BadInput, CycloptsError) as problem:
+        sys.exit(_complain(problem, 2))
     except Incomplete as problem:
-        _complain(str(problem))
-        sys.exit(1)
+        sys.exit(_complain(problem, 1))
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         sys.exit(130)
 
 
-def _complain(line: str) -> int:
+def _complain(problem: Exception, code: int) -> int:
+    """Say in one line what is wrong, here and on the run that `mlflow run` may have started; returns the exit code."""
+    line = " ".join(str(problem).split())
     print(f"hdmap: {line}", file=sys.stderr)
-    return 2
+    if os.environ.get("MLFLOW_RUN_ID"):
+        from hdmap_mlflow import tracking
+
+        tracking.fail_project_run(line)
+    return code
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ from typing import Any
 
 from hdmap_mlflow.errors import BadInput, nearest
 
+DEFAULT_MODEL, DEFAULT_CONDITION = "patchcore", "quickstart"  # of the main job
 PACKAGED_CONDITIONS = Path(__file__).parent / "json"
 
 

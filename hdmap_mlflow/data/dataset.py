@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from collections.abc import Callable
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -33,11 +34,14 @@ class Dataset:
         return json.dumps(sorted((domain.name, domain.digest()) for domain in self.domains))
 
 
-def read(config: RunConfig) -> Dataset:
-    """Read and check every map that the run will use. Raises BadInput for the first that is not whole."""
+def read(config: RunConfig, read_domain: Callable[[Path, str, bool], Domain] | None = None) -> Dataset:
+    """Read and check every map that the run will use. Raises BadInput for the first that is not whole.
+
+    `read_domain` stands for `layout.read_domain`, where many runs share what was read.
+    """
     from hdmap_mlflow.data import layout, simulate
 
     root = layout.find_root(config.data.root)
     names = layout.choose_domains(root, config.data.source_domain, config.data.target_domains)
-    domains = layout.read_domains(root, names, config.data.packed)
+    domains = layout.read_domains(root, names, config.data.packed, read_domain or layout.read_domain)
     return Dataset(root, domains, layout.digest(domains), simulate.is_simulated(root))

@@ -8,7 +8,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -126,9 +126,11 @@ def _whole(root: Path, table: pd.DataFrame, problems: list[str]) -> pd.DataFrame
     return table
 
 
-def read_domains(root: Path, names: Sequence[str], pack: bool = True) -> list[Domain]:
+def read_domains(
+    root: Path, names: Sequence[str], pack: bool = True, read: Callable[[Path, str, bool], Domain] = read_domain
+) -> list[Domain]:
     """Read several domains, which must share one map size: a row is a planet tooth and a column a ring tooth."""
-    domains = [read_domain(root, name, pack) for name in names]
+    domains = [read(root, name, pack) for name in names]
     for domain in domains[1:]:
         if domain.size != domains[0].size:
             (h, w), (other_h, other_w) = domains[0].size, domain.size

@@ -94,13 +94,16 @@ def clock(seconds: float) -> str:
     return f"{int(seconds) // 3600}:{int(seconds) // 60 % 60:02d}:{int(seconds) % 60:02d}"
 
 
-def final_rows(names: Sequence[str], outcomes: Mapping[int, Outcome], before: Mapping[int, str]) -> list[list[str]]:
-    """A row a run for the table at the end; `before` has the status of those that this launch did not run."""
+def final_rows(
+    names: Sequence[str], outcomes: Mapping[int, Outcome], before: Mapping[int, tuple[str, str]]
+) -> list[list[str]]:
+    """One row per run for the table at the end; `before` has status and reason of what this launch did not run."""
     rows = []
     for index, name in enumerate(names):
         outcome = outcomes.get(index)
         if outcome is None:
-            rows.append([name, before[index], "-", "-", "-", "before this launch"])
+            status, reason = before[index]
+            rows.append([name, status, "-", "-", "-", reason])
             continue
         auroc = outcome.metrics.get("target_mean/image_AUROC")
         where = f"{outcome.host} GPU {outcome.gpu}" if outcome.host else "-"

@@ -19,28 +19,29 @@ if TYPE_CHECKING:
 class Launch:
     """How a grid is executed. `retry` names what is run again beside what is missing: failed, running.
 
-    `jobs` 0: as many at once as the share of each allows. `child` replaces the command of the runs' processes.
+    `jobs` None: as many at once as the share of each allows. `child` replaces the command of the runs' processes.
     """
 
     share: Share = Share()
-    jobs: int = 0
+    jobs: int | None = None
     ray: bool = True
-    ray_address: str = ""
+    ray_address: str | None = None
     devices: int | None = None
     stagger: float = 5.0
     retry: frozenset[str] = frozenset()
     force: bool = False
-    child: tuple[str, ...] = ()
+    child: tuple[str, ...] | None = None
     resume: str = field(default_factory=lambda: shlex.join(["hdmap", *sys.argv[1:]]))
 
     def __post_init__(self) -> None:
         for word in self.retry - {"failed", "running"}:
             raise BadInput(f"--retry {word}: give failed, running (a run whose host is gone) or both")
-        if self.jobs < 0 or self.stagger < 0:
-            raise BadInput("--jobs and --stagger are 0 or more")
-        if (self.share.gpus or 0) > 1 and self.share.gpus % 1:  # type: ignore[operator]
-            raise BadInput(f"--gpus-per-run {self.share.gpus:g}: above 1 only whole GPUs can be given")
-        if self.share.idle and self.share.gpus and self.share.gpus < 1:
+        if self.jobs is not None and self.jobs < 1 or self.stagger < 0:
+            raise BadInput("--jobs is at least 1 or left open, --stagger is 0 or more")
+        gpus = self.share.gpus or 0.0
+        if gpus > 1 and gpus % 1:
+            raise BadInput(f"--gpus-per-run {gpus:g}: above 1 only whole GPUs can be given")
+        if self.share.idle and 0 < gpus < 1:
             raise BadInput("--wait-idle needs whole GPUs: a run would wait for its neighbour; give --gpus-per-run 1")
 
     def executor(self, store: Store) -> Executor:

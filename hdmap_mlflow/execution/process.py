@@ -109,7 +109,7 @@ def _start(command: tuple[str, ...], file: Path, log: Path, environment: dict[st
 def _environment(task: Task, share: Share) -> dict[str, str]:
     """The child's environment: its own MLflow run, its share of the threads, and its watcher's number."""
     environment = {name: value for name, value in os.environ.items() if name not in INHERITED}
-    environment |= dict.fromkeys(THREADS, str(max(1, int(share.cpus))))
+    environment |= dict.fromkeys(THREADS, str(max(1, int(share.cpus or 1))))
     environment |= {"MLFLOW_RUN_ID": task.run_id, "HDMAP_WATCHER": str(os.getpid()), "PYTHONUNBUFFERED": "1"}
     if share.gpus == 0:
         environment["CUDA_VISIBLE_DEVICES"] = ""

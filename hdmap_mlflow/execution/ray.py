@@ -33,9 +33,9 @@ class RayExecutor(Executor):
         self,
         store: Store,
         share: Share,
-        jobs: int = 0,
+        jobs: int | None = None,
         stagger: float = 0.0,
-        address: str = "",
+        address: str | None = None,
         devices: int | None = None,
     ) -> None:
         super().__init__(store, stagger)
@@ -84,7 +84,7 @@ class RayExecutor(Executor):
         self.ray.shutdown()
 
 
-def _connect(address: str, devices: int | None) -> Any:
+def _connect(address: str | None, devices: int | None) -> Any:
     try:
         import ray
     except ImportError:
@@ -121,7 +121,7 @@ def _signals() -> Iterator[None]:
             signal.signal(number, handler)
 
 
-def fit(share: Share, jobs: int, nodes: list[dict[str, float]]) -> tuple[Share, int]:
+def fit(share: Share, jobs: int | None, nodes: list[dict[str, float]]) -> tuple[Share, int]:
     """A run's share with what was left open filled in, and how many such runs the nodes hold at once.
 
     GPUs: one a run where there are any. CPUs: all, divided by the runs at once, which `jobs`, the GPUs or the memory
@@ -142,12 +142,13 @@ def fit(share: Share, jobs: int, nodes: list[dict[str, float]]) -> tuple[Share, 
     )
     cpus = share.cpus or (float(math.floor(fair)) if fair >= 1 else fair)
     share = share.model_copy(update={"cpus": cpus, "gpus": gpus})
-    needs = {"CPU": cpus, "GPU": gpus, "memory": share.memory_mb * 1e6}
+    needs = {"CPU": cpus, "GPU": gpus, "memory": (share.memory_mb or 0) * 1e6}
     held = sum(min(math.floor(node.get(name, 0) / n + 1e-6) for name, n in needs.items() if n) for node in nodes)
     if not held:
         have = {name: sum(node.get(name, 0) for node in nodes) for name in ("CPU", "GPU")}
-        raise BadInput(f"no node holds a run of {cpus:g} CPUs, {gpus:g} GPUs and {share.memory_mb:g} MB; all nodes "
-                       f"together have {have['CPU']:g} CPUs and {have['GPU']:g} GPUs; ask for less a run")  # fmt: skip
+        memory = share.memory_mb or 0
+        raise BadInput(f"no node holds a run of {cpus:g} CPUs, {gpus:g} GPUs and {memory:g} MB; all nodes together "
+                       f"have {have['CPU']:g} CPUs and {have['GPU']:g} GPUs; ask for less a run")  # fmt: skip
     return share, int(min(held, wanted))
 
 

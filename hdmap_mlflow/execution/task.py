@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from hdmap_mlflow.config import RunConfig
 from hdmap_mlflow.execution.gpus import Idle
 
-Amount = Annotated[float, Field(ge=0)]
+Limit = Annotated[float, Field(gt=0)]
 Status = Literal["finished", "failed", "killed", "out_of_memory", "timeout"]
 
 
@@ -32,20 +32,20 @@ class Task(_Plain):
     kind: str = "run"
     parent: str | None = None
     tags: dict[str, str] = {}
-    hook: str = ""
+    hook: str | None = None
     arguments: dict[str, Any] = {}
     run_id: str = ""  # of the MLflow run, made by the executor
-    command: tuple[str, ...] = ()  # of the child, before the task's file; empty: this interpreter's child module
+    command: tuple[str, ...] | None = None  # of the child, before the task's file; None: our child module
 
 
 class Share(_Plain):
-    """What one run may use: CPUs (0: divided evenly), GPUs (fractions allowed; None: one where there are any),
-    resident memory in MB and seconds (0: no limit)."""
+    """What one run may use: CPUs (None: divided evenly), GPUs (fractions allowed; None: one where there are any),
+    resident memory in MB and seconds (None: no limit)."""
 
-    cpus: Amount = 0
-    gpus: Amount | None = None
-    memory_mb: Amount = 0
-    timeout: Amount = 0
+    cpus: Limit | None = None
+    gpus: Annotated[float, Field(ge=0)] | None = None
+    memory_mb: Limit | None = None
+    timeout: Limit | None = None
     idle: Idle | None = None  # wait until the run's own GPUs are idle
 
 

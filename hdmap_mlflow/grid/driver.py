@@ -26,7 +26,16 @@ COLUMNS = ("run", "status", "seconds", "target AUROC", "where", "reason")
 
 def wants(launch: Launch, cell: Cell) -> bool:
     """Whether a launch runs a cell: it is missing, or it is to be run again."""
-    return launch.force or cell.status == "missing" or cell.status in launch.retry
+    return launch.force and not cell.skipped or cell.status == "missing" or cell.status in launch.retry
+
+
+def run(
+    flags: Mapping[str, object], file: str | None, launch: Launch, *, repeat: int = 1, plan_only: bool = False
+) -> None:
+    """Run what the flags and a grid file ask for, or show what would run. Raises BadInput before anything starts."""
+    cells = plan.expand(plan.read_blocks(flags, file), repeat)
+    store = open_store(cells)
+    (show_plan if plan_only else carry_out)(plan.look_up(cells, store), store, launch)
 
 
 def open_store(cells: Sequence[Cell]) -> Store:
@@ -46,14 +55,16 @@ def show_plan(cells: Sequence[Cell], store: Store, launch: Launch) -> None:
         runs = wants(launch, cell)
         if runs:
             total, unknown = total + seconds, unknown + (not seconds)
-        status = cell.status if cell.status in ("finished", "missing") else f"{cell.status}: {cell.past.reason[:60]}"  # type: ignore[union-attr]
-        rows.append([cell.name, cell.tags["hdmap.data_digest"], status, "run" if runs else "-",
+        reason = cell.skipped or (cell.past.reason[:60] if cell.past and cell.status != "finished" else "")
+        status = f"{cell.status}: {reason}" if cell.status not in ("finished", "missing") else cell.status
+        rows.append([cell.name, cell.tags.get("hdmap.data_digest", "-"), status, "run" if runs else "-",
                      f"{seconds:.0f}" if seconds else "?", f"{memory:,.0f}" if memory else "?"])  # fmt: skip
     show_table("grid", ("run", "data", "status", "will", "seconds", "peak MB"), rows, left=4)
     todo = sum(wants(launch, cell) for cell in cells)
     hint = f", {unknown} of them never run before and not counted" if unknown else ""
     print(f"{len(cells)} runs, {sum(c.status == 'finished' for c in cells)} finished, {todo} to run: "
-          f"{clock(total)} of run time{hint}; to be divided by the runs at once. Nothing was started.")  # fmt: skip
+          f"{clock(total)} of run time{hint}; to be divided by the runs at once{_skipped(cells)}. "
+          "Nothing was started.")  # fmt: skip
 
 
 def carry_out(cells: Sequence[Cell], store: Store, launch: Launch) -> None:
@@ -63,13 +74,14 @@ def carry_out(cells: Sequence[Cell], store: Store, launch: Launch) -> None:
     if not any(wants(launch, cell) for cell in cells):
         _finish(cells, {}, None)
         return
-    fingerprint = hashlib.sha256("".join(sorted({c.fingerprint for c in cells})).encode()).hexdigest()[:16]
+    able = [cell for cell in cells if not cell.skipped]
+    fingerprint = hashlib.sha256("".join(sorted({c.fingerprint for c in able})).encode()).hexdigest()[:16]
     known = store.runs(kind="grid", fingerprint=fingerprint)
     tags = {"hdmap.kind": "grid", "hdmap.fingerprint": fingerprint, "hdmap.resume": launch.resume}
-    name, place = f"grid/{len(cells)} runs/{fingerprint[:6]}", cells[0].config.tracking
+    name, place = f"grid/{len(able)} runs/{fingerprint[:6]}", cells[0].config.tracking
     with tracking.start(store.uri, place.experiment, name, tags, resume=known[0].run_id if known else None) as record:
-        record.json({"runs": [{"name": c.name, "fingerprint": c.fingerprint} for c in cells]}, "grid.json")
-        print(f"grid {record.run_id}: {sum(wants(launch, cell) for cell in cells)} of {len(cells)} runs to do")
+        record.json({"runs": [{"name": c.name, "fingerprint": c.fingerprint} for c in able]}, "grid.json")
+        print(f"grid {record.run_id}: {sum(wants(launch, cell) for cell in cells)} of {len(able)} runs to do")
         try:
             outcomes = _run(cells, store, launch, record)
         except KeyboardInterrupt:
@@ -110,7 +122,7 @@ def _run(cells: Sequence[Cell], store: Store, launch: Launch, record: Record) ->
 
 
 def _halved(
-    cell: Cell, event: Outcome, record: Record, folders: Callable[[Cell], Path], child: tuple[str, ...]
+    cell: Cell, event: Outcome, record: Record, folders: Callable[[Cell], Path], child: tuple[str, ...] | None
 ) -> Task | None:
     """The task once more with half the batch, tagged so; None where the batch is 1 already."""
     data = cell.config.data
@@ -126,18 +138,24 @@ def _halved(
 
 def _finish(cells: Sequence[Cell], outcomes: Mapping[int, Outcome], record: Record | None) -> None:
     """The table at the end, on the terminal and as the grid run's description; raises Incomplete if any failed."""
-    before = {i: cell.status for i, cell in enumerate(cells)}
+    before = {i: (cell.status, cell.skipped or "before this launch") for i, cell in enumerate(cells)}
     rows = final_rows([cell.name for cell in cells], outcomes, before)
     show_table("grid", COLUMNS, rows, left=2)
-    bad = [row[1] for row in rows if row[1] != "finished"]
+    bad = [row[1] for row in rows if row[1] not in ("finished", "skipped")]
+    able = len(rows) - sum(row[1] == "skipped" for row in rows)
     if record:
         lines = ["| " + " | ".join(row).replace("\n", " ") + " |" for row in (COLUMNS, ["---"] * len(COLUMNS), *rows)]
         record.note("\n".join(lines)[:5000])
     if bad:
         hint = "elsewhere they still run, or add --retry running" if set(bad) == {"running"} else "add --retry failed"
-        raise Incomplete(f"{len(bad)} of {len(rows)} runs did not finish; the reasons stand above and in MLflow. "
+        raise Incomplete(f"{len(bad)} of {able} runs did not finish; the reasons stand above and in MLflow. "
                          f"To run them again: {hint}")  # fmt: skip
-    print(f"all {len(rows)} runs are finished")
+    print(f"all {able} runs are finished" + _skipped(cells))
+
+
+def _skipped(cells: Sequence[Cell]) -> str:
+    count = sum(bool(cell.skipped) for cell in cells)
+    return f"; {count} skipped, which this machine cannot run" if count else ""
 
 
 class _Folders:

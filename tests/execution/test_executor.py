@@ -9,6 +9,7 @@ from pathlib import Path
 import mlflow
 import pytest
 from fakes import alive, drain, notes, order, recorded, task, until
+from pydantic import ValidationError
 
 from hdmap_mlflow.errors import BadInput
 from hdmap_mlflow.execution import process
@@ -114,16 +115,16 @@ PLAIN_NODE = {"CPU": 8.0, "memory": 16e9}
 @pytest.mark.parametrize(
     ("share", "jobs", "nodes", "cpus", "gpus", "at_once"),
     [
-        (Share(), 0, [GPU_NODE], 8, 1, 4),
-        (Share(gpus=0.5), 0, [GPU_NODE], 4, 0.5, 8),
-        (Share(), 0, [GPU_NODE, GPU_NODE], 8, 1, 8),
+        (Share(), None, [GPU_NODE], 8, 1, 4),
+        (Share(gpus=0.5), None, [GPU_NODE], 4, 0.5, 8),
+        (Share(), None, [GPU_NODE, GPU_NODE], 8, 1, 8),
         (Share(), 2, [GPU_NODE], 16, 1, 2),
-        (Share(), 0, [GPU_NODE, PLAIN_NODE], 8, 1, 4),
-        (Share(), 0, [PLAIN_NODE], 1, 0, 5),  # 3 GB a run
-        (Share(memory_mb=8000), 0, [PLAIN_NODE], 4, 0, 2),
+        (Share(), None, [GPU_NODE, PLAIN_NODE], 8, 1, 4),
+        (Share(), None, [PLAIN_NODE], 1, 0, 5),  # 3 GB a run
+        (Share(memory_mb=8000), None, [PLAIN_NODE], 4, 0, 2),
         (Share(), 2, [PLAIN_NODE], 4, 0, 2),
         (Share(), 16, [PLAIN_NODE], 0.5, 0, 16),
-        (Share(cpus=4), 0, [PLAIN_NODE], 4, 0, 2),
+        (Share(cpus=4), None, [PLAIN_NODE], 4, 0, 2),
     ],
 )
 def test_what_is_left_open_is_divided_evenly(share, jobs, nodes, cpus, gpus, at_once):
@@ -131,9 +132,16 @@ def test_what_is_left_open_is_divided_evenly(share, jobs, nodes, cpus, gpus, at_
     assert (found.cpus, found.gpus, held) == (cpus, gpus, at_once)
 
 
+@pytest.mark.parametrize("limit", ["cpus", "memory_mb", "timeout"])
+def test_no_limit_is_none_and_never_zero(limit):
+    assert getattr(Share(), limit) is None
+    with pytest.raises(ValidationError, match=f"{limit}\n  Input should be greater than 0"):
+        Share(**{limit: 0})
+
+
 def test_a_share_that_no_node_holds_is_refused():
     with pytest.raises(BadInput, match="no node holds a run of 16 CPUs"):
-        fit(Share(cpus=16), 0, [PLAIN_NODE, PLAIN_NODE])
+        fit(Share(cpus=16), None, [PLAIN_NODE, PLAIN_NODE])
 
 
 def test_without_ray_the_way_out_is_named(store, monkeypatch):
@@ -159,10 +167,8 @@ def test_a_run_waits_for_its_gpu_and_gives_up_in_time(store, monkeypatch):
     gpus.wait_until_idle(Idle(utilisation=60, memory_mb=10_000))
 
 
-def test_the_gpus_are_read_through_nvml_and_shown(monkeypatch):
+def test_the_gpus_are_read_through_nvml_and_shown(monkeypatch, capsys):
     """A stand-in for NVML with an idle and a busy GPU; without a driver there is none."""
-    from typer.testing import CliRunner
-
     from hdmap_mlflow.__main__ import app
 
     class Error(Exception):
@@ -182,12 +188,13 @@ def test_the_gpus_are_read_through_nvml_and_shown(monkeypatch):
     )
     monkeypatch.setitem(sys.modules, "pynvml", nvml)
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
-    shown = CliRunner().invoke(app, ["gpus"])
-    assert shown.exit_code == 0 and "1 of 2 GPUs idle" in shown.output
-    assert "97 %" in shown.output and "9,000 of 16,000" in shown.output
-    assert CliRunner().invoke(app, ["gpus", "--idle-memory", "50"]).exit_code == 1
+    assert app(["gpus"]) == 0
+    shown = capsys.readouterr().out
+    assert "1 of 2 GPUs idle" in shown and "97 %" in shown and "9,000 of 16,000" in shown
+    assert app(["gpus", "--idle-memory", "50"]) == 1
     monkeypatch.setattr(nvml, "nvmlInit", lambda: (_ for _ in ()).throw(Error()))
-    assert "no NVIDIA GPU" in CliRunner().invoke(app, ["gpus"]).output
+    capsys.readouterr()
+    assert app(["gpus"]) == 1 and "no NVIDIA GPU" in capsys.readouterr().out
 
 
 def test_only_the_visible_gpus_count(monkeypatch):

@@ -11,6 +11,7 @@ import mlflow
 import pytest
 from fakes import alive, cells, command, notes, order, until
 
+from hdmap_mlflow.config import ModelConfig
 from hdmap_mlflow.errors import BadInput, Incomplete
 from hdmap_mlflow.execution.launch import Launch
 from hdmap_mlflow.execution.task import Share
@@ -122,11 +123,11 @@ def test_a_grid_that_was_ended_goes_on_and_repeats_nothing(store, drive, how):
 
 @pytest.mark.slow
 def test_a_cluster_of_two_nodes_shares_the_runs(store):
-    from ray.cluster_utils import RayExecutor
+    from ray.cluster_utils import Cluster
 
     for seed in range(6):
         order(seed, "sleep 2")
-    cluster = RayExecutor(initialize_head=True, head_node_args={"num_cpus": 1, "num_gpus": 1})
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "num_gpus": 1})
     try:
         cluster.add_node(num_cpus=2, num_gpus=2)
         carry_out(cells(6), store, ray=True, ray_address=cluster.address)
@@ -157,12 +158,43 @@ def test_failed_runs_wait_for_retry_and_finished_ones_for_force(store, capsys):
     assert runs(store, "grid")[-1].info.status == "FINISHED"
 
 
+def skipped(count):
+    """A grid whose last run is of a model that this machine cannot run."""
+    (cell,) = cells(1)
+    other = cell.config.model_copy(update={"model": ModelConfig(name="winclip")})
+    return [*cells(count), plan.Cell(other, {}, 0, skipped="winclip needs a package that is not installed")]
+
+
+def test_a_skipped_model_is_shown_in_the_plan_and_never_run(store, capsys):
+    launch = Launch(force=True)
+    driver.show_plan(plan.look_up(skipped(2), store), store, launch)
+    shown = capsys.readouterr().out
+    (row,) = [line for line in shown.splitlines() if line.startswith("  winclip/quick/domain_A/s0")]
+    assert "skipped: winclip needs a package that is not installed" in row and " run " not in row
+    assert "2 to run" in shown and "1 skipped, which this machine cannot run. Nothing was started." in shown
+
+
+@pytest.mark.slow
+def test_a_grid_is_finished_when_all_but_the_skipped_is(store, capsys):
+    """The grid run is that of the grid without it, so that it goes on once the package is there."""
+    carry_out(skipped(2), store, jobs=2, force=True)
+    said = capsys.readouterr().out
+    assert "2 of 2 runs to do" in said and "all 2 runs are finished; 1 skipped" in said
+    (row,) = [line for line in said.splitlines() if "winclip/" in line]
+    assert row.split()[1] == "skipped" and row.rstrip().endswith("needs a package that is not installed")
+    (parent,) = runs(store, "grid")
+    assert parent.info.run_name.startswith("grid/2 runs/") and "| skipped |" in parent.data.tags["mlflow.note.content"]
+    carry_out(cells(2), store)
+    assert len(runs(store)) == 2 and len(runs(store, "grid")) == 1
+
+
 @pytest.mark.parametrize(
     ("launch", "says"),
     [
         ({"retry": frozenset({"faild"})}, "give failed"),
         ({"share": Share(gpus=0.5, idle={})}, "whole GPUs"),
         ({"jobs": -1}, "0 or more"),
+        ({"jobs": 0}, "--jobs is at least 1"),
     ],
 )
 def test_a_launch_that_makes_no_sense_is_refused(launch, says):

@@ -1,5 +1,6 @@
 """What a grid consists of: each run once, checked before anything starts, and what the store knows of it."""
 
+import importlib.util
 import json
 import os
 from pathlib import Path
@@ -115,17 +116,48 @@ def test_a_grid_is_of_one_store_and_one_experiment(maps):
 def test_every_domain_is_read_once_and_every_run_has_its_own(maps, monkeypatch):
     from hdmap_mlflow.data import layout
 
-    read, names = layout.read_domains, []
-    monkeypatch.setattr(layout, "read_domains", lambda root, chosen: names.append(chosen) or read(root, chosen))
+    read, read_one, names = layout.read_domains, layout.read_domain, []
+    monkeypatch.setattr(
+        layout, "read_domain", lambda root, name, pack: names.append(name) or read_one(root, name, pack)
+    )
     blocks = plan.read_blocks({"data_root": str(maps), "overrides": PATCHCORE, "targets": "domain_C"})
     found = plan.expand([*blocks, *plan.read_blocks({"data_root": str(maps), "overrides": PATCHCORE})])
-    assert [sorted(chosen) for chosen in names] == [["domain_A", "domain_B", "domain_C"]]
+    assert sorted(names) == ["domain_A", "domain_B", "domain_C"]
     whole = layout.digest(read(maps, ["domain_C", "domain_B", "domain_A"]))
     pair = layout.digest(read(maps, ["domain_A", "domain_C"]))
     alone = layout.digest(read(maps, ["domain_C"]))
     digests = [cell.tags["hdmap.data_digest"] for cell in found]
     assert (digests[0], digests[2], digests[3:]) == (pair, alone, [whole] * 3)
     assert {cell.tags["hdmap.simulated"] for cell in found} == {"false"}
+
+
+def test_a_grid_packs_no_maps_where_a_run_would_not(maps):
+    """A full disk advises `data.packed=false`; what is read, and so the fingerprint, stays the same."""
+    cache = Path(os.environ["HDMAP_CACHE"])
+    plain = expand(maps, sources="domain_A", overrides=f"{PATCHCORE},data.packed=false")
+    assert not (cache / "maps").exists()
+    blocks = [plan.Block(data_root=str(maps), sources=f"domain_{x}", overrides=f"{PATCHCORE},data.packed={packed}")
+              for x, packed in (("A", "true"), ("B", "false"))]  # fmt: skip
+    packed, other = plan.expand(blocks)
+    assert (cache / "maps").exists()
+    assert {cell.tags["hdmap.data_digest"] for cell in (*plain, packed, other)} == {plain[0].tags["hdmap.data_digest"]}
+
+
+def test_a_model_that_this_machine_cannot_run_is_skipped_with_its_reason(maps, monkeypatch, store):
+    """Of `--models all`, one whose extra is not installed; it has no identity, and no run stands for it."""
+    real = importlib.util.find_spec
+    monkeypatch.setattr(
+        importlib.util, "find_spec", lambda name, *more: None if name == "open_clip" else real(name, *more)
+    )
+    found = expand(maps, repeat=2, models="winclip,patchcore", sources="domain_A,domain_B")
+    assert names(found) == [f"patchcore/quickstart/domain_{x}/s0{n}" for n in ("", " #2") for x in "AB"] + [
+        f"winclip/quickstart/domain_{x}/s0" for x in "AB"
+    ]
+    known = plan.look_up(found, store)
+    assert [cell.status for cell in known] == ["missing"] * 4 + ["skipped"] * 2
+    assert known[-1].skipped == ("winclip needs a package that is not installed; pip install 'hdmap_mlflow[winclip]'")
+    with pytest.raises(BadInput, match="^winclip needs a package that is not installed; pip install"):
+        expand(maps, models="winclip")
 
 
 def test_the_fingerprint_is_that_of_a_single_run_and_follows_the_data(maps, tmp_path):

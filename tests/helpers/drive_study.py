@@ -14,7 +14,7 @@ from hdmap_mlflow.execution.launch import Launch
 from hdmap_mlflow.tuning import driver
 
 
-def main():
+def main(_words):
     search = pickle.loads(Path(sys.argv[1]).read_bytes())
     launch = Launch(jobs=int(sys.argv[2]), ray=False, stagger=0, child=trial_command(), resume="hdmap tune --again")
     driver.tune(search, launch)

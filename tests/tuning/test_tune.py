@@ -10,6 +10,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import optuna
 import pandas as pd
 import pytest
 from fakes import alive, trial_command, trial_notes, until
@@ -173,6 +174,7 @@ def test_several_objectives_and_an_oracle_are_told_apart(maps, store, capsys):
         ({"pruner": "halving"}, "--pruner halving.*known: none, median"),
         ({"refit_seeds": "0,x"}, "whole numbers"),
         ({"trials": 0}, "--trials is 1 or more"),
+        ({"timeout": 0}, "--timeout more than 0"),
         ({"storage": "optuna.db"}, "give sqlite:///FILE"),
         ({"condition": "quick"}, "unknown condition 'quick'"),
         ({"model": "winclip", "overrides": ""}, "nothing to tune"),
@@ -183,6 +185,24 @@ def test_a_wrong_search_is_refused_before_anything_starts(maps, more, message):
     with pytest.raises(BadInput, match=message):
         search(maps, **more)
     assert not Path("optuna.db").exists() and not Path("mlflow.db").exists()
+
+
+@pytest.mark.parametrize(
+    ("condition", "overrides", "name"),
+    [
+        ("quickstart", SMALL, "patchcore_quickstart_domain_A"),
+        ("patchcore_quickstart", SMALL, "patchcore_quickstart_domain_A"),
+        ("quickstart", f"{SMALL},data.source_domain=domain_B", "patchcore_quickstart_domain_B"),
+    ],
+)
+def test_a_study_is_looked_for_under_the_name_it_was_made_with(maps, capsys, condition, overrides, name):
+    flags = {"data.root": str(maps), "data.source_domain": "domain_A", "train.seed": 0}
+    wanted = SearchRequest("patchcore", condition, flags=flags, overrides=overrides)
+    made = check(wanted)
+    assert made.name == name
+    optuna.create_study(study_name=name, storage=made.place.url)
+    status(wanted)
+    assert f"study {name}" in capsys.readouterr().out
 
 
 @contextlib.contextmanager
