@@ -34,9 +34,10 @@ MAIN_MODELS = ["patchcore", "padim", "reverse_distillation", "draem", "draem_sev
 MAIN_MODELS += ["fastflow", "cflow", "uninet", "supersimplenet", "stfpm"]
 # The house, floor by floor: a file imports nothing that stands after it, at its head or within its functions.
 HOUSE = {
-    "": "errors files console",
+    "": "names errors files console",
+    "data": "protocols",  # the names that settings accept
     "config": "settings conditions layers identity",
-    "data": "faults formats simulate matfiles packed layout dataset protocols datamodule",
+    "data ": "faults formats simulate matfiles packed layout dataset splits datamodule",
     "models": "entry searchspace signature backbones registry",
     "models/parts": "auroc blur coreset features textures",
     "models/own": "cflow cutpaste dinomaly draem_sevnet padim patchcore",
@@ -47,7 +48,7 @@ HOUSE = {
     "execution": "gpus task board process child executor local ray launch",
     "grid": "plan driver",
     "tuning": "storage pruning space study findings search driver",
-    "report": "arrange tables sections charts write",
+    "report": "arrange selection tables sections charts write",
     "cli": "catalogue commands",
     " ": "__main__",
 }

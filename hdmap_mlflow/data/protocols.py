@@ -1,75 +1,78 @@
-"""Which maps train, which validate, and which are reported: the three validation strategies.
+"""The validation strategies: which maps train, which validate, and which are reported.
 
-- `source_holdout`: the source's test maps are split once, stratified by label and group, into a validation and
-  a reported half.
-- `source_test`: validate and report on the same source test maps (the guideline's original protocol; optimistic).
-- `synthetic`: validate on held-out source training maps and on the same with synthetic faults; no real fault is
-  seen before the report.
-
-Target maps choose nothing under any strategy. Identical maps always fall on the same side of a split.
+Target maps choose nothing under any of them. Identical maps always fall on the same side of a split. The settings know
+their names from here, so nothing of the package is imported.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-import numpy as np
-import pandas as pd
+if TYPE_CHECKING:
+    import numpy as np
+    import pandas as pd
 
-from hdmap_mlflow.config import DataConfig
-from hdmap_mlflow.data.layout import Domain
-from hdmap_mlflow.errors import BadInput
+    Parts = tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame]
 
-# Share of the source's test (or, for synthetic faults, training) maps that validates.
-DEFAULT_FRACTION = {"source_holdout": 0.5, "source_test": 1.0, "synthetic": 0.2}
+
+def hold_out(train: pd.DataFrame, test: pd.DataFrame, fraction: float, rng: np.random.Generator) -> Parts:
+    """Split the source's test maps once, stratified by label and group, into a validation and a reported part."""
+    val, reported = _stratified(test, fraction, rng)
+    return train, val, reported
+
+
+def validate_on_test(train: pd.DataFrame, test: pd.DataFrame, fraction: float, rng: np.random.Generator) -> Parts:
+    """Validate and report on the same source test maps: the guideline's original protocol, optimistic."""
+    return train, test, test
+
+
+def add_synthetic_faults(train: pd.DataFrame, test: pd.DataFrame, fraction: float, rng: np.random.Generator) -> Parts:
+    """Validate on held-out training maps and on the same with synthetic faults: no real fault is seen by then."""
+    import pandas as pd
+
+    normal, train = _stratified(train, fraction, rng)
+    return train, pd.concat([normal, normal.assign(synthetic=True, label=1)], ignore_index=True), test
 
 
 @dataclass(frozen=True)
-class Splits:
-    """Tables of maps (see `layout.Domain`), with `file` (absolute path) and `synthetic` (paste a fault, bool)."""
+class Protocol:
+    """One validation strategy.
 
-    train: pd.DataFrame
-    val: pd.DataFrame
-    source_test: pd.DataFrame
-    targets: dict[str, pd.DataFrame]
+    `divide(train, test, fraction, rng)` gives the source's train, validation and reported maps, as tables (see
+    `layout.Domain`); `fraction` of the maps in the folder `held_out` validate unless the settings say otherwise, empty
+    where that is the whole test set. `rule` says in a report how thresholds and epochs were chosen, `caution` beside a
+    run's table what to mind.
+    """
 
-
-def split(domains: Sequence[Domain], config: DataConfig) -> Splits:
-    """Split the source (the first domain) by the named strategy; every target keeps its whole test set."""
-    source, *targets = domains
-    train, test = _rows(source, "train"), _rows(source, "test")
-    fraction = config.val_fraction or DEFAULT_FRACTION[config.validation]
-    rng = np.random.default_rng(config.split_seed)
-    match config.validation:
-        case "source_holdout":
-            val, reported = _stratified(test, fraction, rng)
-        case "source_test":
-            val, reported = test, test
-        case "synthetic":
-            held_out, train = _stratified(train, fraction, rng)
-            val, reported = _with_synthetic_faults(held_out), test
-    for part, what in ((val, "validation"), (reported, "reported")):
-        if part["label"].nunique() < 2:
-            missing = "test/good" if (part["label"] == 1).any() else "test/fault"
-            if part is val and config.validation == "synthetic":  # what is held out bears both classes
-                missing = "train/good"
-            raise BadInput(
-                f"{what} AUROC is undefined for source {source.name} under {config.validation}: too few maps in "
-                f"{source.folder / missing}; add maps, choose another source, or another validation strategy"
-            )
-    if train.empty:
-        raise BadInput(f"no training map of {source.name} is left; lower data.val_fraction or add maps")
-    if config.max_train and len(train) > config.max_train:
-        keep = rng.choice(len(train), config.max_train, replace=False)
-        train = train.iloc[np.sort(keep)].reset_index(drop=True)
-    return Splits(train, val, reported, {domain.name: _rows(domain, "test") for domain in targets})
+    divide: Callable[[pd.DataFrame, pd.DataFrame, float, np.random.Generator], Parts]
+    fraction: float
+    rule: str
+    caution: str = ""
+    held_out: str = ""
 
 
-def _rows(domain: Domain, part: str) -> pd.DataFrame:
-    table = domain.table[domain.table["split"] == part]
-    files = [str(domain.folder / path) for path in table["path"]]
-    return table.assign(file=files, synthetic=False).reset_index(drop=True)
+PROTOCOLS = {
+    "source_holdout": Protocol(
+        hold_out,
+        fraction=0.5,
+        rule="Thresholds and epochs: chosen on half of the source's test maps; the other half is reported.",
+    ),
+    "source_test": Protocol(
+        validate_on_test,
+        fraction=1.0,
+        rule="Protocol `source_test`: the source's figures are on the maps that also chose thresholds and epochs, so "
+        "they are optimistic.",
+        caution="Validation and report use the same source maps (`source_test`): the source figures are optimistic.",
+    ),
+    "synthetic": Protocol(
+        add_synthetic_faults,
+        fraction=0.2,
+        rule="Thresholds and epochs were chosen on held-out healthy source maps and synthetic faults.",
+        held_out="train/good",
+    ),
+}
 
 
 def _stratified(table: pd.DataFrame, fraction: float, rng: np.random.Generator) -> tuple[pd.DataFrame, pd.DataFrame]:
@@ -80,7 +83,3 @@ def _stratified(table: pd.DataFrame, fraction: float, rng: np.random.Generator) 
         drawn |= set(rng.permutation(distinct)[: round(fraction * len(distinct))])
     mask = table["pixels"].isin(drawn)
     return table[mask].reset_index(drop=True), table[~mask].reset_index(drop=True)
-
-
-def _with_synthetic_faults(normal: pd.DataFrame) -> pd.DataFrame:
-    return pd.concat([normal, normal.assign(synthetic=True, label=1)], ignore_index=True)

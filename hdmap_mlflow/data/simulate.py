@@ -22,8 +22,6 @@ Choices, with their reasons:
 
 import io
 import json
-import os
-import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,7 +31,7 @@ from scipy.ndimage import uniform_filter1d
 
 from hdmap_mlflow import __version__
 from hdmap_mlflow.errors import BadInput
-from hdmap_mlflow.files import cache_dir
+from hdmap_mlflow.files import cache_dir, new_folder
 
 ROWS, COLUMNS = 31, 95  # planet teeth, ring teeth
 SPLITS = ("train/good", "test/good", "test/fault")  # also the folders inside a domain
@@ -193,23 +191,15 @@ def simulate(out: Path, train: int = 400, test: int = 200, seed: int = 0, gain_c
     for name, value, least in (("train", train, 1), ("test", test, 1), ("seed", seed, 0)):
         if value < least:
             raise BadInput(f"--{name} {value} is too small: give {least} or more")
-    part = out.with_name(f".{out.name}.{os.getpid()}.part")  # a sibling, so that the last step is one rename
     try:
-        if out.exists() and not (out.is_dir() and not any(out.iterdir())):
-            raise BadInput(f"{out} exists and is not an empty folder: give --out a new one or remove it")
-        part.mkdir(parents=True)
-        for domain in DOMAINS:
-            _write_domain(part / domain, domain, (train, test, test), seed, gain_confound)
-        facts = {"simulated": True, "seed": seed, "train": train, "test": test, "gain_confound": gain_confound}
-        versions = {"generator": GENERATOR, "hdmap_mlflow": __version__}
-        (part / MARKER).write_text(json.dumps(facts | versions, indent=2) + "\n")
-        if out.is_dir():
-            out.rmdir()  # Windows does not rename onto an empty folder
-        part.rename(out)
+        with new_folder(out) as part:
+            for domain in DOMAINS:
+                _write_domain(part / domain, domain, (train, test, test), seed, gain_confound)
+            facts = {"simulated": True, "seed": seed, "train": train, "test": test, "gain_confound": gain_confound}
+            versions = {"generator": GENERATOR, "hdmap_mlflow": __version__}
+            (part / MARKER).write_text(json.dumps(facts | versions, indent=2) + "\n")
     except OSError as error:
         raise BadInput(f"cannot write {out} ({error.strerror}): give --out a folder you can write to") from error
-    finally:
-        shutil.rmtree(part, ignore_errors=True)
     return out
 
 

@@ -12,6 +12,7 @@ import pandas as pd
 
 from hdmap_mlflow.errors import BadInput
 from hdmap_mlflow.evaluation.pixels import PixelHistogram
+from hdmap_mlflow.names import Artifact
 
 COLUMNS = ["path", "label", "group", "severity", "split", "score", "image_max", "image_mean", "seconds"]
 
@@ -68,13 +69,18 @@ def score(model, loader, domain: str, split: str, device: str, progress: bool = 
                 keep = ~unmarked[done : done + len(scores)]
                 pixels.update(_native(predicted.anomaly_map, maps.shape[1:])[keep], batch.gt_mask.numpy()[keep])
     values = {name: np.concatenate(parts) for name, parts in columns.items()}
-    broken = table["path"][~np.isfinite(values["score"])]
-    if len(broken):
-        some = ", ".join(broken[:3])
-        raise BadInput(f"{len(broken)} of {len(table)} scores of {domain} are NaN or infinite ({some}); "
-                       "the training diverged: lower train.learning_rate or change the seed")  # fmt: skip
     kept = table[["path", "label", "group", "severity"]].assign(split=split, **values)
+    if told := not_finite(domain, kept, f" of {len(table)}"):
+        raise BadInput(f"{told}; the training diverged: lower train.learning_rate or change the seed")
     return Scores(domain, kept[COLUMNS].reset_index(drop=True), pixels.metrics() if split == "test" else {})
+
+
+def not_finite(domain: str, table: pd.DataFrame, total: str = "") -> str:
+    """`2 scores of c are NaN or infinite (1.tiff, 2.tiff)`, with three maps at most; empty where all are finite."""
+    broken = table["path"][~np.isfinite(table["score"])]
+    return (
+        f"{len(broken)}{total} scores of {domain} are NaN or infinite ({', '.join(broken[:3])})" if len(broken) else ""
+    )
 
 
 def _native(anomaly_map, size: tuple[int, int]) -> np.ndarray:  # noqa: ANN001
@@ -108,7 +114,7 @@ def join(*parts: Scores) -> Scores:
 
 def write(scores: Scores, folder: Path) -> Path:
     """Write `scores/<domain>.parquet` below a folder."""
-    path = folder / "scores" / f"{scores.domain}.parquet"
+    path = folder / Artifact.SCORES / f"{scores.domain}.parquet"
     path.parent.mkdir(parents=True, exist_ok=True)
     scores.table.to_parquet(path, index=False)
     return path

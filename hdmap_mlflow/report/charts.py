@@ -73,8 +73,7 @@ def _foretells(tables: Tables) -> str:
     for entry in tables.grid.entries:
         points = []
         for run in entry.runs.values():
-            table = run.scores[run.source]
-            val = auroc(table[table["split"] == "val"])
+            val = auroc(run.part("val", run.source))
             found = [v for d in run.targets if (v := auroc(reported(run, d))) is not None]
             if val is not None and found:
                 points.append((val, float(np.mean(found))))
@@ -99,8 +98,7 @@ def _alarms(tables: Tables) -> str:
     for i, entry in enumerate(tables.grid.entries):
         points = []
         for run in entry.runs.values():
-            table = run.scores[run.source]
-            cuts = thresholds(table[table["split"] == "val"])
+            cuts = thresholds(run.part("val", run.source))
             for domain in run.targets:
                 rate = image_metrics(reported(run, domain), cuts).get("FPR_at_normal_q99")
                 if rate is not None:

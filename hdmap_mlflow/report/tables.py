@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 
@@ -10,8 +10,10 @@ import numpy as np
 import pandas as pd
 
 from hdmap_mlflow.evaluation.intervals import Comparison, Interval, auroc_interval, compare, holm, mean_interval
-from hdmap_mlflow.evaluation.metrics import decisions, image_metrics, thresholds
-from hdmap_mlflow.report.arrange import TRIVIAL, Entry, Grid, auroc, reported
+from hdmap_mlflow.evaluation.metrics import TRIVIAL, carry_over, decisions, image_metrics, thresholds
+from hdmap_mlflow.names import Scope, metric_name
+from hdmap_mlflow.report.arrange import Entry, Grid, auroc, reported
+from hdmap_mlflow.report.selection import Pick, picks
 from hdmap_mlflow.runs.history import RunRecord, same_maps
 
 ALPHA = 0.05
@@ -46,17 +48,6 @@ class Standing:
     fit_seconds: float | None
     evaluate_seconds: float | None
     peak_mb: float | None
-
-
-@dataclass(frozen=True)
-class Pick:
-    """What a selection rule chooses on one source, and what the choice brings on its targets."""
-
-    source: str
-    rule: str
-    label: str
-    value: float
-    regret: float
 
 
 @dataclass(frozen=True)
@@ -109,7 +100,7 @@ def tabulate(grid: Grid, left_out: Sequence[str] = (), oracles: Sequence[RunReco
     board.sort(key=lambda s: (s.rank is None, -(s.target.value if s.target else 0), s.label))
     first = grid.runs[0]
     return Tables(
-        grid, matrices, board, _trivial(grid), pairs, _picks(grid), [_travel(entry) for entry in grid.entries],
+        grid, matrices, board, _trivial(grid), pairs, picks(grid), [_travel(entry) for entry in grid.entries],
         [*grid.missing(), *_unlike(grid, stacks), *left_out], first.tag("validation"), first.tag("data_digest"),
         any(run.tag("simulated") == "true" for run in grid.runs), oracles,
     )  # fmt: skip
@@ -210,7 +201,7 @@ def _standing(grid: Grid, entry: Entry, cells: Mapping, stacks: Mapping, pairs: 
     own = [cell.mean for (source, domain), cell in cells.items() if source == domain]
     others = {f"{s} to {d}": cell.mean for (s, d), cell in cells.items() if s != d}
     source = float(np.mean(own)) if own else None
-    mean = target.value if target else None
+    carried = carry_over(source, target.value if target else None)
     seeds = sorted({seed for _, seed in keys})
     a_seed = [[v for k in keys if k[1] == seed for d in entry.runs[k].targets
                if (v := auroc(reported(entry.runs[k], d))) is not None] for seed in seeds]  # fmt: skip
@@ -225,20 +216,21 @@ def _standing(grid: Grid, entry: Entry, cells: Mapping, stacks: Mapping, pairs: 
         target=target,
         target_sd=float(np.std(by_seed, ddof=1)) if len(by_seed) > 1 else None,
         worst=min(others.items(), key=lambda item: item[1]) if others else None,
-        ratio=mean / source if mean is not None and source else None,
-        gap=source - mean if mean is not None and source is not None else None,
-        skill=(mean - 0.5) / (source - 0.5) if mean is not None and source is not None and source > 0.5 else None,
+        ratio=carried.get("ratio"),
+        gap=carried.get("gap"),
+        skill=carried.get("skill"),
         over_trivial=min(against, key=lambda found: found.difference) if against else None,
         beats_trivial=bool(against) and all(found.low > 0 for found in against),
-        fit_seconds=_cost(runs, "cost/fit_seconds", np.mean),
-        evaluate_seconds=_cost(runs, "cost/evaluate_seconds", np.mean),
-        peak_mb=_cost(runs, "cost/fit_peak_MB", np.max),
+        fit_seconds=_cost(runs, "fit_seconds", np.mean),
+        evaluate_seconds=_cost(runs, "evaluate_seconds", np.mean),
+        peak_mb=_cost(runs, "fit_peak_MB", np.max),
     )
 
 
-def _cost(runs: Sequence, name: str, of) -> float | None:  # noqa: ANN001
-    values = [run.metrics[name] for run in runs if name in run.metrics]
-    return float(of(values)) if values else None
+def _cost(runs: Sequence[RunRecord], name: str, join: Callable[[Sequence[float]], float]) -> float | None:
+    full = metric_name(Scope.COST, name)
+    values = [run.metrics[full] for run in runs if full in run.metrics]
+    return float(join(values)) if values else None
 
 
 def _trivial(grid: Grid) -> dict[str, tuple[float, tuple[str, float]]]:
@@ -252,32 +244,11 @@ def _trivial(grid: Grid) -> dict[str, tuple[float, tuple[str, float]]]:
     return out
 
 
-def _picks(grid: Grid) -> list[Pick]:
-    """For each source: the entry that the validation maps choose, and the oracle's, which looks at the targets."""
-    out = []
-    for source in sorted({source for source, _ in grid.common}):
-        keys = [key for key in grid.common if key[0] == source]
-        known, value = {}, {}
-        for entry in grid.entries:
-            runs = [entry.runs[key] for key in keys]
-            val = [auroc(run.scores[source][run.scores[source]["split"] == "val"]) for run in runs]
-            after = [v for run in runs for d in run.targets if (v := auroc(reported(run, d))) is not None]
-            if after and None not in val:
-                known[entry.label] = float(np.mean([v for v in val if v is not None]))
-                value[entry.label] = float(np.mean(after))
-        if value:
-            oracle = max(value, key=lambda label: value[label])
-            for rule, label in (("source validation", max(known, key=lambda label: known[label])), ("oracle", oracle)):
-                out.append(Pick(source, rule, label, value[label], value[oracle] - value[label]))
-    return out
-
-
 def _travel(entry: Entry) -> Travel:
     own: list[Mapping[str, float]] = []
     targets: dict[tuple[str, str, int], Mapping[str, float]] = {}
     for (source, seed), run in entry.runs.items():
-        table = run.scores[source]
-        cut = thresholds(table[table["split"] == "val"]).get("normal_q99")
+        cut = thresholds(run.part("val", source)).get("normal_q99")
         if cut is None:
             continue
         own.append(decisions(reported(run, source), cut))
@@ -300,8 +271,7 @@ def long_table(grid: Grid) -> pd.DataFrame:
     rows = []
     for entry in grid.entries:
         for (source, seed), run in entry.runs.items():
-            table = run.scores[source]
-            cuts = thresholds(table[table["split"] == "val"])
+            cuts = thresholds(run.part("val", source))
             for domain in sorted(run.scores):
                 maps = reported(run, domain)
                 own: dict[str, object] = {"entry": entry.label, "model": run.tag("model")}

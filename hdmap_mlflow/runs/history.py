@@ -13,7 +13,8 @@ import pandas as pd
 
 from hdmap_mlflow.config import RunConfig
 from hdmap_mlflow.errors import BadInput
-from hdmap_mlflow.evaluation.scoring import Scores
+from hdmap_mlflow.evaluation.scoring import Scores, not_finite
+from hdmap_mlflow.names import PREFIX, Artifact, Tag
 
 
 @dataclass(frozen=True)
@@ -34,7 +35,12 @@ class RunRecord:
     cards: Mapping[str, Any] = field(default_factory=dict, repr=False)
 
     def tag(self, name: str) -> str:
-        return self.tags.get(f"hdmap.{name}", "")
+        return self.tags.get(PREFIX + name, "")
+
+    def part(self, split: str, domain: str) -> pd.DataFrame:
+        """The scores of a domain's `val` or `test` maps."""
+        table = self.scores[domain]
+        return table[table["split"] == split]
 
     @property
     def source(self) -> str:
@@ -64,11 +70,11 @@ def read_experiment(
 
     records, left_out = [], []
     for run in tracking.find_runs(uri, experiment):
-        if run.data.tags.get("hdmap.kind") not in kinds:
+        if run.data.tags.get(Tag.KIND) not in kinds:
             continue
         name = f"{run.info.run_name} ({run.info.run_id[:8]})"
         if run.info.status != "FINISHED":
-            reason = run.data.tags.get("hdmap.reason", "")
+            reason = run.data.tags.get(Tag.REASON, "")
             left_out.append(f"{name}: {run.info.status.lower()}{': ' + reason if reason else ''}")
             continue
         try:
@@ -85,7 +91,7 @@ def _record(uri: str, run: Any, scores: bool) -> RunRecord:
     found = read_scores(uri, run.info.run_id) if scores else {}
     data, info = run.data, run.info
     try:
-        cards = read_json(uri, info.run_id, "cards.json") if scores else {}
+        cards = read_json(uri, info.run_id, Artifact.CARDS) if scores else {}
     except BadInput:  # a run from before the cards; `hdmap rescore` makes them
         cards = {}
     return RunRecord(info.run_id, info.run_name, info.status, data.params, data.metrics, data.tags,
@@ -96,12 +102,11 @@ def read_scores(uri: str, run_id: str) -> dict[str, pd.DataFrame]:
     """`scores/<domain>.parquet` of a run. Raises BadInput that names the maps if a score is NaN or infinite."""
     from hdmap_mlflow import tracking
 
-    found = {path.stem: pd.read_parquet(path) for path in sorted(tracking.artifacts(uri, run_id, "scores").iterdir())}
+    files = sorted(tracking.artifacts(uri, run_id, Artifact.SCORES).iterdir())
+    found = {path.stem: pd.read_parquet(path) for path in files}
     for domain, table in found.items():
-        broken = table["path"][~np.isfinite(table["score"])]
-        if len(broken):
-            some = f"{len(broken)} scores of {domain} are NaN or infinite ({', '.join(broken[:3])})"
-            raise BadInput(f"run {run_id}: {some}; train it again")
+        if told := not_finite(domain, table):
+            raise BadInput(f"run {run_id}: {told}; train it again")
     return found
 
 
@@ -130,4 +135,4 @@ def read_json(uri: str, run_id: str, name: str) -> dict[str, Any]:
 
 def read_config(uri: str, run_id: str) -> RunConfig:
     """The configuration that a run was made with."""
-    return RunConfig.model_validate(read_json(uri, run_id, "config.json"))
+    return RunConfig.model_validate(read_json(uri, run_id, Artifact.CONFIG))

@@ -16,7 +16,7 @@ from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 from sqlalchemy.exc import SQLAlchemyError
 
-from hdmap_mlflow.errors import BadInput
+from hdmap_mlflow.errors import BadInput, one_line
 
 os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
 logging.getLogger("mlflow.store.db.utils").setLevel(logging.WARNING)  # "Creating initial database tables" and the like
@@ -69,8 +69,7 @@ def _answering(uri: str, way_out: str) -> Iterator[None]:
     try:
         yield
     except (MlflowException, SQLAlchemyError, OSError) as error:
-        reason = " ".join(str(error).split())[:160]
-        raise BadInput(f"tracking store {uri} does not answer ({reason}); start it or {way_out}") from None
+        raise BadInput(f"tracking store {uri} does not answer ({one_line(error)}); start it or {way_out}") from None
     finally:
         for name, value in before.items():
             if value is None:

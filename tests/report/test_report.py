@@ -13,7 +13,8 @@ from hdmap_mlflow.errors import BadInput
 from hdmap_mlflow.report.arrange import arrange
 from hdmap_mlflow.report.charts import charts
 from hdmap_mlflow.report.sections import headline, html, markdown, remarks, shade
-from hdmap_mlflow.report.tables import Pick, long_table, tabulate
+from hdmap_mlflow.report.selection import Pick
+from hdmap_mlflow.report.tables import long_table, tabulate
 
 GOLDEN = Path(__file__).with_name("report.golden.md")
 SMALL = grid(sources="A", seeds=(0,))
@@ -172,7 +173,7 @@ def test_the_csv_has_a_row_a_run_and_domain():
 
 @pytest.mark.slow
 def test_a_report_needs_neither_mlflow_nor_torch():
-    code = "import sys, hdmap_mlflow.report.render, hdmap_mlflow.report.charts, hdmap_mlflow.report.make\n"
+    code = "import sys, hdmap_mlflow.report.sections, hdmap_mlflow.report.charts, hdmap_mlflow.report.write\n"
     code += "print([m for m in ('mlflow', 'torch', 'anomalib') if m in sys.modules])"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.strip() == "[]"
 
