@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -80,6 +81,15 @@ def read_stored(path: Path, kinds: Sequence[type] = (np.number,)) -> np.ndarray:
     if pixels.ndim != 2 or 0 in pixels.shape or not any(np.issubdtype(pixels.dtype, kind) for kind in kinds):
         raise BadInput(f"{path} holds {pixels.dtype} of shape {pixels.shape}; a map is numbers, height x width")
     return pixels
+
+
+def tiff_header(height: int, width: int) -> bytes:
+    """What tifffile writes before the pixels of a float32 map of this size; 4 times as fast to reuse."""
+    import tifffile
+
+    blank, file = np.zeros((height, width), "<f4"), io.BytesIO()
+    tifffile.imwrite(file, blank, byteorder="<", metadata=None)
+    return file.getvalue()[: -blank.nbytes]
 
 
 def read_mask(path: Path) -> np.ndarray:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 import math
 import os
@@ -20,6 +19,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, FiniteFloat,
 
 from hdmap_mlflow import __version__
 from hdmap_mlflow.config import Count, DomainName, Seed
+from hdmap_mlflow.data.formats import tiff_header
 from hdmap_mlflow.errors import BadInput, nearest, one_line
 from hdmap_mlflow.files import new_folder
 
@@ -184,7 +184,7 @@ def _convert(spec: Spec, plans: dict[str, Plan], root: Path) -> dict[str, dict[s
             record[name] = {"scaling": {}, "written": {}, "files": {}}
             for folder, (files, chosen) in plan.items():
                 (root / name / folder).mkdir(parents=True)
-                header = _tiff_header(files[0].height, files[0].width)
+                header = tiff_header(files[0].height, files[0].width)
                 bar = progress.add_task(f"{name} {folder}", total=len(chosen))
                 with ExitStack() as stack:  # open together, so that statistics and maps come from one load
                     readers = [(file, stack.enter_context(_reader(file))) for file in files]
@@ -200,15 +200,6 @@ def _convert(spec: Spec, plans: dict[str, Plan], root: Path) -> dict[str, dict[s
                      "height": f.height, "width": f.width, "matlab": "7.3" if f.hdf5 else "5"} for f in files
                 ]  # fmt: skip
     return record
-
-
-def _tiff_header(height: int, width: int) -> bytes:
-    """What tifffile writes before the pixels of a float32 map of this size; reused, as writing it is slow."""
-    import tifffile
-
-    blank, file = np.zeros((height, width), "<f4"), io.BytesIO()
-    tifffile.imwrite(file, blank, byteorder="<", metadata=None)
-    return file.getvalue()[: -blank.nbytes]
 
 
 def _scale(spec: Spec, name: str, train: list[tuple[MatFile, Read]]) -> dict[str, Any]:

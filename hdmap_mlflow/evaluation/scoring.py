@@ -6,6 +6,7 @@ import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
@@ -14,6 +15,11 @@ from hdmap_mlflow.errors import BadInput
 from hdmap_mlflow.evaluation.pixels import PixelHistogram
 from hdmap_mlflow.names import Artifact
 
+if TYPE_CHECKING:
+    from torch import Tensor
+    from torch.utils.data import DataLoader
+
+Found = tuple[np.ndarray, np.ndarray | None, np.ndarray]  # map, anomaly map (None if the model has none), mask
 COLUMNS = ["path", "label", "group", "severity", "split", "score", "image_max", "image_mean", "seconds"]
 
 
@@ -38,7 +44,7 @@ class Scores:
         return Scores(self.domain, self.table.assign(split=split))
 
 
-def score(model, loader, domain: str, split: str, device: str, progress: bool = True) -> Scores:  # noqa: ANN001
+def score(model: Any, loader: DataLoader, domain: str, split: str, device: str, progress: bool = True) -> Scores:
     """Score every map of a loader, in its order, with a fitted model in float32.
 
     `pred_score` is taken as the model computes it: nothing normalises or clamps it. Where the loader brings masks and
@@ -48,7 +54,7 @@ def score(model, loader, domain: str, split: str, device: str, progress: bool = 
     import torch
     from rich.progress import track
 
-    table = loader.dataset.table
+    table: pd.DataFrame = loader.dataset.table  # type: ignore[attr-defined]
     columns: dict[str, list[np.ndarray]] = {"score": [], "image_max": [], "image_mean": [], "seconds": []}
     pixels, unmarked = PixelHistogram(), ((table["label"] == 1) & (table["mask"] == "")).to_numpy()
     model.to(device).eval()
@@ -83,7 +89,7 @@ def not_finite(domain: str, table: pd.DataFrame, total: str = "") -> str:
     )
 
 
-def _native(anomaly_map, size: tuple[int, int]) -> np.ndarray:  # noqa: ANN001
+def _native(anomaly_map: Tensor, size: tuple[int, int]) -> np.ndarray:
     """Anomaly maps, (n, H, W) or (n, 1, H, W), brought to the maps' own size (bilinear): float32, (n, *size)."""
     from torch.nn.functional import interpolate
 
@@ -91,8 +97,8 @@ def _native(anomaly_map, size: tuple[int, int]) -> np.ndarray:  # noqa: ANN001
     return interpolate(maps, size, mode="bilinear", align_corners=False)[:, 0].cpu().numpy()
 
 
-def anomaly_maps(model, loader, device: str) -> Iterator[tuple[np.ndarray, np.ndarray | None, np.ndarray]]:  # noqa: ANN001
-    """Native map, anomaly map at its size (None if the model has none) and mask, each (H, W), of every map in order."""
+def anomaly_maps(model: Any, loader: DataLoader, device: str) -> Iterator[Found]:
+    """What a model shows of every map, in order: native map, anomaly map at its size and mask, each (H, W)."""
     import torch
 
     model.to(device).eval()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -49,6 +49,12 @@ def auroc(table: pd.DataFrame, column: str = "score") -> float | None:
     """AUROC of a column of scores, or None where a class is missing."""
     label, score = raw(table.assign(score=table[column]))
     return placements(label, score).auroc if len(np.unique(label)) == 2 else None
+
+
+def mean(values: Iterable[float | None]) -> float | None:
+    """The mean of the values that are defined; None where none is."""
+    defined = [value for value in values if value is not None]
+    return float(np.mean(defined)) if defined else None
 
 
 @dataclass(frozen=True)

@@ -5,22 +5,19 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-import numpy as np
-
-from hdmap_mlflow.report.arrange import Grid, auroc, reported
+from hdmap_mlflow.report.arrange import Grid, auroc, mean, reported
 from hdmap_mlflow.runs.history import RunRecord
 
 
 def validation_auroc(runs: Sequence[RunRecord]) -> float | None:
     """Mean AUROC of an entry's runs on their source's validation maps; None where one is undefined."""
     values = [auroc(run.part("val", run.source)) for run in runs]
-    return None if None in values else float(np.mean([value for value in values if value is not None]))
+    return None if None in values else mean(values)
 
 
 def target_auroc(runs: Sequence[RunRecord]) -> float | None:
     """Mean AUROC of an entry's runs on all their targets; None where all are undefined."""
-    values = [value for run in runs for d in run.targets if (value := auroc(reported(run, d))) is not None]
-    return float(np.mean(values)) if values else None
+    return mean(auroc(reported(run, domain)) for run in runs for domain in run.targets)
 
 
 ORACLE = "oracle"  # looks at the targets: what could have been had, not a result

@@ -12,8 +12,8 @@ import pandas as pd
 from hdmap_mlflow.evaluation.intervals import Comparison, Interval, auroc_interval, compare, holm, mean_interval
 from hdmap_mlflow.evaluation.metrics import TRIVIAL, carry_over, decisions, image_metrics, thresholds
 from hdmap_mlflow.names import Scope, metric_name
-from hdmap_mlflow.report.arrange import Entry, Grid, auroc, reported
-from hdmap_mlflow.report.selection import Pick, picks
+from hdmap_mlflow.report.arrange import Entry, Grid, auroc, mean, reported
+from hdmap_mlflow.report.selection import Pick, picks, target_auroc
 from hdmap_mlflow.runs.history import RunRecord, same_maps
 
 ALPHA = 0.05
@@ -198,14 +198,12 @@ def _standing(grid: Grid, entry: Entry, cells: Mapping, stacks: Mapping, pairs: 
     target = mean_interval({d: (stack.label, stack.scores) for d, stack in mine.items()}) if mine else None
     against = [found for name in TRIVIAL if (found := _versus(mine, _stacks(entry, keys, name)))]
     unlike = any(_differing(mine, other) for other in stacks.values())
-    own = [cell.mean for (source, domain), cell in cells.items() if source == domain]
+    source = mean(cell.mean for (s, d), cell in cells.items() if s == d)
     others = {f"{s} to {d}": cell.mean for (s, d), cell in cells.items() if s != d}
-    source = float(np.mean(own)) if own else None
     carried = carry_over(source, target.value if target else None)
     seeds = sorted({seed for _, seed in keys})
-    a_seed = [[v for k in keys if k[1] == seed for d in entry.runs[k].targets
-               if (v := auroc(reported(entry.runs[k], d))) is not None] for seed in seeds]  # fmt: skip
-    by_seed = [float(np.mean(values)) for values in a_seed if values]
+    a_seed = [target_auroc([entry.runs[key] for key in keys if key[1] == seed]) for seed in seeds]
+    by_seed = [value for value in a_seed if value is not None]
     beaten = sum(1 for _, other, _, p in pairs if other == entry.label and p < ALPHA)
     runs = [entry.runs[key] for key in keys]
     return Standing(
@@ -245,25 +243,21 @@ def _trivial(grid: Grid) -> dict[str, tuple[float, tuple[str, float]]]:
 
 
 def _travel(entry: Entry) -> Travel:
-    own: list[Mapping[str, float]] = []
-    targets: dict[tuple[str, str, int], Mapping[str, float]] = {}
-    for (source, seed), run in entry.runs.items():
+    own, fpr, tpr = [], [], []
+    by_pair: dict[str, list[float | None]] = {}
+    for (source, _), run in entry.runs.items():
         cut = thresholds(run.part("val", source)).get("normal_q99")
         if cut is None:
             continue
-        own.append(decisions(reported(run, source), cut))
-        targets |= {(source, domain, seed): decisions(reported(run, domain), cut) for domain in run.targets}
-
-    def mean(found: Sequence[Mapping[str, float]], rate: str) -> float | None:
-        values = [one[rate] for one in found if rate in one]
-        return float(np.mean(values)) if values else None
-
-    pairs = {(s, d) for s, d, _ in targets}
-    by_pair = {f"{s} to {d}": mean([t for k, t in targets.items() if k[:2] == (s, d)], "FPR") for s, d in pairs}
-    defined = {name: value for name, value in sorted(by_pair.items()) if value is not None}
+        own.append(decisions(reported(run, source), cut).get("FPR"))
+        for domain in run.targets:
+            rates = decisions(reported(run, domain), cut)
+            by_pair.setdefault(f"{source} to {domain}", []).append(rates.get("FPR"))
+            fpr.append(rates.get("FPR"))
+            tpr.append(rates.get("TPR"))
+    defined = {name: rate for name, rates in sorted(by_pair.items()) if (rate := mean(rates)) is not None}
     worst = max(defined.items(), key=lambda item: item[1]) if defined else None
-    found = list(targets.values())
-    return Travel(entry.label, mean(own, "FPR"), mean(found, "FPR"), mean(found, "TPR"), worst)
+    return Travel(entry.label, mean(own), mean(fpr), mean(tpr), worst)
 
 
 def long_table(grid: Grid) -> pd.DataFrame:

@@ -6,15 +6,19 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
 
 from hdmap_mlflow.config import RunConfig
 from hdmap_mlflow.errors import BadInput
+from hdmap_mlflow.evaluation.cards import Cards
 from hdmap_mlflow.evaluation.scoring import Scores, not_finite
 from hdmap_mlflow.names import PREFIX, Artifact, Tag
+
+if TYPE_CHECKING:
+    from hdmap_mlflow.tracking.client import Run
 
 
 @dataclass(frozen=True)
@@ -32,7 +36,7 @@ class RunRecord:
     tags: Mapping[str, str]
     started: int = 0
     scores: Mapping[str, pd.DataFrame] = field(default_factory=dict, repr=False)
-    cards: Mapping[str, Any] = field(default_factory=dict, repr=False)
+    cards: Cards = field(default_factory=Cards, repr=False)
 
     def tag(self, name: str) -> str:
         return self.tags.get(PREFIX + name, "")
@@ -87,11 +91,11 @@ def read_experiment(
     return records, left_out
 
 
-def _record(uri: str, run: Any, scores: bool) -> RunRecord:
+def _record(uri: str, run: Run, scores: bool) -> RunRecord:
     found = read_scores(uri, run.info.run_id) if scores else {}
     data, info = run.data, run.info
     try:
-        cards = read_json(uri, info.run_id, Artifact.CARDS) if scores else {}
+        cards: Cards = read_json(uri, info.run_id, Artifact.CARDS) if scores else {}
     except BadInput:  # a run from before the cards; `hdmap rescore` makes them
         cards = {}
     return RunRecord(info.run_id, info.run_name, info.status, data.params, data.metrics, data.tags,
@@ -126,7 +130,7 @@ def as_scores(record: RunRecord) -> tuple[Scores, list[Scores]]:
     return Scores(record.source, record.scores[record.source]), [Scores(d, record.scores[d]) for d in record.targets]
 
 
-def read_json(uri: str, run_id: str, name: str) -> dict[str, Any]:
+def read_json(uri: str, run_id: str, name: str) -> Any:
     """A JSON artifact of a run. Raises BadInput if the run has none of that name."""
     from hdmap_mlflow import tracking
 

@@ -7,7 +7,6 @@ import json
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
 
 from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, RunStatus, RunTag
 from mlflow.tracking import MlflowClient
@@ -45,13 +44,13 @@ class Record:
         """The description that the UI shows on the run's page."""
         self.tags({NOTE: markdown})
 
-    def dataset(self, name: str, digest: str, root: str, context: str, profile: Mapping[str, Any]) -> None:
+    def dataset(self, name: str, digest: str, root: str, context: str, profile: Mapping[str, object]) -> None:
         """A data set that the run read, as `mlflow.log_input` writes it; `context` is training or testing."""
         source = json.dumps({"uri": root})
         entity = Dataset(name, digest, "local", source, profile=json.dumps(profile))
         self.client.log_inputs(self.run_id, [DatasetInput(entity, [InputTag("mlflow.data.context", context)])])
 
-    def json(self, content: Mapping[str, Any], name: str) -> None:
+    def json(self, content: Mapping[str, object], name: str) -> None:
         self.client.log_dict(self.run_id, dict(content), name)
 
     def artifact(self, path: Path, folder: str = "") -> None:

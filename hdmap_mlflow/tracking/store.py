@@ -5,8 +5,8 @@ from __future__ import annotations
 import itertools
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
+from mlflow.entities import Run
 from mlflow.exceptions import MlflowException
 from mlflow.tracking.context.registry import resolve_tags
 
@@ -100,7 +100,7 @@ def _ended(status: str) -> str:
     return {"finished": "FINISHED", "killed": "KILLED", "pruned": "KILLED"}.get(status, "FAILED")
 
 
-def _past(run: Any) -> Past:
+def _past(run: Run) -> Past:
     tags, metrics, info = run.data.tags, run.data.metrics, run.info
     peaks = [v for k, v in metrics.items() if k.startswith(metric_name(Scope.COST, "")) and k.endswith("_peak_MB")]
     return Past(

@@ -79,11 +79,11 @@ def _tidied(name: str, axes: Any) -> Figure:
     return figure
 
 
-def trial_row(trial: FrozenTrial, objectives: Sequence[str]) -> dict[str, Any]:
+def trial_row(trial: FrozenTrial, objectives: Sequence[str]) -> dict[str, object]:
     """A trial as a row: number, state, objectives, seconds, settings, and why it ended early."""
     ended = trial.state in (TrialState.COMPLETE, TrialState.PRUNED)
     values = trial.values if trial.state == TrialState.COMPLETE else None
-    out: dict[str, Any] = {"trial": trial.number, "state": state(trial)}
+    out: dict[str, object] = {"trial": trial.number, "state": state(trial)}
     out |= dict(zip(objectives, values or [None] * len(objectives), strict=True))
     out["seconds"] = round(trial.duration.total_seconds(), 1) if ended and trial.duration else None
     return out | trial.user_attrs.get("settings", {}) | {"reason": trial.user_attrs.get("reason", "")}
@@ -97,9 +97,9 @@ def state(trial: FrozenTrial) -> str:
 
 def condition_file(
     space: Space, condition: Mapping[str, Any], overrides: str, name: str, description: str, settings: Mapping[str, Any]
-) -> dict[str, Any]:
+) -> dict[str, dict[str, object]]:
     """A condition file that trains with settings as the study's trials did, in the guideline's form."""
-    content: dict[str, Any] = {}
+    content: dict[str, object] = {}
     searched = condition.get("search") or {}
     fixed = {key: value for key, value in searched.items() if not isinstance(value, dict)}
     for layer in (condition["config"], fixed, configuration.parse_overrides(overrides), settings):
@@ -209,5 +209,5 @@ def ranked(trials: Sequence[FrozenTrial]) -> list[FrozenTrial]:
     return sorted(done, key=lambda t: -t.values[0]) + [t for t in trials if t.state != TrialState.COMPLETE]
 
 
-def _cell(value: Any) -> str:
+def _cell(value: object) -> str:
     return f"{value:.4g}" if isinstance(value, float) else "-" if value is None else str(value)

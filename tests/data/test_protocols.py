@@ -1,5 +1,7 @@
 """The three validation strategies never share a map with what they report, and targets keep every map."""
 
+from typing import get_args
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -104,6 +106,10 @@ def test_one_map_with_a_mask_and_again_without_stays_on_one_side(tmp_path, seed)
     assert len(parts.val) + len(parts.source_test) == 9
 
 
+def test_settings_accept_the_strategies_of_the_table():
+    assert get_args(DataConfig.model_fields["validation"].annotation) == tuple(PROTOCOLS)
+
+
 def test_one_row_of_the_table_is_a_strategy_everywhere(domains, monkeypatch):
     def halve_training(train, test, fraction, rng):
         count = round(fraction * len(train))
@@ -113,13 +119,12 @@ def test_one_row_of_the_table_is_a_strategy_everywhere(domains, monkeypatch):
         build_config("m", {"name": "c", "config": {"validation": "halved"}})
     row = Protocol(halve_training, fraction=0.5, rule="Chosen on half of the training maps.", caution="Half is gone.")
     monkeypatch.setitem(PROTOCOLS, "halved", row)
-    config = build_config("m", {"name": "c", "config": {"validation": "halved"}})
-    parts = split(domains, config.data)
+    halved = DataConfig().model_copy(update={"validation": "halved"})  # accepted names are read with the table
+    parts = split(domains, halved)
     assert len(parts.train) == 6 and parts.val["label"].tolist() == [0] * 6 + [1] * 8 and len(parts.source_test) == 16
-    assert len(split(domains, DataConfig(validation="halved", val_fraction=0.25)).train) == 9
-    counts = {"domain_A": 16}
+    assert len(split(domains, halved.model_copy(update={"val_fraction": 0.25})).train) == 9
+    counts, config = {"domain_A": 16}, build_config("m", {"name": "c", "config": {}})
+    config = config.model_copy(update={"data": halved})
     assert "Half is gone." in Result("id", "", config, list(counts), counts, {}, False).remarks()
     said = remarks(tabulate(arrange([retagged(one, validation="halved") for one in grid()])))
     assert "Chosen on half of the training maps." in said
-    with pytest.raises(BadInput, match="'synthetic' or 'halved'"):
-        build_config("m", {"name": "c", "config": {"validation": "halves"}})
