@@ -26,7 +26,7 @@ ROLES = {"train/good": ("train", 0), "test/good": ("test", 0), "test/fault": ("t
 class Domain:
     """One domain that was read and found whole.
 
-    `table` has a row a map, ordered by content: `path` (relative to the domain, posix), `split` (train, test),
+    `table` has one row per map, ordered by content: `path` (relative to the domain, posix), `split` (train, test),
     `label` (0 good, 1 fault), `group`, `severity` (NaN where unknown), `mask` (relative path or ""), `height`,
     `width`, `dtype`, `minimum`, `mean`, `maximum`, `pixels` (their digest) and `digest` (of the pixels and of the
     mask). `packed` holds the maps, a map at its `row`, where they were packed.
@@ -150,7 +150,7 @@ def _masks(folder: Path) -> dict[str, Path]:
 
 
 def inspect_domain(root: Path, name: str, packer: store.Packer | None = None) -> tuple[pd.DataFrame, list[str]]:
-    """The table of a domain (see `Domain`) and a line for every problem found; a packer gets the maps as they come."""
+    """The table of a domain (see `Domain`) and one line per problem; a packer gets the maps as they come."""
     from rich.progress import track
 
     folder = root / name
@@ -241,7 +241,7 @@ def _read_metadata(folder: Path, problems: list[str]) -> dict[str, tuple[str, fl
 
 # ---------------------------------------------------------------------------------------- check-data
 def check(root: Path) -> tuple[pd.DataFrame, list[str]]:
-    """A row a domain and split (counts, size, minimum, mean, maximum, groups), and every problem below a root."""
+    """One row per domain and split (counts, size, minimum, mean, maximum, groups), and every problem below a root."""
     rows, problems, sizes = [], [], {}
     for name in find_domains(root):
         table, found = inspect_domain(root, name)

@@ -32,23 +32,17 @@ IntervalCard = dict[str, int | Bounds]  # counts of `good` and `fault` maps, and
 
 
 class GroupCard(TypedDict):
-    """A group's maps, its AUROC and the AUROC's interval."""
-
     maps: int
     image_AUROC: float
     interval: Bounds
 
 
 class ThresholdCard(TypedDict):
-    """A threshold, and what it does to each domain: rates, and the intervals of two of them."""
-
     threshold: float
-    domains: dict[str, dict[str, float | Bounds]]
+    domains: dict[str, dict[str, float | Bounds]]  # `decisions`, and the intervals of FPR and TPR
 
 
 class SaturationCard(TypedDict):
-    """What clamping to [0, 1], as anomalib does, makes of a domain's AUROC."""
-
     image_AUROC: float
     clamped_AUROC: float
     clamped_fraction: float
@@ -56,7 +50,7 @@ class SaturationCard(TypedDict):
 
 
 class Cards(TypedDict, total=False):
-    """All cards of a run, by domain; `thresholds` by threshold and `repair` by domain and number of maps."""
+    """All cards of a run by domain: `groups` by group, too, and `repair` by number of maps; `thresholds` by name."""
 
     intervals: dict[str, IntervalCard]
     groups: dict[str, dict[str, GroupCard]]
@@ -180,8 +174,8 @@ def saturation(val: pd.DataFrame, table: pd.DataFrame) -> SaturationCard | None:
     clamped = normalised(val, score)
     before, after = roc_auc_score(label, score), roc_auc_score(label, clamped)
     share = float(((clamped <= 0) | (clamped >= 1)).mean())
-    return {"image_AUROC": before, "clamped_AUROC": after, "clamped_fraction": share,
-            "alarm": bool(abs(before - after) > ALARM)}  # fmt: skip
+    alarm = bool(abs(before - after) > ALARM)
+    return {"image_AUROC": before, "clamped_AUROC": after, "clamped_fraction": share, "alarm": alarm}
 
 
 def shift_card(

@@ -27,8 +27,8 @@ COLUMNS = ["path", "label", "group", "severity", "split", "score", "image_max", 
 class Scores:
     """Raw scores of one domain.
 
-    `table` has a row a map: `path`, `label` (0 good, 1 fault), `group`, `severity`, `split` (val, test), `score` (raw,
-    any range, higher is more anomalous), `image_max` and `image_mean` (the trivial baselines) and `seconds`.
+    `table` has one row per map: `path`, `label` (0 good, 1 fault), `group`, `severity`, `split` (val, test), `score`
+    (raw, any range, higher is more anomalous), `image_max` and `image_mean` (the trivial baselines) and `seconds`.
     `pixel` holds the pixel metrics of the reported maps where masks exist; the pixels themselves are not kept.
     """
 

@@ -23,8 +23,8 @@ def charts(tables: Tables) -> dict[str, str]:
     """Caption -> SVG; a chart without data is absent."""
     named = {
         "Mean target AUROC with its 95 % interval (blue), worst target (red), trivial scores (orange).": _board,
-        "Does source validation foretell transfer? One point a run.": _foretells,
-        "False alarms on each target at the threshold that allows 1 % on the source. One point a run.": _alarms,
+        "Does source validation foretell transfer? One point per run.": _foretells,
+        "False alarms on each target at the threshold that allows 1 % on the source. One point per run.": _alarms,
     }
     return {caption: svg for caption, draw in named.items() if (svg := draw(tables))}
 

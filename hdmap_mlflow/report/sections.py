@@ -231,7 +231,7 @@ def _saturation(tables: Tables) -> list[str]:
 
 
 def matrix_rows(tables: Tables, label: str) -> list[list[str]]:
-    """Source x domain, a row a source."""
+    """Source x domain, one row per source."""
     cells, domains = tables.matrices[label], tables.grid.domains
     return [[source, *(cell_text(cells.get((source, d))) for d in domains)] for source in tables.grid.sources]
 

@@ -261,7 +261,7 @@ def _travel(entry: Entry) -> Travel:
 
 
 def long_table(grid: Grid) -> pd.DataFrame:
-    """A row a run and domain with its settings, metrics and run id: what the CSV holds."""
+    """One row per run and domain with its settings, metrics and run id: what the CSV holds."""
     rows = []
     for entry in grid.entries:
         for (source, seed), run in entry.runs.items():

@@ -28,7 +28,7 @@ class Result:
     uri: str
     config: RunConfig
     domains: Sequence[str]  # the source first
-    counts: Mapping[str, int]  # reported maps a domain
+    counts: Mapping[str, int]  # reported maps per domain
     metrics: Mapping[str, float]
     simulated: bool
     cards: Cards = dataclasses.field(default_factory=Cards)
