@@ -1,8 +1,15 @@
-"""Tables on the terminal."""
+"""Tables, on the terminal and in Markdown."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+
+
+def markdown_table(columns: Sequence[str], rows: Sequence[Sequence[str]], left: int = 1) -> list[str]:
+    """Lines of a Markdown table; the first `left` columns are text, the others are aligned right."""
+    rule = "|" + "---|" * left + "---:|" * (len(columns) - left)
+    head, *body = ("| " + " | ".join(row).replace("\n", " ") + " |" for row in (columns, *rows))
+    return [head, rule, *body]
 
 
 def show_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[object]], left: int = 1) -> None:

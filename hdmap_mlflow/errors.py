@@ -17,7 +17,11 @@ class OutOfMemory(BadInput):
 
 
 class Stopped(Exception):
-    """A run that was ended on purpose, by pruning for example: it is recorded as KILLED with this reason."""
+    """A run that was ended on purpose: it is recorded as KILLED with this reason."""
+
+
+class Pruned(Stopped):
+    """A trial that its study gave up early."""
 
 
 class Incomplete(Exception):
@@ -28,3 +32,8 @@ def nearest(word: str, known: Iterable[str]) -> str:
     """` (did you mean 'x'?)` for the closest known word, or an empty string."""
     match = difflib.get_close_matches(word, list(known), n=1, cutoff=0.5)
     return f" (did you mean '{match[0]}'?)" if match else ""
+
+
+def one_line(error: BaseException, limit: int = 160) -> str:
+    """What an error says, on one line of at most `limit` characters; its type where it says nothing."""
+    return " ".join(str(error).split())[:limit] or type(error).__name__

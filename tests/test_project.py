@@ -33,9 +33,9 @@ MAIN_MODELS = ["patchcore", "padim", "reverse_distillation", "draem", "draem_sev
 MAIN_MODELS += ["fastflow", "cflow", "uninet", "supersimplenet", "stfpm"]
 # The house, floor by floor: a file imports nothing that stands after it, at its head or within its functions.
 HOUSE = {
-    "": "errors files console",
-    "config": "settings conditions layers identity",
-    "data": "faults formats simulate matfiles packed layout dataset protocols datamodule",
+    "": "names errors files console",
+    "config": "protocols settings conditions layers identity",
+    "data": "faults formats simulate matfiles packed layout dataset splits datamodule",
     "models": "searchspace entry signature backbones registry",
     "models/parts": "auroc blur coreset features textures",
     "models/own": "cflow cutpaste dinomaly draem_sevnet padim patchcore",
@@ -46,7 +46,7 @@ HOUSE = {
     "execution": "gpus task board forks process child preload executor local ray launch",
     "grid": "plan driver",
     "tuning": "request storage pruning space study findings search driver",
-    "report": "arrange tables sections charts write",
+    "report": "arrange selection tables sections charts write",
     "cli": "options catalogue commands",
     " ": "__main__",
 }

@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from hdmap_mlflow.errors import BadInput, nearest
+from hdmap_mlflow.errors import BadInput, nearest, one_line
 
 DEFAULT_MODEL, DEFAULT_CONDITION = "patchcore", "quickstart"  # of the main job
 PACKAGED_CONDITIONS = Path(__file__).parent / "json"
@@ -24,7 +24,7 @@ def load_conditions(path: Path) -> dict[str, dict[str, Any]]:
     except FileNotFoundError:
         raise BadInput(f"condition file {path} does not exist; give -P conditions=FILE.json") from None
     except (OSError, UnicodeDecodeError, ValueError) as error:
-        raise BadInput(f"condition file {path} cannot be read: {' '.join(str(error).split())}") from None
+        raise BadInput(f"condition file {path} cannot be read: {one_line(error, 500)}") from None
     entries = content
     if isinstance(content, dict):
         entries = content.get("experiment_conditions", list(content.values()))

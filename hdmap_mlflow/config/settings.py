@@ -7,7 +7,9 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
-Validation = Literal["source_holdout", "source_test", "synthetic"]
+from hdmap_mlflow.config.protocols import PROTOCOLS
+
+Validation = Literal[*PROTOCOLS]  # type: ignore[valid-type]
 DomainName = Annotated[str, Field(pattern=r"^\w[\w.\- ]*$")]
 Seed = Annotated[int, Field(ge=0, lt=2**32)]
 Count = Annotated[int, Field(ge=1)]

@@ -17,7 +17,7 @@ from hdmap_mlflow.data.faults import NATIVE, CutPaste
 from hdmap_mlflow.data.formats import read_map, read_mask
 from hdmap_mlflow.data.layout import Domain
 from hdmap_mlflow.data.packed import Packed
-from hdmap_mlflow.data.protocols import split
+from hdmap_mlflow.data.splits import split
 
 COLUMNS = ["file", "path", "mask", "label", "synthetic"]  # of a table, what an item needs
 

@@ -1,6 +1,6 @@
 """The maps on disk: find them, read them, check them, and digest their content.
 
-<root>/<domain>/{train/good,test/good,test/fault}/*.{tiff,tif,png,npy}
+<root>/<domain>/{train/good,test/good,test/fault}/*      of a suffix in `formats.READERS`
 <root>/<domain>/test/masks/<stem of the fault map>.*      optional
 <root>/<domain>/metadata.csv                              optional: path,group,severity
 """
@@ -16,8 +16,8 @@ import numpy as np
 import pandas as pd
 
 from hdmap_mlflow.data import packed as store
-from hdmap_mlflow.data.formats import SUFFIXES, _as_float, _read_stored, read_map, read_mask
-from hdmap_mlflow.errors import BadInput, nearest
+from hdmap_mlflow.data.formats import READERS, as_float, is_map, read_map, read_mask, read_stored
+from hdmap_mlflow.errors import BadInput, nearest, one_line
 
 ROLES = {"train/good": ("train", 0), "test/good": ("test", 0), "test/fault": ("test", 1)}
 
@@ -26,7 +26,7 @@ ROLES = {"train/good": ("train", 0), "test/good": ("test", 0), "test/fault": ("t
 class Domain:
     """One domain that was read and found whole.
 
-    `table` has a row a map, ordered by content: `path` (relative to the domain, posix), `split` (train, test),
+    `table` has one row per map, ordered by content: `path` (relative to the domain, posix), `split` (train, test),
     `label` (0 good, 1 fault), `group`, `severity` (NaN where unknown), `mask` (relative path or ""), `height`,
     `width`, `dtype`, `minimum`, `mean`, `maximum`, `pixels` (their digest) and `digest` (of the pixels and of the
     mask). `packed` holds the maps, a map at its `row`, where they were packed.
@@ -143,16 +143,16 @@ def _files(folder: Path) -> dict[Path, str]:
     """The maps of a domain and the role of each, in the order of the roles and of the names."""
     found: dict[Path, str] = {}
     for role in ROLES:
-        found |= {p: role for p in sorted((folder / role).glob("*")) if p.suffix.lower() in SUFFIXES}
+        found |= {p: role for p in sorted((folder / role).glob("*")) if is_map(p)}
     return found
 
 
 def _masks(folder: Path) -> dict[str, Path]:
-    return {p.stem: p for p in sorted((folder / "test/masks").glob("*")) if p.suffix.lower() in SUFFIXES}
+    return {p.stem: p for p in sorted((folder / "test/masks").glob("*")) if is_map(p)}
 
 
 def inspect_domain(root: Path, name: str, packer: store.Packer | None = None) -> tuple[pd.DataFrame, list[str]]:
-    """The table of a domain (see `Domain`) and a line for every problem found; a packer gets the maps as they come."""
+    """The table of a domain (see `Domain`) and one line per problem; a packer gets the maps as they come."""
     from rich.progress import track
 
     folder = root / name
@@ -160,7 +160,7 @@ def inspect_domain(root: Path, name: str, packer: store.Packer | None = None) ->
     files = _files(folder)
     for role in ROLES:
         if role not in files.values() and role != "test/fault":
-            problems.append(f"{folder / role} holds no map ({', '.join(SUFFIXES)}); add maps or leave the domain out")
+            problems.append(f"{folder / role} holds no map ({', '.join(READERS)}); add maps or leave the domain out")
     masks = _masks(folder)
     metadata = _read_metadata(folder, problems)
     rows = []
@@ -175,7 +175,7 @@ def inspect_domain(root: Path, name: str, packer: store.Packer | None = None) ->
         group, severity = metadata.pop(relative, ("", float("nan")))
         rows[-1] |= {"group": group, "severity": severity, "mask": mask.relative_to(folder).as_posix() if mask else ""}
     for path_name in list(metadata)[:5]:
-        if (folder / path_name).suffix.lower() not in SUFFIXES or not (folder / path_name).exists():
+        if not (is_map(folder / path_name) and (folder / path_name).exists()):
             problems.append(f"{folder / 'metadata.csv'} names {path_name}, which does not exist; correct the path")
     table = pd.DataFrame(rows)
     if table.empty:
@@ -197,8 +197,8 @@ def inspect_domain(root: Path, name: str, packer: store.Packer | None = None) ->
 
 
 def _row(path: Path, mask: Path | None, packer: store.Packer | None) -> dict:
-    stored = _read_stored(path)
-    pixels = _as_float(stored, path)
+    stored = read_stored(path)
+    pixels = as_float(stored, path)
     if not np.isfinite(pixels).all():
         raise BadInput(f"{path} holds NaN or infinite values; replace or remove it")
     if pixels.min() == pixels.max():
@@ -230,7 +230,7 @@ def _read_metadata(folder: Path, problems: list[str]) -> dict[str, tuple[str, fl
     try:
         table = pd.read_csv(path, dtype={"path": str, "group": str})
     except (ValueError, OSError) as error:
-        problems.append(f"{path} cannot be read ({' '.join(str(error).split())[:120]}); expected path,group,severity")
+        problems.append(f"{path} cannot be read ({one_line(error, 120)}); expected path,group,severity")
         return {}
     unknown = set(table.columns) - {"path", "group", "severity"}
     if "path" not in table or unknown:
@@ -243,7 +243,7 @@ def _read_metadata(folder: Path, problems: list[str]) -> dict[str, tuple[str, fl
 
 # ---------------------------------------------------------------------------------------- check-data
 def check(root: Path) -> tuple[pd.DataFrame, list[str]]:
-    """A row a domain and split (counts, size, minimum, mean, maximum, groups), and every problem below a root."""
+    """One row per domain and split (counts, size, minimum, mean, maximum, groups), and every problem below a root."""
     rows, problems, sizes = [], [], {}
     for name in find_domains(root):
         table, found = inspect_domain(root, name)

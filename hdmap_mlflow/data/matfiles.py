@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import io
 import json
 import math
 import os
-import shutil
-import uuid
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -22,7 +19,9 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, FiniteFloat,
 
 from hdmap_mlflow import __version__
 from hdmap_mlflow.config import Count, DomainName, Seed
-from hdmap_mlflow.errors import BadInput, nearest
+from hdmap_mlflow.data.formats import tiff_header
+from hdmap_mlflow.errors import BadInput, nearest, one_line
+from hdmap_mlflow.files import new_folder
 
 EXAMPLE_SPEC = Path(__file__).with_name("kriss_share_nipa2023.yaml")
 RECORD = "IMPORTED.json"
@@ -92,7 +91,7 @@ def load_spec(path: Path) -> Spec:
         # JSON may be indented by tabs, YAML may not; a JSON string cannot hold a raw tab.
         given = yaml.load(text.replace("\t", " ") if path.suffix == ".json" else text, _Loader)
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise BadInput(f"spec {path} cannot be read ({_reason(error)}); YAML or JSON as in {EXAMPLE_SPEC}") from None
+        raise BadInput(f"spec {path} cannot be read ({one_line(error)}); YAML or JSON as in {EXAMPLE_SPEC}") from None
     if not isinstance(given, dict):
         raise BadInput(f"spec {path} is not a mapping of {', '.join(Spec.model_fields)}; example: {EXAMPLE_SPEC}")
     try:
@@ -139,23 +138,14 @@ def import_mat(spec_path: Path, source: Path, out: Path) -> dict[str, dict[str, 
         raise BadInput(f"source folder {source} does not exist; give the folder that the spec's paths start from")
     out = out.resolve()
     try:
-        if os.path.ismount(out):  # a rename cannot replace it: said now, not after the conversion
-            raise BadInput(f"{out} is a mount point; name a folder inside it")
-        if out.exists() and (not out.is_dir() or any(out.iterdir())):
-            raise BadInput(f"{out} exists and is not an empty folder; remove it or name another")
-        plans = {name: _plan(spec, name, source) for name in spec.domains}
-        partial = out.with_name(f".{out.name}.partial-{uuid.uuid4().hex[:8]}")
-        try:
-            partial.mkdir(parents=True)
+        with new_folder(out) as partial:
+            plans = {name: _plan(spec, name, source) for name in spec.domains}
             domains = _convert(spec, plans, partial)
             record = {"package_version": __version__, "spec_file": str(spec_path), "source": str(source.resolve()),
                       "spec": spec.model_dump(mode="json"), "domains": domains}  # fmt: skip
             (partial / RECORD).write_text(json.dumps(record, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-            partial.rename(out)
-        finally:
-            shutil.rmtree(partial, ignore_errors=True)
     except OSError as error:
-        raise BadInput(f"cannot write {out} ({_reason(error)}); name a folder on a disk with room") from error
+        raise BadInput(f"cannot write {out} ({one_line(error)}); name a folder on a disk with room") from error
     return {name: domain["written"] for name, domain in domains.items()}
 
 
@@ -194,7 +184,7 @@ def _convert(spec: Spec, plans: dict[str, Plan], root: Path) -> dict[str, dict[s
             record[name] = {"scaling": {}, "written": {}, "files": {}}
             for folder, (files, chosen) in plan.items():
                 (root / name / folder).mkdir(parents=True)
-                header = _tiff_header(files[0].height, files[0].width)
+                header = tiff_header(files[0].height, files[0].width)
                 bar = progress.add_task(f"{name} {folder}", total=len(chosen))
                 with ExitStack() as stack:  # open together, so that statistics and maps come from one load
                     readers = [(file, stack.enter_context(_reader(file))) for file in files]
@@ -210,15 +200,6 @@ def _convert(spec: Spec, plans: dict[str, Plan], root: Path) -> dict[str, dict[s
                      "height": f.height, "width": f.width, "matlab": "7.3" if f.hdf5 else "5"} for f in files
                 ]  # fmt: skip
     return record
-
-
-def _tiff_header(height: int, width: int) -> bytes:
-    """What tifffile writes before the pixels of a float32 map of this size; reused, as writing it is slow."""
-    import tifffile
-
-    blank, file = np.zeros((height, width), "<f4"), io.BytesIO()
-    tifffile.imwrite(file, blank, byteorder="<", metadata=None)
-    return file.getvalue()[: -blank.nbytes]
 
 
 def _scale(spec: Spec, name: str, train: list[tuple[MatFile, Read]]) -> dict[str, Any]:
@@ -329,8 +310,6 @@ def _reading(path: Path) -> Iterator[None]:
     except MemoryError:
         raise BadInput(f"{path} needs more memory than is free; save it in MATLAB with -v7.3, which streams") from None
     except Exception as error:
-        raise BadInput(f"{path} cannot be read as MATLAB 5 or 7.3 ({_reason(error)}); copy or save it again") from error
-
-
-def _reason(error: Exception) -> str:
-    return " ".join(str(error).split())[:160] or type(error).__name__
+        raise BadInput(
+            f"{path} cannot be read as MATLAB 5 or 7.3 ({one_line(error)}); copy or save it again"
+        ) from error

@@ -1,4 +1,4 @@
-"""Packed maps: what was read and checked once, as one memory-mapped array a domain in the user's cache.
+"""Packed maps: what was read and checked once, as one memory-mapped array per domain in the user's cache.
 
 The first run of a domain decodes and checks every file, and packs the maps as it goes; later runs map the array. An
 entry is found by the files' names, sizes and times, and trusted only if its check sums hold: a stale or damaged one is

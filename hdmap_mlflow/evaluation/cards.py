@@ -1,20 +1,22 @@
 """What a run says beside its metrics: intervals, groups, and how its thresholds and its scores travel.
 
-Cards are plain dictionaries, written as `cards.json`. What is undefined for a domain is absent.
+Cards are plain dictionaries, written as `cards.json`. What is undefined for a domain is absent, and a run from before
+the cards has none.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TypedDict
 
 import numpy as np
 import pandas as pd
 from sklearn.metrics import roc_auc_score
 
-from hdmap_mlflow.evaluation.intervals import ap_interval, auroc_interval, rate_interval
-from hdmap_mlflow.evaluation.metrics import NORMAL_QUANTILE, decisions, raw, thresholds
+from hdmap_mlflow.evaluation.intervals import auroc_interval, rate_interval
+from hdmap_mlflow.evaluation.metrics import METRICS, NORMAL_QUANTILE, decisions, raw, thresholds
 from hdmap_mlflow.evaluation.scoring import Scores
+from hdmap_mlflow.names import AUROC
 
 REPAIR_COUNTS = (0, 1, 5, 10, 50)
 REPAIR_DRAWS = 200
@@ -22,41 +24,83 @@ FEWEST_LEFT = 5  # good maps that must remain to measure a repaired threshold on
 SCALE_FROM = 5  # maps from which on the spread of the target's scores is estimated, too
 ALARM = 0.01  # AUROC that clamping may cost before the saturation alarm rings
 
+Numbers = dict[str, float]
+Bounds = list[float]  # of a 95 % interval: low, high
+
+
+IntervalCard = dict[str, int | Bounds]  # counts of `good` and `fault` maps, and the bounds of each metric that has some
+
+
+class GroupCard(TypedDict):
+    maps: int
+    image_AUROC: float
+    interval: Bounds
+
+
+class ThresholdCard(TypedDict):
+    threshold: float
+    domains: dict[str, dict[str, float | Bounds]]  # `decisions`, and the intervals of FPR and TPR
+
+
+class SaturationCard(TypedDict):
+    image_AUROC: float
+    clamped_AUROC: float
+    clamped_fraction: float
+    alarm: bool
+
+
+class Cards(TypedDict, total=False):
+    """All cards of a run by domain: `groups` by group, too, and `repair` by number of maps; `thresholds` by name."""
+
+    intervals: dict[str, IntervalCard]
+    groups: dict[str, dict[str, GroupCard]]
+    thresholds: dict[str, ThresholdCard]
+    repair: dict[str, dict[str, Numbers]]
+    saturation: dict[str, SaturationCard]
+    shift: dict[str, Numbers]
+
 
 def build(
     source: Scores, targets: Sequence[Scores], distances: Mapping[str, Mapping[str, float]] | None = None
-) -> dict[str, Any]:
+) -> Cards:
     """All cards of a run from its scores; `distances` are the label-free distances of each domain from the source."""
     val = source.part("val")
     tables = {scores.domain: scores.part("test") for scores in (source, *targets)}
     fitted = thresholds(val)
     return {
-        "intervals": {domain: intervals(table) for domain, table in tables.items()},
-        "groups": {domain: found for domain, table in tables.items() if (found := groups(table))},
+        "intervals": {domain: intervals(table, fitted) for domain, table in tables.items()},
+        "groups": {domain: card for domain, table in tables.items() if (card := groups(table))},
         "thresholds": {name: threshold_card(tables, value) for name, value in fitted.items()},
-        "repair": {domain: found for domain, table in tables.items() if (found := repair(val, table))},
+        "repair": {domain: curve for domain, table in tables.items() if (curve := repair(val, table))},
         "saturation": {domain: found for domain, table in tables.items() if (found := saturation(val, table))},
         "shift": shift_card(tables, source.domain, distances or {}),
     }
+
+
+def bounds_of(cards: Cards, domain: str, metric: str = AUROC) -> Bounds | None:
+    """The interval of a domain's metric, if it has one."""
+    found = cards.get("intervals", {}).get(domain, {}).get(metric)
+    return found if isinstance(found, list) else None
 
 
 def _both(table: pd.DataFrame) -> bool:
     return table["label"].nunique() == 2
 
 
-def intervals(table: pd.DataFrame) -> dict[str, Any]:
-    """Counts of maps, and 95 % intervals of `image_AUROC` (DeLong) and `image_AP` (stratified bootstrap, logit)."""
-    label, score = raw(table)
-    out: dict[str, Any] = {"good": int((label == 0).sum()), "fault": int((label == 1).sum())}
-    if _both(table):
-        out["image_AUROC"] = auroc_interval(label, score).bounds()
-        out["image_AP"] = ap_interval(label, score).bounds()
+def intervals(table: pd.DataFrame, fitted: Mapping[str, float]) -> IntervalCard:
+    """Counts of maps, and 95 % intervals of the metrics that have one in `METRICS`."""
+    label = table["label"].to_numpy(int)
+    out: IntervalCard = {"good": int((label == 0).sum()), "fault": int((label == 1).sum())}
+    for name, metric in METRICS.items():
+        sample = metric.sample(table, fitted)
+        if metric.interval and sample:
+            out[name] = metric.interval(*sample).bounds()
     return out
 
 
-def groups(table: pd.DataFrame) -> dict[str, dict[str, Any]]:
+def groups(table: pd.DataFrame) -> dict[str, GroupCard]:
     """`image_AUROC` within each group (fault maps of a group against its good maps) with its interval."""
-    out = {}
+    out: dict[str, GroupCard] = {}
     for name, part in table[table["group"].astype(str) != ""].groupby("group"):
         if _both(part):
             found = auroc_interval(*raw(part))
@@ -64,21 +108,20 @@ def groups(table: pd.DataFrame) -> dict[str, dict[str, Any]]:
     return out
 
 
-def threshold_card(tables: Mapping[str, pd.DataFrame], threshold: float) -> dict[str, Any]:
+def threshold_card(tables: Mapping[str, pd.DataFrame], threshold: float) -> ThresholdCard:
     """What one threshold, fitted on the source's validation maps, does to every domain, with Wilson intervals."""
-    card: dict[str, Any] = {"threshold": threshold, "domains": {}}
+    domains: dict[str, dict[str, float | Bounds]] = {}
     for domain, table in tables.items():
         label, score = raw(table)
-        found: dict[str, Any] = dict(decisions(table, threshold))
+        domains[domain] = {**decisions(table, threshold)}
         for name, of in (("FPR", 0), ("TPR", 1)):
-            if name in found:
+            if name in domains[domain]:
                 alarms = score[label == of] >= threshold
-                found[f"{name}_interval"] = rate_interval(int(alarms.sum()), len(alarms)).bounds()
-        card["domains"][domain] = found
-    return card
+                domains[domain][f"{name}_interval"] = rate_interval(int(alarms.sum()), len(alarms)).bounds()
+    return {"threshold": threshold, "domains": domains}
 
 
-def repair(val: pd.DataFrame, table: pd.DataFrame) -> dict[str, dict[str, float]]:
+def repair(val: pd.DataFrame, table: pd.DataFrame) -> dict[str, Numbers]:
     """What k unlabelled normal maps of a domain would repair of the 99 % threshold: the curve of FPR and TPR over k.
 
     The source's quantile is moved by the median of the k scores and, from k = 5 on, scaled by their standard deviation
@@ -123,21 +166,21 @@ def normalised(val: pd.DataFrame, score: np.ndarray) -> np.ndarray:
     return np.clip((score - centre) / spread + 0.5, 0, 1)
 
 
-def saturation(val: pd.DataFrame, table: pd.DataFrame) -> dict[str, Any]:
+def saturation(val: pd.DataFrame, table: pd.DataFrame) -> SaturationCard | None:
     """`image_AUROC` beside `clamped_AUROC` (from anomalib-normalised scores), the share at the clamp, and the alarm."""
     if not _both(table) or not _both(val):
-        return {}
+        return None
     label, score = raw(table)
     clamped = normalised(val, score)
     before, after = roc_auc_score(label, score), roc_auc_score(label, clamped)
     share = float(((clamped <= 0) | (clamped >= 1)).mean())
-    return {"image_AUROC": before, "clamped_AUROC": after, "clamped_fraction": share,
-            "alarm": bool(abs(before - after) > ALARM)}  # fmt: skip
+    alarm = bool(abs(before - after) > ALARM)
+    return {"image_AUROC": before, "clamped_AUROC": after, "clamped_fraction": share, "alarm": alarm}
 
 
 def shift_card(
     tables: Mapping[str, pd.DataFrame], source: str, distances: Mapping[str, Mapping[str, float]]
-) -> dict[str, dict[str, float]]:
+) -> dict[str, Numbers]:
     """Label-free distances of each target's normal maps from the source's, against the measured drop of the AUROC."""
     auroc = {d: float(roc_auc_score(*raw(table))) for d, table in tables.items() if _both(table)}
     out = {}

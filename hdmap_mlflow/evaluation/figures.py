@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 import pandas as pd
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
 from sklearn.metrics import roc_auc_score, roc_curve
@@ -53,7 +54,7 @@ def score_figure(
     return figure
 
 
-def _roc(axis, label: np.ndarray, score: np.ndarray, thresholds: Mapping[str, float]) -> None:  # noqa: ANN001
+def _roc(axis: Axes, label: np.ndarray, score: np.ndarray, thresholds: Mapping[str, float]) -> None:
     if len(np.unique(label)) < 2:
         axis.axis("off")
         axis.text(0.5, 0.5, "one class only:\nno ROC curve", ha="center", va="center", color=MUTED)

@@ -15,6 +15,7 @@ from scipy.special import expit, logit
 from scipy.stats import binomtest, bootstrap, norm, rankdata
 
 LEVEL = 0.95
+Z = norm.ppf((1 + LEVEL) / 2)  # half the width of an interval, in standard errors
 RESAMPLES = 200
 
 
@@ -84,12 +85,12 @@ def auroc_interval(label: np.ndarray, scores: np.ndarray) -> Interval:
     auroc, variance = parts.auroc, parts.variance
     if not variance > 0:
         return Interval(auroc, *_newcombe(auroc, len(parts.fault), len(parts.good)))
-    half = norm.ppf((1 + LEVEL) / 2) * np.sqrt(variance) / (auroc * (1 - auroc))
+    half = Z * np.sqrt(variance) / (auroc * (1 - auroc))
     return Interval(auroc, float(expit(logit(auroc) - half)), float(expit(logit(auroc) + half)))
 
 
 def _newcombe(auroc: float, faults: int, goods: int) -> tuple[float, float]:
-    z, star = norm.ppf((1 + LEVEL) / 2), (faults + goods) / 2 - 1
+    z, star = Z, (faults + goods) / 2 - 1
 
     def excess(t: float) -> float:
         spread = t * (1 - t) * (1 + star * ((1 - t) / (2 - t) + t / (1 + t))) / (faults * goods)
@@ -126,7 +127,7 @@ def ap_interval(label: np.ndarray, score: np.ndarray) -> Interval:
     if spread < 1e-12:  # rounding alone makes more than 0
         centre = min(value, 1 - 1 / (2 * len(fault)))
         spread = np.sqrt(centre * (1 - centre) / len(fault))
-    half = norm.ppf((1 + LEVEL) / 2) * spread / (centre * (1 - centre))
+    half = Z * spread / (centre * (1 - centre))
     high = 1.0 if value > 1 - 1e-12 else float(expit(logit(centre) + half))
     return Interval(value, float(expit(logit(centre) - half)), high)
 
@@ -144,7 +145,7 @@ def mean_interval(cells: Mapping[str, tuple[np.ndarray, np.ndarray]]) -> Interva
     """
     parts = [placements(label, scores) for label, scores in cells.values()]
     value, spread = np.mean([p.auroc for p in parts]), np.sqrt(sum(map(_sure_variance, parts))) / len(parts)
-    half = norm.ppf((1 + LEVEL) / 2) * spread
+    half = Z * spread
     return Interval(float(value), float(max(value - half, 0)), float(min(value + half, 1)))
 
 
@@ -153,7 +154,7 @@ def _sure_variance(parts: Placements) -> float:
     if parts.variance > 0:
         return parts.variance
     low, high = _newcombe(parts.auroc, len(parts.fault), len(parts.good))
-    return float(((high - low) / (2 * norm.ppf((1 + LEVEL) / 2))) ** 2)
+    return float(((high - low) / (2 * Z)) ** 2)
 
 
 def compare(cells: Mapping[str, tuple[np.ndarray, np.ndarray, np.ndarray]]) -> Comparison:
@@ -174,7 +175,7 @@ def compare(cells: Mapping[str, tuple[np.ndarray, np.ndarray, np.ndarray]]) -> C
     if not variance > 0:
         return Comparison(difference, difference, difference, 1.0)
     spread = np.sqrt(variance)
-    half = norm.ppf((1 + LEVEL) / 2) * spread
+    half = Z * spread
     p = float(2 * norm.sf(abs(difference) / spread))
     return Comparison(difference, float(difference - half), float(difference + half), p)
 

@@ -1,11 +1,12 @@
-"""Pure functions of scores: what is measured, and what each measurement is called.
+"""What is measured from scores: the table of the metrics, and pure functions that fill it in.
 
 A metric that a domain cannot have (one class only) is absent from the result, never 0 or NaN.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
@@ -19,19 +20,78 @@ from sklearn.metrics import (
     roc_curve,
 )
 
+from hdmap_mlflow.evaluation.intervals import Interval, ap_interval, auroc_interval
 from hdmap_mlflow.evaluation.scoring import Scores
+from hdmap_mlflow.names import AUROC, MEAN_AUROC, Scope, metric_name, target_scope
 
 NORMAL_QUANTILE = 0.99
-THRESHOLDS = ("normal_q99", "F1", "youden")
+TRIVIAL = {"image_max": "image maximum", "image_mean": "image mean"}  # training-free scores, by their column
 
 
-def metric_name(scope: str, name: str) -> str:
-    """`<scope>/<name>`; scopes are val, source, target/<domain>, target_mean, target_worst, transfer, train, epoch."""
-    return f"{scope}/{name}"
+def tpr_at_fpr(label: np.ndarray, score: np.ndarray, limit: float = 0.01) -> float:
+    """The largest TPR whose FPR is at most `limit`."""
+    fpr, tpr, _ = roc_curve(label, score, drop_intermediate=False)
+    return tpr[fpr <= limit].max()
 
 
-def target_scope(domain: str) -> str:
-    return f"target/{domain}"
+def fpr_at_tpr(label: np.ndarray, score: np.ndarray, least: float = 0.95) -> float:
+    """The smallest FPR whose TPR is at least `least`."""
+    fpr, tpr, _ = roc_curve(label, score, drop_intermediate=False)
+    return fpr[tpr >= least].min()
+
+
+def share(label: np.ndarray, alarm: np.ndarray) -> float:
+    """The share of alarms among maps of one class: the FPR of good maps, the TPR of fault maps."""
+    return alarm.mean()
+
+
+@dataclass(frozen=True)
+class Metric:
+    """How a metric is measured, joined and shown.
+
+    `measure` and `interval` take labels and what is measured, both (n,): the column `of` of a domain's table, or with
+    `threshold` the alarms at that threshold of `thresholds`. None: it needs masks, and is measured while maps are
+    scored. `classes` are the labels that must be there, or the one that is measured. `joins` are the scopes under which
+    it is joined over the targets; `heading` names its column in a run's table, which leaves out a metric without one.
+    """
+
+    measure: Callable[[np.ndarray, np.ndarray], float] | None
+    of: str = "score"
+    threshold: str = ""
+    classes: tuple[int, ...] = (0, 1)
+    higher_is_better: bool = True
+    joins: tuple[str, ...] = ()
+    interval: Callable[[np.ndarray, np.ndarray], Interval] | None = None
+    heading: str = ""
+    chooses: bool = False  # also measured on the validation maps, where a choice may need it
+
+    def sample(self, table: pd.DataFrame, fitted: Mapping[str, float]) -> tuple[np.ndarray, np.ndarray] | None:
+        """Labels and measured values of a domain's maps; None where a class, the threshold or the masks are missing."""
+        label, values = table["label"].to_numpy(int), table[self.of].to_numpy(np.float64)
+        if self.measure is None or (self.threshold and self.threshold not in fitted):
+            return None
+        if not all((label == one).any() for one in self.classes):
+            return None
+        inside = np.isin(label, self.classes)
+        return label[inside], (values >= fitted[self.threshold] if self.threshold else values)[inside]
+
+
+# All are in [0, 1]. What is added here is in the record, in the cards, in a run's table and in the report's CSV.
+METRICS: dict[str, Metric] = {
+    AUROC: Metric(roc_auc_score, joins=(Scope.TARGET_MEAN, Scope.TARGET_WORST), interval=auroc_interval,
+                  heading="AUROC", chooses=True),
+    "image_AP": Metric(average_precision_score, interval=ap_interval, heading="AP", chooses=True),
+    "image_TPR_at_1FPR": Metric(tpr_at_fpr),
+    "image_FPR_at_95TPR": Metric(fpr_at_tpr, higher_is_better=False),
+    "image_F1": Metric(f1_score, threshold="F1", heading="F1", chooses=True),
+    "FPR_at_normal_q99": Metric(share, threshold="normal_q99", classes=(0,), higher_is_better=False,
+                                joins=(Scope.TARGET_MEAN,), heading="FPR"),
+    "TPR_at_normal_q99": Metric(share, threshold="normal_q99", classes=(1,), heading="TPR"),
+    "baseline_max_AUROC": Metric(roc_auc_score, of="image_max", heading="image max"),
+    "baseline_mean_AUROC": Metric(roc_auc_score, of="image_mean", heading="image mean"),
+    "pixel_AUROC": Metric(None),
+    "pixel_AUPRO": Metric(None),
+}  # fmt: skip
 
 
 def raw(table: pd.DataFrame) -> tuple[np.ndarray, np.ndarray]:
@@ -61,30 +121,13 @@ def thresholds(val: pd.DataFrame) -> dict[str, float]:
 
 
 def image_metrics(table: pd.DataFrame, fitted: Mapping[str, float] | None = None) -> dict[str, float]:
-    """Image-level metrics of one domain's maps, all in [0, 1].
-
-    `image_AUROC`, `image_AP`, `image_TPR_at_1FPR` (the largest TPR whose FPR is at most 1 %), `image_FPR_at_95TPR`, and
-    the trivial baselines `baseline_max_AUROC` (image maximum as the score) and `baseline_mean_AUROC` (image mean).
-    With thresholds fitted elsewhere: `image_F1` at `F1`, and the realised `FPR_at_normal_q99` and `TPR_at_normal_q99`.
-    """
-    label, score = raw(table)
+    """The metrics of `METRICS` that one domain's maps can have, with thresholds fitted elsewhere."""
     out = {}
-    if len(np.unique(label)) == 2:
-        fpr, tpr, _ = roc_curve(label, score, drop_intermediate=False)
-        out = {
-            "image_AUROC": roc_auc_score(label, score),
-            "image_AP": average_precision_score(label, score),
-            "image_TPR_at_1FPR": tpr[fpr <= 0.01].max(),
-            "image_FPR_at_95TPR": fpr[tpr >= 0.95].min(),
-            "baseline_max_AUROC": roc_auc_score(label, table["image_max"]),
-            "baseline_mean_AUROC": roc_auc_score(label, table["image_mean"]),
-        }
-        if fitted and "F1" in fitted:
-            out["image_F1"] = f1_score(label, score >= fitted["F1"])
-    if fitted and "normal_q99" in fitted:
-        realised = decisions(table, fitted["normal_q99"])
-        out |= {f"{name}_at_normal_q99": realised[name] for name in ("FPR", "TPR") if name in realised}
-    return {name: float(value) for name, value in out.items()}
+    for name, metric in METRICS.items():
+        sample = metric.sample(table, fitted or {})
+        if metric.measure and sample:
+            out[name] = float(metric.measure(*sample))
+    return out
 
 
 def decisions(table: pd.DataFrame, threshold: float) -> dict[str, float]:
@@ -106,28 +149,35 @@ def decisions(table: pd.DataFrame, threshold: float) -> dict[str, float]:
     return {name: float(value) for name, value in out.items()}
 
 
-def transfer(source: Mapping[str, float], targets: Mapping[str, Mapping[str, float]]) -> dict[str, float]:
-    """How the image AUROC carries over from the source to the targets that have one.
-
-    `transfer/ratio` = mean target / source, `transfer/gap` = source - mean target, `transfer/skill` =
-    (mean target - .5) / (source - .5), left out where the source is not better than chance. Beside them the mean of the
-    targets' realised FPR at the transferred threshold.
-    """
-    out = {}
-    false_alarms = [values["FPR_at_normal_q99"] for values in targets.values() if "FPR_at_normal_q99" in values]
-    if false_alarms:
-        out[metric_name("target_mean", "FPR_at_normal_q99")] = float(np.mean(false_alarms))
-    defined = [values["image_AUROC"] for values in targets.values() if "image_AUROC" in values]
-    if not defined:
-        return out
-    mean, worst = float(np.mean(defined)), min(defined)
-    out |= {metric_name("target_mean", "image_AUROC"): mean, metric_name("target_worst", "image_AUROC"): worst}
-    auroc = source.get("image_AUROC")
-    if auroc:
-        out |= {metric_name("transfer", "ratio"): mean / auroc, metric_name("transfer", "gap"): auroc - mean}
-        if auroc > 0.5:
-            out[metric_name("transfer", "skill")] = (mean - 0.5) / (auroc - 0.5)
+def join_targets(targets: Mapping[str, Mapping[str, float]]) -> dict[str, float]:
+    """The metrics of all targets joined, over those that have them: their mean, and that of the worst target."""
+    out: dict[str, float] = {}
+    for name, metric in METRICS.items():
+        values = [found[name] for found in targets.values() if name in found]
+        if values:
+            worst = min(values) if metric.higher_is_better else max(values)
+            joined = {Scope.TARGET_MEAN: float(np.mean(values)), Scope.TARGET_WORST: worst}
+            out |= {metric_name(scope, name): joined[scope] for scope in metric.joins}
     return out
+
+
+def carry_over(source: float | None, target: float | None) -> dict[str, float]:
+    """How an AUROC carries over from the source to the mean target; what is undefined is absent.
+
+    `ratio` = target / source, `gap` = source - target, `skill` = (target - .5) / (source - .5), which a source that is
+    not better than chance does not have.
+    """
+    if not source or target is None:
+        return {}
+    skill = {"skill": (target - 0.5) / (source - 0.5)} if source > 0.5 else {}
+    return {"ratio": target / source, "gap": source - target} | skill
+
+
+def transfer(source: Mapping[str, float], targets: Mapping[str, Mapping[str, float]]) -> dict[str, float]:
+    """The metrics of all targets joined, and how the AUROC carries over to them, by full name."""
+    joined = join_targets(targets)
+    carried = carry_over(source.get(AUROC), joined.get(MEAN_AUROC))
+    return joined | {metric_name(Scope.TRANSFER, name): value for name, value in carried.items()}
 
 
 def grade(ratio: float) -> str:
@@ -139,11 +189,10 @@ def summary(source: Scores, targets: list[Scores]) -> dict[str, float]:
     """Every metric of a run from its scores alone, under its full name."""
     val, reported = source.part("val"), source.part("test")
     fitted = thresholds(val)
-    few = ("image_AUROC", "image_AP", "image_F1")  # what a choice by validation needs
-    per_scope = {"val": {name: value for name, value in image_metrics(val, fitted).items() if name in few}}
-    per_scope |= {"source": image_metrics(reported, fitted) | dict(source.pixel)}
+    chosen = {name: value for name, value in image_metrics(val, fitted).items() if METRICS[name].chooses}
+    own = image_metrics(reported, fitted) | dict(source.pixel)
     per_target = {one.domain: image_metrics(one.part("test"), fitted) | dict(one.pixel) for one in targets}
-    per_scope |= {target_scope(domain): values for domain, values in per_target.items()}
-    out = {metric_name("val", f"threshold_{name}"): value for name, value in fitted.items()}
-    out |= {metric_name(scope, name): value for scope, values in per_scope.items() for name, value in values.items()}
-    return out | transfer(per_scope["source"], per_target)
+    scopes = {Scope.VAL: {f"threshold_{name}": value for name, value in fitted.items()} | chosen, Scope.SOURCE: own}
+    scopes |= {target_scope(domain): values for domain, values in per_target.items()}
+    out = {metric_name(scope, name): value for scope, values in scopes.items() for name, value in values.items()}
+    return out | transfer(own, per_target)

@@ -1,4 +1,4 @@
-"""Pictures of a few maps a domain: native map, anomaly map, overlay and mask, with the teeth named."""
+"""Pictures of a few maps per domain: native map, anomaly map, overlay and mask, with the teeth named."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def title(domain: str, row: pd.Series, one: Chosen, threshold: float | None, sim
 class Sheet:
     """Pictures of maps (H, W) in four panels: rows are planet teeth, columns ring teeth.
 
-    Frame, ticks and colour bars are drawn once and are under every picture: a new figure a map would take ten times as
+    Frame, ticks and colour bars are drawn once, under every picture: a new figure per map would take ten times as
     long. `limits` and `heat` are the values of the maps and of the anomaly maps at the ends of the colours, the same
     for all pictures of a domain; `heat` is None where the model has no anomaly map.
     """

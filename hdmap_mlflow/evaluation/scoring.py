@@ -6,13 +6,20 @@ import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
 
 from hdmap_mlflow.errors import BadInput
 from hdmap_mlflow.evaluation.pixels import PixelHistogram
+from hdmap_mlflow.names import Artifact
 
+if TYPE_CHECKING:
+    from torch import Tensor
+    from torch.utils.data import DataLoader
+
+Found = tuple[np.ndarray, np.ndarray | None, np.ndarray]  # map, anomaly map (None if the model has none), mask
 COLUMNS = ["path", "label", "group", "severity", "split", "score", "image_max", "image_mean", "seconds"]
 
 
@@ -20,8 +27,8 @@ COLUMNS = ["path", "label", "group", "severity", "split", "score", "image_max", 
 class Scores:
     """Raw scores of one domain.
 
-    `table` has a row a map: `path`, `label` (0 good, 1 fault), `group`, `severity`, `split` (val, test), `score` (raw,
-    any range, higher is more anomalous), `image_max` and `image_mean` (the trivial baselines) and `seconds`.
+    `table` has one row per map: `path`, `label` (0 good, 1 fault), `group`, `severity`, `split` (val, test), `score`
+    (raw, any range, higher is more anomalous), `image_max` and `image_mean` (the trivial baselines) and `seconds`.
     `pixel` holds the pixel metrics of the reported maps where masks exist; the pixels themselves are not kept.
     """
 
@@ -37,7 +44,7 @@ class Scores:
         return Scores(self.domain, self.table.assign(split=split))
 
 
-def score(model, loader, domain: str, split: str, device: str, progress: bool = True) -> Scores:  # noqa: ANN001
+def score(model: Any, loader: DataLoader, domain: str, split: str, device: str, progress: bool = True) -> Scores:
     """Score every map of a loader, in its order, with a fitted model in float32.
 
     `pred_score` is taken as the model computes it: nothing normalises or clamps it. Where the loader brings masks and
@@ -47,7 +54,7 @@ def score(model, loader, domain: str, split: str, device: str, progress: bool = 
     import torch
     from rich.progress import track
 
-    table = loader.dataset.table
+    table: pd.DataFrame = loader.dataset.table  # type: ignore[attr-defined]
     columns: dict[str, list[np.ndarray]] = {"score": [], "image_max": [], "image_mean": [], "seconds": []}
     pixels, unmarked = PixelHistogram(), ((table["label"] == 1) & (table["mask"] == "")).to_numpy()
     model.to(device).eval()
@@ -68,16 +75,21 @@ def score(model, loader, domain: str, split: str, device: str, progress: bool = 
                 keep = ~unmarked[done : done + len(scores)]
                 pixels.update(_native(predicted.anomaly_map, maps.shape[1:])[keep], batch.gt_mask.numpy()[keep])
     values = {name: np.concatenate(parts) for name, parts in columns.items()}
-    broken = table["path"][~np.isfinite(values["score"])]
-    if len(broken):
-        some = ", ".join(broken[:3])
-        raise BadInput(f"{len(broken)} of {len(table)} scores of {domain} are NaN or infinite ({some}); "
-                       "the training diverged: lower train.learning_rate or change the seed")  # fmt: skip
     kept = table[["path", "label", "group", "severity"]].assign(split=split, **values)
+    if told := not_finite(domain, kept, f" of {len(table)}"):
+        raise BadInput(f"{told}; the training diverged: lower train.learning_rate or change the seed")
     return Scores(domain, kept[COLUMNS].reset_index(drop=True), pixels.metrics() if split == "test" else {})
 
 
-def _native(anomaly_map, size: tuple[int, int]) -> np.ndarray:  # noqa: ANN001
+def not_finite(domain: str, table: pd.DataFrame, total: str = "") -> str:
+    """`2 scores of c are NaN or infinite (1.tiff, 2.tiff)`, with three maps at most; empty where all are finite."""
+    broken = table["path"][~np.isfinite(table["score"])]
+    return (
+        f"{len(broken)}{total} scores of {domain} are NaN or infinite ({', '.join(broken[:3])})" if len(broken) else ""
+    )
+
+
+def _native(anomaly_map: Tensor, size: tuple[int, int]) -> np.ndarray:
     """Anomaly maps, (n, H, W) or (n, 1, H, W), brought to the maps' own size (bilinear): float32, (n, *size)."""
     from torch.nn.functional import interpolate
 
@@ -85,8 +97,8 @@ def _native(anomaly_map, size: tuple[int, int]) -> np.ndarray:  # noqa: ANN001
     return interpolate(maps, size, mode="bilinear", align_corners=False)[:, 0].cpu().numpy()
 
 
-def anomaly_maps(model, loader, device: str) -> Iterator[tuple[np.ndarray, np.ndarray | None, np.ndarray]]:  # noqa: ANN001
-    """Native map, anomaly map at its size (None if the model has none) and mask, each (H, W), of every map in order."""
+def anomaly_maps(model: Any, loader: DataLoader, device: str) -> Iterator[Found]:
+    """What a model shows of every map, in order: native map, anomaly map at its size and mask, each (H, W)."""
     import torch
 
     model.to(device).eval()
@@ -108,7 +120,7 @@ def join(*parts: Scores) -> Scores:
 
 def write(scores: Scores, folder: Path) -> Path:
     """Write `scores/<domain>.parquet` below a folder."""
-    path = folder / "scores" / f"{scores.domain}.parquet"
+    path = folder / Artifact.SCORES / f"{scores.domain}.parquet"
     path.parent.mkdir(parents=True, exist_ok=True)
     scores.table.to_parquet(path, index=False)
     return path

@@ -8,7 +8,7 @@ import numpy as np
 from scipy.stats import wasserstein_distance
 from sklearn.metrics.pairwise import euclidean_distances
 
-MAPS = 48  # healthy training maps a domain, evenly spaced
+MAPS = 48  # healthy training maps per domain, evenly spaced
 SIZE = (32, 96)
 LAYERS = (2, 3)  # features of EfficientNet-Lite0 after blocks.2 (40 channels) and blocks.4 (112)
 

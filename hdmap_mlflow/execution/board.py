@@ -10,6 +10,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING
 
 from hdmap_mlflow.execution.task import Outcome, Started
+from hdmap_mlflow.names import MEAN_AUROC
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -105,7 +106,7 @@ def final_rows(
             status, reason = before[index]
             rows.append([name, status, "-", "-", "-", reason])
             continue
-        auroc = outcome.metrics.get("target_mean/image_AUROC")
+        auroc = outcome.metrics.get(MEAN_AUROC)
         where = f"{outcome.host} GPU {outcome.gpu}" if outcome.host else "-"
         rows.append([name, outcome.status, f"{outcome.seconds:.0f}", "-" if auroc is None else f"{auroc:.3f}", where,
                      (outcome.reason or "").split("\n")[0][:80]])  # fmt: skip

@@ -13,12 +13,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from hdmap_mlflow.errors import BadInput, OutOfMemory, Stopped
+from hdmap_mlflow.errors import BadInput, OutOfMemory, Pruned, Stopped
 from hdmap_mlflow.execution.process import GRACE_SECONDS, is_gone, process_name
 from hdmap_mlflow.execution.task import Outcome, Status, Task
+from hdmap_mlflow.files import write_whole
+from hdmap_mlflow.names import Artifact, Tag
 from hdmap_mlflow.runs.flow import execute
 
-EXIT_CODES = {"finished": 0, "failed": 1, "out_of_memory": 1, "killed": 130}
+EXIT_CODES = {"finished": 0, "failed": 1, "out_of_memory": 1, "killed": 130, "pruned": 130}
 
 
 def flow(task: Task) -> dict[str, Any]:
@@ -30,15 +32,15 @@ def flow(task: Task) -> dict[str, Any]:
     try:
         on_epoch = load_hook(task.hook)(**task.arguments) if task.hook else None
         here = {
-            "hdmap.process": process_name(int(os.environ["HDMAP_WATCHER"])),
-            "hdmap.gpu": os.environ.get("CUDA_VISIBLE_DEVICES") or "none",
+            Tag.PROCESS: process_name(int(os.environ["HDMAP_WATCHER"])),
+            Tag.GPU: os.environ.get("CUDA_VISIBLE_DEVICES") or "none",
         }
         config = builder.check(task.config)  # JSON knows fewer types than the model's signature
         result = execute(config, kind=task.kind, on_epoch=on_epoch, tags={**task.tags, **here})
     except BadInput as problem:
         tracking.fail_project_run(str(problem))
         raise
-    record = history.read_json(result.uri, result.run_id, "result.json")
+    record = history.read_json(result.uri, result.run_id, Artifact.RESULT)
     return {"metrics": dict(result.metrics), "result": record}
 
 
@@ -64,7 +66,7 @@ def main(file: str, flow: Callable[[Task], dict[str, Any]] = flow) -> int:
     except KeyboardInterrupt:
         status, reason = "killed", "interrupted"
     except Stopped as stop:
-        status, reason = "killed", str(stop)
+        status, reason = "pruned" if isinstance(stop, Pruned) else "killed", str(stop)
     except BadInput as problem:
         status, reason = "out_of_memory" if isinstance(problem, OutOfMemory) else "failed", str(problem)
         print(f"hdmap: {problem}", file=sys.stderr)
@@ -72,9 +74,7 @@ def main(file: str, flow: Callable[[Task], dict[str, Any]] = flow) -> int:
         traceback.print_exc()
         status, reason, bug = "failed", f"{type(error).__name__}: {error}", True
     outcome = Outcome(index=task.index, run_id=task.run_id, status=status, reason=reason, bug=bug, **found)
-    part = Path(file).with_name("outcome.part")
-    part.write_text(outcome.model_dump_json())
-    part.replace(part.with_name("outcome.json"))
+    write_whole(Path(file).with_name("outcome.json"), outcome.model_dump_json())
     return EXIT_CODES[status]
 
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from hdmap_mlflow.execution.process import process_name
 from hdmap_mlflow.execution.task import Outcome, Share, Started, Task
+from hdmap_mlflow.names import Tag
 
 if TYPE_CHECKING:
     from hdmap_mlflow.tracking import Store
@@ -72,8 +73,8 @@ class Executor(ABC):
             task = self._waiting.popleft()
             tags = {
                 **task.tags,
-                "hdmap.kind": task.kind,
-                "hdmap.process": process_name(),
+                Tag.KIND: task.kind,
+                Tag.PROCESS: process_name(),
             }  # until the child says its own
             run_id = self.store.create(task.config.name, tags, task.parent)
             self._running[task.index] = task = task.model_copy(update={"run_id": run_id})

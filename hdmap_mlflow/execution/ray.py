@@ -11,7 +11,7 @@ import time
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
-from hdmap_mlflow.errors import BadInput
+from hdmap_mlflow.errors import BadInput, one_line
 from hdmap_mlflow.execution.process import watch
 from hdmap_mlflow.execution.task import Outcome, Share, Task
 
@@ -96,9 +96,11 @@ def _connect(address: str | None, devices: int | None) -> Any:
         with _signals():
             ray.init(**where, log_to_driver=False, logging_level=logging.ERROR, configure_logging=False)
     except (ConnectionError, RuntimeError, TimeoutError, ValueError) as error:
-        reason = " ".join(str(error).split())[:160]
-        raise BadInput(f"no Ray cluster answers at {address or 'this machine'} ({reason}); start one with `ray start "
-                       "--head`, or leave --ray-address out") from None  # fmt: skip
+        where_to = address or "this machine"
+        raise BadInput(
+            f"no Ray cluster answers at {where_to} ({one_line(error)}); start one with `ray start --head`, or leave "
+            "--ray-address out"
+        ) from None
     return ray
 
 
@@ -159,4 +161,4 @@ def _died(task: Task, error: Exception) -> Outcome:
         return Outcome(index=task.index, run_id=task.run_id, status="killed", reason="interrupted")
     if name == "OutOfMemoryError":
         return Outcome(index=task.index, run_id=task.run_id, status="out_of_memory", reason="the node's memory ran out")
-    return _lost(task, f"its Ray worker died ({' '.join(str(error).split())[:200]})")
+    return _lost(task, f"its Ray worker died ({one_line(error, 200)})")

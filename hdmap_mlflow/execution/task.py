@@ -11,7 +11,7 @@ from hdmap_mlflow.config import RunConfig
 from hdmap_mlflow.execution.gpus import Idle
 
 Limit = Annotated[float, Field(gt=0)]
-Status = Literal["finished", "failed", "killed", "out_of_memory", "timeout"]
+Status = Literal["finished", "failed", "killed", "pruned", "out_of_memory", "timeout"]
 
 
 class _Plain(BaseModel):
@@ -23,7 +23,7 @@ class Task(_Plain):
 
     `hook` is `module:function`; the child calls `function(**arguments)` once, and what that returns is called as
     `on_epoch(values, epoch)` after every epoch. It may raise `errors.Stopped(reason)`: the run ends KILLED with the
-    reason. `tags["hdmap.fingerprint"]`, where given, is checked against the data and code that the child finds.
+    reason. `tags[Tag.FINGERPRINT]`, where given, is checked against the data and code that the child finds.
     """
 
     index: int

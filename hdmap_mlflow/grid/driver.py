@@ -10,12 +10,13 @@ from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from hdmap_mlflow.console import show_table
+from hdmap_mlflow.console import markdown_table, show_table
 from hdmap_mlflow.errors import Incomplete
 from hdmap_mlflow.execution.board import Board, clock, final_rows
 from hdmap_mlflow.execution.task import Outcome, Task
 from hdmap_mlflow.grid import plan
 from hdmap_mlflow.grid.plan import Cell
+from hdmap_mlflow.names import Scope, Tag, metric_name
 
 if TYPE_CHECKING:
     from hdmap_mlflow.tracking import Record, Store
@@ -57,7 +58,7 @@ def show_plan(cells: Sequence[Cell], store: Store, launch: Launch) -> None:
             total, unknown = total + seconds, unknown + (not seconds)
         reason = cell.skipped or (cell.past.reason[:60] if cell.past and cell.status != "finished" else "")
         status = f"{cell.status}: {reason}" if cell.status not in ("finished", "missing") else cell.status
-        rows.append([cell.name, cell.tags.get("hdmap.data_digest", "-"), status, "run" if runs else "-",
+        rows.append([cell.name, cell.tags.get(Tag.DATA_DIGEST, "-"), status, "run" if runs else "-",
                      f"{seconds:.0f}" if seconds else "?", f"{memory:,.0f}" if memory else "?"])  # fmt: skip
     show_table("grid", ("run", "data", "status", "will", "seconds", "peak MB"), rows, left=4)
     todo = sum(wants(launch, cell) for cell in cells)
@@ -77,7 +78,7 @@ def carry_out(cells: Sequence[Cell], store: Store, launch: Launch) -> None:
     able = [cell for cell in cells if not cell.skipped]
     fingerprint = hashlib.sha256("".join(sorted({c.fingerprint for c in able})).encode()).hexdigest()[:16]
     known = store.runs(kind="grid", fingerprint=fingerprint)
-    tags = {"hdmap.kind": "grid", "hdmap.fingerprint": fingerprint, "hdmap.resume": launch.resume}
+    tags = {Tag.KIND: "grid", Tag.FINGERPRINT: fingerprint, Tag.RESUME: launch.resume}
     name, place = f"grid/{len(able)} runs/{fingerprint[:6]}", cells[0].config.tracking
     with tracking.start(store.uri, place.experiment, name, tags, resume=known[0].run_id if known else None) as record:
         record.json({"runs": [{"name": c.name, "fingerprint": c.fingerprint} for c in able]}, "grid.json")
@@ -101,7 +102,7 @@ def _run(cells: Sequence[Cell], store: Store, launch: Launch, record: Record) ->
         print(f"{pool.at_once} at once, each with {pool.share.cpus:g} CPUs and {pool.share.gpus or 0:g} GPUs")
         for i, cell in todo.items():
             pool.submit(Task(index=i, config=cell.config, folder=folders(cell), parent=record.run_id,
-                             tags={**cell.tags, "hdmap.planned": cell.fingerprint}, command=launch.child))  # fmt: skip
+                             tags={**cell.tags, Tag.PLANNED: cell.fingerprint}, command=launch.child))  # fmt: skip
         halved: set[int] = set()
         while pool.busy:
             for event in pool.wait():
@@ -116,8 +117,8 @@ def _run(cells: Sequence[Cell], store: Store, launch: Launch, record: Record) ->
                 if isinstance(event, Outcome):
                     outcomes[event.index] = event
                     folders.write(cells[event.index], event)
-                    done = len(outcomes) - board.failed
-                    record.metrics({"grid/finished": done, "grid/failed": board.failed}, len(outcomes))
+                    counts = {"finished": len(outcomes) - board.failed, "failed": board.failed}
+                    record.metrics({metric_name(Scope.GRID, name): n for name, n in counts.items()}, len(outcomes))
     return outcomes
 
 
@@ -130,9 +131,9 @@ def _halved(
         return None
     sizes = {"batch_size": data.batch_size // 2, "eval_batch_size": max(1, data.eval_batch_size // 2)}
     config = cell.config.model_copy(update={"data": data.model_copy(update=sizes)})
-    tags = {name: value for name, value in cell.tags.items() if name != "hdmap.fingerprint"}  # that of other settings
-    tags |= {"hdmap.planned": cell.fingerprint, "hdmap.retry": "out_of_memory", "hdmap.retry_of": event.run_id,
-             "hdmap.batch_size_planned": str(data.batch_size)}  # fmt: skip
+    tags = {name: value for name, value in cell.tags.items() if name != Tag.FINGERPRINT}  # that of other settings
+    tags |= {Tag.PLANNED: cell.fingerprint, Tag.RETRY: "out_of_memory", Tag.RETRY_OF: event.run_id,
+             Tag.BATCH_SIZE_PLANNED: str(data.batch_size)}  # fmt: skip
     return Task(index=event.index, config=config, folder=folders(cell), parent=record.run_id, tags=tags, command=child)
 
 
@@ -144,8 +145,7 @@ def _finish(cells: Sequence[Cell], outcomes: Mapping[int, Outcome], record: Reco
     bad = [row[1] for row in rows if row[1] not in ("finished", "skipped")]
     able = len(rows) - sum(row[1] == "skipped" for row in rows)
     if record:
-        lines = ["| " + " | ".join(row).replace("\n", " ") + " |" for row in (COLUMNS, ["---"] * len(COLUMNS), *rows)]
-        record.note("\n".join(lines)[:5000])
+        record.note("\n".join(markdown_table(COLUMNS, rows, left=len(COLUMNS)))[:5000])
     if bad:
         hint = "elsewhere they still run, or add --retry running" if set(bad) == {"running"} else "add --retry failed"
         raise Incomplete(f"{len(bad)} of {able} runs did not finish; the reasons stand above and in MLflow. "

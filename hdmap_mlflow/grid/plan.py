@@ -18,9 +18,10 @@ from hdmap_mlflow import config as configuration
 from hdmap_mlflow.config import DataConfig, RunConfig, TrainConfig
 from hdmap_mlflow.config.conditions import DEFAULT_CONDITION, DEFAULT_MODEL
 from hdmap_mlflow.data import dataset
-from hdmap_mlflow.errors import BadInput, nearest
+from hdmap_mlflow.errors import BadInput, nearest, one_line
 from hdmap_mlflow.execution.process import is_gone
-from hdmap_mlflow.files import cache_dir
+from hdmap_mlflow.files import cache_dir, write_whole
+from hdmap_mlflow.names import Tag
 from hdmap_mlflow.runs import setup
 from hdmap_mlflow.runs.identity import identity_tags
 from hdmap_mlflow.runs.setup import anchored
@@ -77,7 +78,7 @@ class Cell:
 
     @property
     def fingerprint(self) -> str:
-        return self.tags.get("hdmap.fingerprint", "")
+        return self.tags.get(Tag.FINGERPRINT, "")
 
 
 def read_blocks(flags: Mapping[str, Any], file: str | None = None) -> list[Block]:
@@ -87,7 +88,7 @@ def read_blocks(flags: Mapping[str, Any], file: str | None = None) -> list[Block
         try:
             content = yaml.safe_load(Path(file).read_text(encoding="utf-8"))
         except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-            raise BadInput(f"grid file {file} cannot be read: {' '.join(str(error).split())}") from None
+            raise BadInput(f"grid file {file} cannot be read: {one_line(error, 500)}") from None
         blocks = content if isinstance(content, list) else [content]
     given = {key: value for key, value in flags.items() if value is not None}
     out = []
@@ -132,7 +133,7 @@ def expand(blocks: Iterable[Block], repeat: int = 1) -> list[Cell]:
         if key not in read:
             read[key] = dataset.read(config, read_domain)
         tags = identity_tags(config, read[key], code)
-        cells.setdefault(tags["hdmap.fingerprint"], (config, tags))
+        cells.setdefault(tags[Tag.FINGERPRINT], (config, tags))
     return [Cell(config, tags, i) for i in range(repeat) for config, tags in cells.values()] + list(skipped.values())
 
 
@@ -143,7 +144,7 @@ def look_up(cells: Sequence[Cell], store: Store) -> list[Cell]:
     """
     rank = {"finished": 0, "running": 1, "failed": 2, "killed": 3}
     known: dict[str, list[Past]] = {}
-    for digest in {cell.tags["hdmap.data_digest"] for cell in cells if not cell.skipped}:
+    for digest in {cell.tags[Tag.DATA_DIGEST] for cell in cells if not cell.skipped}:
         for past in store.runs(data_digest=digest, kind="run"):
             if past.status == "running" and is_gone(past.process):
                 store.close(past.run_id, "killed", "its process is gone")
@@ -226,10 +227,7 @@ def _check(config: RunConfig) -> tuple[RunConfig, str]:
     checked, code = builder.check(config), signature.code_digest(path)
     sources = _digests(map(str, signature.sources(path)))
     known = {"config": checked.model_dump(mode="json"), "sources": sources, "code": code}
-    kept.parent.mkdir(parents=True, exist_ok=True)
-    part = kept.with_suffix(".part")
-    part.write_text(json.dumps(known))
-    part.replace(kept)
+    write_whole(kept, json.dumps(known))
     return RunConfig.model_validate(known["config"]), code
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -14,11 +14,11 @@ from hdmap_mlflow.config import NOT_IDENTITY
 from hdmap_mlflow.errors import BadInput
 from hdmap_mlflow.evaluation.intervals import placements
 from hdmap_mlflow.evaluation.metrics import raw
+from hdmap_mlflow.names import Tag
 from hdmap_mlflow.runs.history import RunRecord
 
 # Settings in which runs of one entry may differ.
 FREE = NOT_IDENTITY | {"condition", "data.source_domain", "data.target_domains", "data.split_seed", "train.seed"}
-TRIVIAL = {"image_max": "image maximum", "image_mean": "image mean"}
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ def is_oracle(run: RunRecord) -> bool:
 
 def reported(run: RunRecord, domain: str) -> pd.DataFrame:
     """The maps of a domain on which a run is reported, ordered by content: the data's digest ignores files' names."""
-    table = run.scores[domain][run.scores[domain]["split"] == "test"]
+    table = run.part("test", domain)
     order = np.lexsort([table["image_mean"], table["image_max"], table["label"]])  # the last is the first key
     return table.iloc[order].reset_index(drop=True)
 
@@ -49,6 +49,12 @@ def auroc(table: pd.DataFrame, column: str = "score") -> float | None:
     """AUROC of a column of scores, or None where a class is missing."""
     label, score = raw(table.assign(score=table[column]))
     return placements(label, score).auroc if len(np.unique(label)) == 2 else None
+
+
+def mean(values: Iterable[float | None]) -> float | None:
+    """The mean of the values that are defined; None where none is."""
+    defined = [value for value in values if value is not None]
+    return float(np.mean(defined)) if defined else None
 
 
 @dataclass(frozen=True)
@@ -119,8 +125,8 @@ def arrange(records: Sequence[RunRecord], validation: str | None = None, data_di
 
 def _refuse_mixtures(records: Sequence[RunRecord]) -> None:
     checks = {
-        "data (tag hdmap.data_digest)": (lambda r: r.tag("data_digest"), "--data-digest"),
-        "protocol (tag hdmap.validation)": (lambda r: r.tag("validation"), "--validation"),
+        f"data (tag {Tag.DATA_DIGEST})": (lambda r: r.tag("data_digest"), "--data-digest"),
+        f"protocol (tag {Tag.VALIDATION})": (lambda r: r.tag("validation"), "--validation"),
         "share of validation maps": (lambda r: r.params.get("data.val_fraction", "null"), "--experiment"),
     }
     for what, (of, flag) in checks.items():

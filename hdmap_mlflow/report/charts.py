@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Callable
 
 import matplotlib
-import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
 
-from hdmap_mlflow.report.arrange import auroc, reported
+from hdmap_mlflow.report.arrange import Entry, reported
+from hdmap_mlflow.report.selection import target_auroc, validation_auroc
 from hdmap_mlflow.report.tables import Tables
 
+Points = list[tuple[float, float]]
 BLUE, RED, ORANGE, MUTED = "#407dc8", "#d1495b", "#f2a541", "#8d99ae"
 PALETTE = ("#407dc8", "#2a9d8f", "#d1495b", "#7b5ea7", "#e07a1f", "#5c677d", "#b5838d", "#6a994e")
 
@@ -20,8 +23,8 @@ def charts(tables: Tables) -> dict[str, str]:
     """Caption -> SVG; a chart without data is absent."""
     named = {
         "Mean target AUROC with its 95 % interval (blue), worst target (red), trivial scores (orange).": _board,
-        "Does source validation foretell transfer? One point a run.": _foretells,
-        "False alarms on each target at the threshold that allows 1 % on the source. One point a run.": _alarms,
+        "Does source validation foretell transfer? One point per run.": _foretells,
+        "False alarms on each target at the threshold that allows 1 % on the source. One point per run.": _alarms,
     }
     return {caption: svg for caption, draw in named.items() if (svg := draw(tables))}
 
@@ -34,7 +37,7 @@ def _svg(figure: Figure) -> str:
     return text[text.index("<svg") :]
 
 
-def _axes(width: float, height: float):  # noqa: ANN202
+def _axes(width: float, height: float) -> tuple[Figure, Axes]:
     with matplotlib.rc_context({"font.family": "sans-serif", "font.sans-serif": ["DejaVu Sans"], "font.size": 9}):
         figure = Figure((width, height), layout="constrained")
         axis = figure.subplots()
@@ -43,8 +46,15 @@ def _axes(width: float, height: float):  # noqa: ANN202
     return figure, axis
 
 
-def _colours(tables: Tables) -> dict[str, str]:
-    return {entry.label: PALETTE[i % len(PALETTE)] for i, entry in enumerate(tables.grid.entries)}
+def _scatter(axis: Axes, tables: Tables, points_of: Callable[[int, Entry], Points]) -> bool:
+    """Draw each entry's points in its colour; False where there are none."""
+    drawn = False
+    for i, entry in enumerate(tables.grid.entries):
+        if points := points_of(i, entry):
+            colour = PALETTE[i % len(PALETTE)]
+            axis.plot(*zip(*points, strict=True), "o", color=colour, alpha=0.7, label=entry.label)
+            drawn = True
+    return drawn
 
 
 def _board(tables: Tables) -> str:
@@ -68,20 +78,12 @@ def _board(tables: Tables) -> str:
 
 
 def _foretells(tables: Tables) -> str:
+    def points(_: int, entry: Entry) -> Points:
+        values = [(validation_auroc([run]), target_auroc([run])) for run in entry.runs.values()]
+        return [(before, after) for before, after in values if before is not None and after is not None]
+
     figure, axis = _axes(6.4, 4)
-    drawn, colours = False, _colours(tables)
-    for entry in tables.grid.entries:
-        points = []
-        for run in entry.runs.values():
-            table = run.scores[run.source]
-            val = auroc(table[table["split"] == "val"])
-            found = [v for d in run.targets if (v := auroc(reported(run, d))) is not None]
-            if val is not None and found:
-                points.append((val, float(np.mean(found))))
-        if points:
-            drawn = True
-            axis.plot(*zip(*points, strict=True), "o", color=colours[entry.label], alpha=0.8, label=entry.label)
-    if not drawn:
+    if not _scatter(axis, tables, points):
         return ""
     low, high = min(axis.get_xlim()[0], axis.get_ylim()[0]), max(axis.get_xlim()[1], axis.get_ylim()[1])
     axis.plot([low, high], [low, high], color=MUTED, linewidth=0.8, linestyle=":", label="no loss")
@@ -93,23 +95,18 @@ def _foretells(tables: Tables) -> str:
 def _alarms(tables: Tables) -> str:
     from hdmap_mlflow.evaluation.metrics import image_metrics, thresholds
 
-    domains = tables.grid.domains
-    figure, axis = _axes(8, 3.4)
-    drawn, count = False, len(tables.grid.entries)
-    for i, entry in enumerate(tables.grid.entries):
-        points = []
+    domains, count = tables.grid.domains, len(tables.grid.entries)
+
+    def points(i: int, entry: Entry) -> Points:
+        found, beside = [], (i - (count - 1) / 2) * 0.6 / count
         for run in entry.runs.values():
-            table = run.scores[run.source]
-            cuts = thresholds(table[table["split"] == "val"])
-            for domain in run.targets:
-                rate = image_metrics(reported(run, domain), cuts).get("FPR_at_normal_q99")
-                if rate is not None:
-                    points.append((domains.index(domain) + (i - (count - 1) / 2) * 0.6 / count, rate))
-        if points:
-            drawn = True
-            colour = _colours(tables)[entry.label]
-            axis.plot(*zip(*points, strict=True), "o", color=colour, alpha=0.65, markersize=6, label=entry.label)
-    if not drawn:
+            cuts = thresholds(run.part("val", run.source))
+            rates = {d: image_metrics(reported(run, d), cuts).get("FPR_at_normal_q99") for d in run.targets}
+            found += [(domains.index(d) + beside, rate) for d, rate in rates.items() if rate is not None]
+        return found
+
+    figure, axis = _axes(8, 3.4)
+    if not _scatter(axis, tables, points):
         return ""
     axis.axhline(0.01, color=ORANGE, linewidth=1.5, label="1 %, as on the source")
     axis.set(xticks=range(len(domains)), ylabel="realised FPR", ylim=(-0.03, 1.03), xlabel="target")

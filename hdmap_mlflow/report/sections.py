@@ -6,15 +6,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from hdmap_mlflow.config.protocols import PROTOCOLS
+from hdmap_mlflow.console import markdown_table
+from hdmap_mlflow.names import MEAN_AUROC, SOURCE_AUROC, WORST_AUROC
 from hdmap_mlflow.report.arrange import Entry
+from hdmap_mlflow.report.selection import ORACLE, SELECTION_RULES
 from hdmap_mlflow.report.tables import ALPHA, Cell, Standing, Tables
-
-RULES = {
-    "source_holdout": "Thresholds and epochs: chosen on half of the source's test maps; the other half is reported.",
-    "source_test": "Protocol `source_test`: the source's figures are on the maps that also chose thresholds "
-    "and epochs, so they are optimistic.",
-    "synthetic": "Thresholds and epochs were chosen on held-out healthy source maps and synthetic faults.",
-}
 
 
 @dataclass(frozen=True)
@@ -78,7 +75,8 @@ def remarks(tables: Tables) -> list[str]:
     random = [label for label, of in weights.items() if of == "random"]
     sizes = {entry.first.params.get("data.max_train", "null") for entry in tables.grid.entries}
     lines = ["The maps are SIMULATED: these figures say nothing about a real gearbox."] if tables.simulated else []
-    lines.append(RULES.get(tables.validation, f"Protocol {tables.validation}."))
+    protocol = PROTOCOLS.get(tables.validation)  # another version's may be unknown here
+    lines.append(protocol.rule if protocol else f"Protocol {tables.validation}.")
     lines.append("Target maps chose nothing. Figures are from raw scores, never normalised or clamped.")
     if random:
         lines.append(f"Random backbone weights, so not the method's quality: {', '.join(random)}.")
@@ -162,19 +160,20 @@ def _travels(tables: Tables) -> Section:
 
 
 def _picks(tables: Tables) -> Section:
-    oracle = {pick.source: pick for pick in tables.picks if pick.rule == "oracle"}
+    """One row per source: what each rule picks, what the oracle would, and the regret of each rule."""
+    picks = {(pick.source, pick.rule): pick for pick in tables.picks}
+    rules = [rule for rule in SELECTION_RULES if rule != ORACLE]
     rows = []
-    for pick in tables.picks:
-        if pick.rule != "oracle":
-            best = oracle[pick.source]
-            rows.append(
-                [pick.source, pick.label, number(pick.value), best.label, number(best.value), number(pick.regret)]
-            )
-    regrets = [pick.regret for pick in tables.picks if pick.rule != "oracle"]
+    for source in dict.fromkeys(source for source, _ in picks):
+        chosen = [picks[source, rule] for rule in (*rules, ORACLE)]
+        cells = [cell for pick in chosen for cell in (pick.label, number(pick.value))]
+        rows.append([source, *cells, *(number(pick.regret) for pick in chosen[:-1])])
     notes = ["The oracle looks at the targets: it is what could have been had, not a result."]
-    if regrets:
-        notes.append(f"Mean regret of choosing by source validation: {sum(regrets) / len(regrets):.3f}.")
-    header = ["source", "picked by source validation", "its target mean", "oracle pick", "its target mean", "regret"]
+    for rule in rules if picks else ():
+        regrets = [pick.regret for pick in tables.picks if pick.rule == rule]
+        notes.append(f"Mean regret of choosing by {rule}: {sum(regrets) / len(regrets):.3f}.")
+    header = ["source", *(word for rule in rules for word in (f"picked by {rule}", "its target mean"))]
+    header += ["oracle pick", "its target mean", *(["regret"] * len(rules))]
     return Section("Choosing a model without target labels", header, rows, notes)
 
 
@@ -211,8 +210,8 @@ def _shift(tables: Tables) -> Section:
 def _oracles(tables: Tables) -> Section:
     """Runs whose settings a study chose on target data: what could have been had, never a result."""
     rows = [
-        [run.name, run.tag("study"), number(run.metrics.get("source/image_AUROC")),
-         number(run.metrics.get("target_mean/image_AUROC")), number(run.metrics.get("target_worst/image_AUROC"))]
+        [run.name, run.tag("study"), number(run.metrics.get(SOURCE_AUROC)),
+         number(run.metrics.get(MEAN_AUROC)), number(run.metrics.get(WORST_AUROC))]
         for run in sorted(tables.oracles, key=lambda one: one.name)
     ]  # fmt: skip
     note = "These settings were chosen on the targets that they are measured on. They are ranked nowhere."
@@ -232,7 +231,7 @@ def _saturation(tables: Tables) -> list[str]:
 
 
 def matrix_rows(tables: Tables, label: str) -> list[list[str]]:
-    """Source x domain, a row a source."""
+    """Source x domain, one row per source."""
     cells, domains = tables.matrices[label], tables.grid.domains
     return [[source, *(cell_text(cells.get((source, d))) for d in domains)] for source in tables.grid.sources]
 
@@ -257,9 +256,7 @@ def markdown(tables: Tables) -> str:
 def _table(section: Section, mark: str = "##") -> list[str]:
     if not section.rows:
         return []
-    lines = [f"{mark} {section.title}", "", "| " + " | ".join(section.header) + " |"]
-    lines += ["|---|" + "---:|" * (len(section.header) - 1)]
-    lines += ["| " + " | ".join(row) + " |" for row in section.rows]
+    lines = [f"{mark} {section.title}", "", *markdown_table(section.header, section.rows)]
     return [*lines, "", *(f"- {note}" for note in section.notes), *([""] if section.notes else [])]
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 
@@ -10,8 +10,10 @@ import numpy as np
 import pandas as pd
 
 from hdmap_mlflow.evaluation.intervals import Comparison, Interval, auroc_interval, compare, holm, mean_interval
-from hdmap_mlflow.evaluation.metrics import decisions, image_metrics, thresholds
-from hdmap_mlflow.report.arrange import TRIVIAL, Entry, Grid, auroc, reported
+from hdmap_mlflow.evaluation.metrics import TRIVIAL, carry_over, decisions, image_metrics, thresholds
+from hdmap_mlflow.names import Scope, metric_name
+from hdmap_mlflow.report.arrange import Entry, Grid, auroc, mean, reported
+from hdmap_mlflow.report.selection import Pick, picks, target_auroc
 from hdmap_mlflow.runs.history import RunRecord, same_maps
 
 ALPHA = 0.05
@@ -46,17 +48,6 @@ class Standing:
     fit_seconds: float | None
     evaluate_seconds: float | None
     peak_mb: float | None
-
-
-@dataclass(frozen=True)
-class Pick:
-    """What a selection rule chooses on one source, and what the choice brings on its targets."""
-
-    source: str
-    rule: str
-    label: str
-    value: float
-    regret: float
 
 
 @dataclass(frozen=True)
@@ -109,7 +100,7 @@ def tabulate(grid: Grid, left_out: Sequence[str] = (), oracles: Sequence[RunReco
     board.sort(key=lambda s: (s.rank is None, -(s.target.value if s.target else 0), s.label))
     first = grid.runs[0]
     return Tables(
-        grid, matrices, board, _trivial(grid), pairs, _picks(grid), [_travel(entry) for entry in grid.entries],
+        grid, matrices, board, _trivial(grid), pairs, picks(grid), [_travel(entry) for entry in grid.entries],
         [*grid.missing(), *_unlike(grid, stacks), *left_out], first.tag("validation"), first.tag("data_digest"),
         any(run.tag("simulated") == "true" for run in grid.runs), oracles,
     )  # fmt: skip
@@ -207,14 +198,12 @@ def _standing(grid: Grid, entry: Entry, cells: Mapping, stacks: Mapping, pairs: 
     target = mean_interval({d: (stack.label, stack.scores) for d, stack in mine.items()}) if mine else None
     against = [found for name in TRIVIAL if (found := _versus(mine, _stacks(entry, keys, name)))]
     unlike = any(_differing(mine, other) for other in stacks.values())
-    own = [cell.mean for (source, domain), cell in cells.items() if source == domain]
+    source = mean(cell.mean for (s, d), cell in cells.items() if s == d)
     others = {f"{s} to {d}": cell.mean for (s, d), cell in cells.items() if s != d}
-    source = float(np.mean(own)) if own else None
-    mean = target.value if target else None
+    carried = carry_over(source, target.value if target else None)
     seeds = sorted({seed for _, seed in keys})
-    a_seed = [[v for k in keys if k[1] == seed for d in entry.runs[k].targets
-               if (v := auroc(reported(entry.runs[k], d))) is not None] for seed in seeds]  # fmt: skip
-    by_seed = [float(np.mean(values)) for values in a_seed if values]
+    a_seed = [target_auroc([entry.runs[key] for key in keys if key[1] == seed]) for seed in seeds]
+    by_seed = [value for value in a_seed if value is not None]
     beaten = sum(1 for _, other, _, p in pairs if other == entry.label and p < ALPHA)
     runs = [entry.runs[key] for key in keys]
     return Standing(
@@ -225,20 +214,21 @@ def _standing(grid: Grid, entry: Entry, cells: Mapping, stacks: Mapping, pairs: 
         target=target,
         target_sd=float(np.std(by_seed, ddof=1)) if len(by_seed) > 1 else None,
         worst=min(others.items(), key=lambda item: item[1]) if others else None,
-        ratio=mean / source if mean is not None and source else None,
-        gap=source - mean if mean is not None and source is not None else None,
-        skill=(mean - 0.5) / (source - 0.5) if mean is not None and source is not None and source > 0.5 else None,
+        ratio=carried.get("ratio"),
+        gap=carried.get("gap"),
+        skill=carried.get("skill"),
         over_trivial=min(against, key=lambda found: found.difference) if against else None,
         beats_trivial=bool(against) and all(found.low > 0 for found in against),
-        fit_seconds=_cost(runs, "cost/fit_seconds", np.mean),
-        evaluate_seconds=_cost(runs, "cost/evaluate_seconds", np.mean),
-        peak_mb=_cost(runs, "cost/fit_peak_MB", np.max),
+        fit_seconds=_cost(runs, "fit_seconds", np.mean),
+        evaluate_seconds=_cost(runs, "evaluate_seconds", np.mean),
+        peak_mb=_cost(runs, "fit_peak_MB", np.max),
     )
 
 
-def _cost(runs: Sequence, name: str, of) -> float | None:  # noqa: ANN001
-    values = [run.metrics[name] for run in runs if name in run.metrics]
-    return float(of(values)) if values else None
+def _cost(runs: Sequence[RunRecord], name: str, join: Callable[[Sequence[float]], float]) -> float | None:
+    full = metric_name(Scope.COST, name)
+    values = [run.metrics[full] for run in runs if full in run.metrics]
+    return float(join(values)) if values else None
 
 
 def _trivial(grid: Grid) -> dict[str, tuple[float, tuple[str, float]]]:
@@ -252,56 +242,30 @@ def _trivial(grid: Grid) -> dict[str, tuple[float, tuple[str, float]]]:
     return out
 
 
-def _picks(grid: Grid) -> list[Pick]:
-    """For each source: the entry that the validation maps choose, and the oracle's, which looks at the targets."""
-    out = []
-    for source in sorted({source for source, _ in grid.common}):
-        keys = [key for key in grid.common if key[0] == source]
-        known, value = {}, {}
-        for entry in grid.entries:
-            runs = [entry.runs[key] for key in keys]
-            val = [auroc(run.scores[source][run.scores[source]["split"] == "val"]) for run in runs]
-            after = [v for run in runs for d in run.targets if (v := auroc(reported(run, d))) is not None]
-            if after and None not in val:
-                known[entry.label] = float(np.mean([v for v in val if v is not None]))
-                value[entry.label] = float(np.mean(after))
-        if value:
-            oracle = max(value, key=lambda label: value[label])
-            for rule, label in (("source validation", max(known, key=lambda label: known[label])), ("oracle", oracle)):
-                out.append(Pick(source, rule, label, value[label], value[oracle] - value[label]))
-    return out
-
-
 def _travel(entry: Entry) -> Travel:
-    own: list[Mapping[str, float]] = []
-    targets: dict[tuple[str, str, int], Mapping[str, float]] = {}
-    for (source, seed), run in entry.runs.items():
-        table = run.scores[source]
-        cut = thresholds(table[table["split"] == "val"]).get("normal_q99")
+    own, fpr, tpr = [], [], []
+    by_pair: dict[str, list[float | None]] = {}
+    for (source, _), run in entry.runs.items():
+        cut = thresholds(run.part("val", source)).get("normal_q99")
         if cut is None:
             continue
-        own.append(decisions(reported(run, source), cut))
-        targets |= {(source, domain, seed): decisions(reported(run, domain), cut) for domain in run.targets}
-
-    def mean(found: Sequence[Mapping[str, float]], rate: str) -> float | None:
-        values = [one[rate] for one in found if rate in one]
-        return float(np.mean(values)) if values else None
-
-    pairs = {(s, d) for s, d, _ in targets}
-    by_pair = {f"{s} to {d}": mean([t for k, t in targets.items() if k[:2] == (s, d)], "FPR") for s, d in pairs}
-    defined = {name: value for name, value in sorted(by_pair.items()) if value is not None}
+        own.append(decisions(reported(run, source), cut).get("FPR"))
+        for domain in run.targets:
+            rates = decisions(reported(run, domain), cut)
+            by_pair.setdefault(f"{source} to {domain}", []).append(rates.get("FPR"))
+            fpr.append(rates.get("FPR"))
+            tpr.append(rates.get("TPR"))
+    defined = {name: rate for name, rates in sorted(by_pair.items()) if (rate := mean(rates)) is not None}
     worst = max(defined.items(), key=lambda item: item[1]) if defined else None
-    found = list(targets.values())
-    return Travel(entry.label, mean(own, "FPR"), mean(found, "FPR"), mean(found, "TPR"), worst)
+    return Travel(entry.label, mean(own), mean(fpr), mean(tpr), worst)
 
 
 def long_table(grid: Grid) -> pd.DataFrame:
-    """A row a run and domain with its settings, metrics and run id: what the CSV holds."""
+    """One row per run and domain with its settings, metrics and run id: what the CSV holds."""
     rows = []
     for entry in grid.entries:
         for (source, seed), run in entry.runs.items():
-            table = run.scores[source]
-            cuts = thresholds(table[table["split"] == "val"])
+            cuts = thresholds(run.part("val", source))
             for domain in sorted(run.scores):
                 maps = reported(run, domain)
                 own: dict[str, object] = {"entry": entry.label, "model": run.tag("model")}

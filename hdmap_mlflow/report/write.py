@@ -7,6 +7,7 @@ from datetime import datetime
 from pathlib import Path
 
 from hdmap_mlflow.errors import BadInput
+from hdmap_mlflow.names import Artifact, Tag
 from hdmap_mlflow.report.arrange import Grid, arrange, is_oracle
 from hdmap_mlflow.report.charts import charts
 from hdmap_mlflow.report.sections import html, markdown
@@ -48,8 +49,8 @@ def write_report(
         long_table(grid).to_csv(out / "report.csv", index=False)
     except OSError as error:
         raise BadInput(f"cannot write the report to {out} ({error.strerror}); give --out another folder") from None
-    tags = {"hdmap.kind": "report", "hdmap.validation": tables.validation, "hdmap.data_digest": tables.data_digest,
-            "hdmap.simulated": str(tables.simulated).lower()}  # fmt: skip
+    tags = {Tag.KIND: "report", Tag.VALIDATION: tables.validation, Tag.DATA_DIGEST: tables.data_digest,
+            Tag.SIMULATED: str(tables.simulated).lower()}  # fmt: skip
     with tracking.start(uri, experiment, "report", tags) as record:
         record.note(text)
         for name in ("report.html", "report.md", "report.csv"):
@@ -65,7 +66,7 @@ def _pictures(uri: str, grid: Grid) -> dict[str, str]:
     for entry in grid.entries[:MAX_PICTURES]:
         run = entry.first
         try:
-            folder = tracking.artifacts(uri, run.run_id, "heatmaps")
+            folder = tracking.artifacts(uri, run.run_id, Artifact.HEATMAPS)
         except BadInput:  # made without pictures
             continue
         found = [path for domain in run.targets for path in sorted((folder / domain).glob("*/most_1_*.png"))]

@@ -8,40 +8,40 @@ from datetime import datetime
 from pathlib import Path
 
 from hdmap_mlflow.errors import BadInput
+from hdmap_mlflow.files import new_folder
+from hdmap_mlflow.names import Artifact
 from hdmap_mlflow.runs import history
 
 
 def export(uri: str, run_id: str, out: Path) -> Path:
-    """Write a run below a new or empty folder; returns the path of its result file.
+    """Write a run as a new folder, whole or not at all; returns the path of its result file.
 
     `visualize/source_domain/<domain>/{good,fault}/*.png`, `visualize/target_domains/<domain>/...`, `figures/`,
     `scores/`, and `result_<condition>_<timestamp>.json` with the guideline's fields; the timestamp is the run's start.
+    Raises BadInput for a folder that is not empty and for a run that did not finish.
     """
     from hdmap_mlflow import tracking
 
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise BadInput(f"{out} is not empty; give --out a new folder")
     record = history.read_run(uri, run_id)
-    result = history.read_json(uri, run_id, "result.json")
+    result = history.read_json(uri, run_id, Artifact.RESULT)
     stamp = datetime.fromtimestamp(record.started / 1000).strftime("%Y%m%d_%H%M%S")
-    out.mkdir(parents=True, exist_ok=True)
-    for domain in record.scores:
-        side = "source_domain" if domain == record.source else "target_domains"
-        for label in ("good", "fault"):
-            (out / "visualize" / side / domain / label).mkdir(parents=True)
-    for name in ("heatmaps", "figures", "scores"):
-        try:
-            found = tracking.artifacts(uri, run_id, name)
-        except BadInput:
-            if name == "scores":
-                raise
-            continue  # a run made with tracking.heatmaps=0 has no pictures
-        if name != "heatmaps":
-            shutil.copytree(found, out / name)
-            continue
-        for folder in found.iterdir():
-            side = "source_domain" if folder.name == record.source else "target_domains"
-            shutil.copytree(folder, out / "visualize" / side / folder.name, dirs_exist_ok=True)
-    path = out / f"result_{record.tag('condition')}_{stamp}.json"
-    path.write_text(json.dumps(result, indent=2))
-    return path
+    name = f"result_{record.tag('condition')}_{stamp}.json"
+    with new_folder(out) as folder:
+        sides = {domain: folder / "visualize/target_domains" / domain for domain in record.targets}
+        sides[record.source] = folder / "visualize/source_domain" / record.source
+        for side in sides.values():
+            for label in ("good", "fault"):
+                (side / label).mkdir(parents=True)
+        shutil.copytree(tracking.artifacts(uri, run_id, Artifact.SCORES), folder / Artifact.SCORES)
+        for pictures in (Artifact.FIGURES, Artifact.HEATMAPS):  # a run made without them has none
+            try:
+                kept = tracking.artifacts(uri, run_id, pictures)
+            except BadInput:
+                continue
+            if pictures == Artifact.FIGURES:
+                shutil.copytree(kept, folder / pictures)
+                continue
+            for domain in kept.iterdir():
+                shutil.copytree(domain, sides[domain.name], dirs_exist_ok=True)
+        (folder / name).write_text(json.dumps(result, indent=2))
+    return out / name

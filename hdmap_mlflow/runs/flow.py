@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from hdmap_mlflow.config import RunConfig
 from hdmap_mlflow.errors import BadInput, OutOfMemory
+from hdmap_mlflow.names import Artifact, Scope, Tag, metric_name
 from hdmap_mlflow.runs.meter import Meter
 
 if TYPE_CHECKING:
@@ -52,11 +53,11 @@ def execute(
         data = read(config)
     workdir = _workdir(config)
     known = identity_tags(config, data)
-    planned = (tags or {}).get("hdmap.fingerprint", known["hdmap.fingerprint"])
-    if planned != known["hdmap.fingerprint"]:
+    planned = (tags or {}).get(Tag.FINGERPRINT, known[Tag.FINGERPRINT])
+    if planned != known[Tag.FINGERPRINT]:
         raise BadInput(f"the maps, the code or a library on {platform.node()} are not those of the plan (fingerprint "
-                       f"{known['hdmap.fingerprint']}, planned {planned}); make them the same")  # fmt: skip
-    tags = {**(tags or {}), "hdmap.kind": kind, **known}
+                       f"{known[Tag.FINGERPRINT]}, planned {planned}); make them the same")  # fmt: skip
+    tags = {**(tags or {}), Tag.KIND: kind, **known}
     with tracking.start(uri, config.tracking.experiment, config.name, tags, parent) as record:
         say(f"run {config.name}, id {record.run_id}")
         with _log(workdir, record), _memory(config):
@@ -82,10 +83,10 @@ def _flow(
         model = builder.build(config)
         features.reuse(model, config.data.feature_cache_mb, config.data.image_size)
         datamodule = MultiDomainHDMAPDataModule(data.domains, config.data)
-    record.tags({"hdmap.weights": f"{config.model.weights}:{backbones.weights_digest(model)}"})
+    record.tags({Tag.WEIGHTS: f"{config.model.weights}:{backbones.weights_digest(model)}"})
 
     def report(values: Mapping[str, float], epoch: int) -> None:
-        record.metrics({metrics.metric_name("epoch", name): value for name, value in values.items()}, epoch)
+        record.metrics({metric_name(Scope.EPOCH, name): value for name, value in values.items()}, epoch)
         if on_epoch:
             on_epoch(values, epoch)
 
@@ -112,12 +113,12 @@ def _flow(
         result = Result(record.run_id, record.uri, config, data.names, counts, measured, data.simulated, told)
         record.metrics(measured)
         for scores in (scored, *transferred):
-            record.artifact(scoring.write(scores, workdir), "scores")
-        record.json(result.record(training, checkpoint, workdir), "result.json")
-        record.json(told, "cards.json")
+            record.artifact(scoring.write(scores, workdir), Artifact.SCORES)
+        record.json(result.record(training, checkpoint, workdir), Artifact.RESULT)
+        record.json(told, Artifact.CARDS)
         record.note(result.markdown())
         ratio = measured.get("transfer/ratio")
-        record.tags({"hdmap.grade": "undefined" if ratio is None else metrics.grade(ratio)})
+        record.tags({Tag.GRADE: "undefined" if ratio is None else metrics.grade(ratio)})
         if config.tracking.checkpoint == "best":
             record.checkpoint(checkpoint, config.tracking.max_checkpoint_mb)
 
@@ -130,10 +131,10 @@ def _flow(
             for one in all_scores:
                 for path, picture in _heatmaps(result, one, model, datamodule, device):
                     picture.save(_below(workdir, path))
-        for folder in ("figures", "heatmaps"):
+        for folder in (Artifact.FIGURES, Artifact.HEATMAPS):
             if (workdir / folder).exists():
                 record.folder(workdir / folder, folder)
-    record.metrics({metrics.metric_name("cost", name): value for name, value in meter.results.items()})
+    record.metrics({metric_name(Scope.COST, name): value for name, value in meter.results.items()})
     return result
 
 
@@ -161,14 +162,14 @@ def _figures(result: Result, all_scores: Sequence[Scores]) -> Iterator[tuple[str
     for i, scores in enumerate(all_scores):
         role = "source" if i == 0 else "target"
         yield (
-            f"figures/scores_{scores.domain}.png",
+            f"{Artifact.FIGURES}/scores_{scores.domain}.png",
             figures.score_figure(scores.domain, role, scores.part("test"), fitted, simulated),
         )
     rows, trivial = result.bars()
     if rows:
-        yield "figures/transfer.png", figures.transfer_figure(result.config.name, rows, trivial, simulated)
+        yield f"{Artifact.FIGURES}/transfer.png", figures.transfer_figure(result.config.name, rows, trivial, simulated)
     if result.cards["repair"]:
-        yield "figures/repair.png", figures.repair_figure(result.cards["repair"], simulated)
+        yield f"{Artifact.FIGURES}/repair.png", figures.repair_figure(result.cards["repair"], simulated)
 
 
 def _heatmaps(result: Result, scores: Scores, model: Any, datamodule: Any, device: str) -> Iterator[tuple[str, Image]]:
@@ -191,7 +192,7 @@ def _heatmaps(result: Result, scores: Scores, model: Any, datamodule: Any, devic
         row = table.iloc[one.row]
         words = pictures.title(scores.domain, row, one, threshold, result.simulated)
         picture = sheet.draw(words, image, anomaly, mask if marked[one.row] else None)
-        yield f"heatmaps/{scores.domain}/{pictures.file_name(one, table)}", picture
+        yield f"{Artifact.HEATMAPS}/{scores.domain}/{pictures.file_name(one, table)}", picture
 
 
 def _limits(arrays: Sequence[Any]) -> tuple[float, float]:
@@ -208,10 +209,10 @@ def _below(workdir: Path, path: str) -> Path:
 def _record_inputs(record: Record, config: RunConfig, data: Dataset) -> None:
     """What the run starts from: parameters, configuration, versions and the data it read."""
     record.params(config.flat())
-    record.json(config.model_dump(mode="json"), "config.json")
+    record.json(config.model_dump(mode="json"), Artifact.CONFIG)
     versions = {name: metadata.version(name) for name in ("hdmap_mlflow", *PACKAGES)}
     machine = {"python": platform.python_version(), "platform": platform.platform(), "machine": platform.machine()}
-    record.json({**machine, "packages": versions}, "environment.json")
+    record.json({**machine, "packages": versions}, Artifact.ENVIRONMENT)
     for domain in data.domains:
         counts = domain.table.groupby(["split", "label"]).size()
         parts = zip(counts.index.tolist(), counts, strict=True)
@@ -269,4 +270,4 @@ def _log(workdir: Path, record: Record) -> Iterator[None]:
         logging.captureWarnings(False)
         root.removeHandler(handler)
         handler.close()
-        record.artifact(path, "logs")
+        record.artifact(path, Artifact.LOGS)

@@ -6,14 +6,19 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
 
 from hdmap_mlflow.config import RunConfig
 from hdmap_mlflow.errors import BadInput
-from hdmap_mlflow.evaluation.scoring import Scores
+from hdmap_mlflow.evaluation.cards import Cards
+from hdmap_mlflow.evaluation.scoring import Scores, not_finite
+from hdmap_mlflow.names import PREFIX, Artifact, Tag
+
+if TYPE_CHECKING:
+    from hdmap_mlflow.tracking.client import Run
 
 
 @dataclass(frozen=True)
@@ -31,10 +36,15 @@ class RunRecord:
     tags: Mapping[str, str]
     started: int = 0
     scores: Mapping[str, pd.DataFrame] = field(default_factory=dict, repr=False)
-    cards: Mapping[str, Any] = field(default_factory=dict, repr=False)
+    cards: Cards = field(default_factory=Cards, repr=False)
 
     def tag(self, name: str) -> str:
-        return self.tags.get(f"hdmap.{name}", "")
+        return self.tags.get(PREFIX + name, "")
+
+    def part(self, split: str, domain: str) -> pd.DataFrame:
+        """The scores of a domain's `val` or `test` maps."""
+        table = self.scores[domain]
+        return table[table["split"] == split]
 
     @property
     def source(self) -> str:
@@ -64,11 +74,11 @@ def read_experiment(
 
     records, left_out = [], []
     for run in tracking.find_runs(uri, experiment):
-        if run.data.tags.get("hdmap.kind") not in kinds:
+        if run.data.tags.get(Tag.KIND) not in kinds:
             continue
         name = f"{run.info.run_name} ({run.info.run_id[:8]})"
         if run.info.status != "FINISHED":
-            reason = run.data.tags.get("hdmap.reason", "")
+            reason = run.data.tags.get(Tag.REASON, "")
             left_out.append(f"{name}: {run.info.status.lower()}{': ' + reason if reason else ''}")
             continue
         try:
@@ -81,11 +91,11 @@ def read_experiment(
     return records, left_out
 
 
-def _record(uri: str, run: Any, scores: bool) -> RunRecord:
+def _record(uri: str, run: Run, scores: bool) -> RunRecord:
     found = read_scores(uri, run.info.run_id) if scores else {}
     data, info = run.data, run.info
     try:
-        cards = read_json(uri, info.run_id, "cards.json") if scores else {}
+        cards: Cards = read_json(uri, info.run_id, Artifact.CARDS) if scores else {}
     except BadInput:  # a run from before the cards; `hdmap rescore` makes them
         cards = {}
     return RunRecord(info.run_id, info.run_name, info.status, data.params, data.metrics, data.tags,
@@ -96,12 +106,11 @@ def read_scores(uri: str, run_id: str) -> dict[str, pd.DataFrame]:
     """`scores/<domain>.parquet` of a run. Raises BadInput that names the maps if a score is NaN or infinite."""
     from hdmap_mlflow import tracking
 
-    found = {path.stem: pd.read_parquet(path) for path in sorted(tracking.artifacts(uri, run_id, "scores").iterdir())}
+    files = sorted(tracking.artifacts(uri, run_id, Artifact.SCORES).iterdir())
+    found = {path.stem: pd.read_parquet(path) for path in files}
     for domain, table in found.items():
-        broken = table["path"][~np.isfinite(table["score"])]
-        if len(broken):
-            some = f"{len(broken)} scores of {domain} are NaN or infinite ({', '.join(broken[:3])})"
-            raise BadInput(f"run {run_id}: {some}; train it again")
+        if told := not_finite(domain, table):
+            raise BadInput(f"run {run_id}: {told}; train it again")
     return found
 
 
@@ -121,7 +130,7 @@ def as_scores(record: RunRecord) -> tuple[Scores, list[Scores]]:
     return Scores(record.source, record.scores[record.source]), [Scores(d, record.scores[d]) for d in record.targets]
 
 
-def read_json(uri: str, run_id: str, name: str) -> dict[str, Any]:
+def read_json(uri: str, run_id: str, name: str) -> Any:
     """A JSON artifact of a run. Raises BadInput if the run has none of that name."""
     from hdmap_mlflow import tracking
 
@@ -130,4 +139,4 @@ def read_json(uri: str, run_id: str, name: str) -> dict[str, Any]:
 
 def read_config(uri: str, run_id: str) -> RunConfig:
     """The configuration that a run was made with."""
-    return RunConfig.model_validate(read_json(uri, run_id, "config.json"))
+    return RunConfig.model_validate(read_json(uri, run_id, Artifact.CONFIG))

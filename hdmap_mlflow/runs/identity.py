@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from hdmap_mlflow import config as configuration
 from hdmap_mlflow.config import RunConfig
+from hdmap_mlflow.names import Tag
 
 if TYPE_CHECKING:
     pass
@@ -18,11 +19,11 @@ def identity_tags(config: RunConfig, data: Dataset, code: str = "") -> dict[str,
 
     code = code or signature.code_digest(registry.find_model(config.model.name).path)
     return {
-        "hdmap.model": config.model.name,
-        "hdmap.condition": config.condition,
-        "hdmap.source": config.data.source_domain,
-        "hdmap.validation": config.data.validation,
-        "hdmap.fingerprint": configuration.fingerprint(config, data.by_name, code),
-        "hdmap.data_digest": data.digest,
-        "hdmap.simulated": str(data.simulated).lower(),
+        Tag.MODEL: config.model.name,
+        Tag.CONDITION: config.condition,
+        Tag.SOURCE: config.data.source_domain,
+        Tag.VALIDATION: config.data.validation,
+        Tag.FINGERPRINT: configuration.fingerprint(config, data.by_name, code),
+        Tag.DATA_DIGEST: data.digest,
+        Tag.SIMULATED: str(data.simulated).lower(),
     }

@@ -7,6 +7,7 @@ from math import isclose
 
 from hdmap_mlflow.errors import BadInput
 from hdmap_mlflow.evaluation import cards, metrics
+from hdmap_mlflow.names import Artifact
 from hdmap_mlflow.runs import history
 from hdmap_mlflow.runs.history import RunRecord
 from hdmap_mlflow.runs.result import Result
@@ -40,7 +41,7 @@ def rescore(uri: str, record: RunRecord) -> Rescored:
     written = tracking.reopen(uri, record.run_id)
     if new or changed:
         written.metrics({name: measured[name] for name in (*new, *changed)})
-    written.json(told, "cards.json")
+    written.json(told, Artifact.CARDS)
     domains = [source.domain, *(scores.domain for scores in targets)]
     counts = {scores.domain: len(scores.part("test")) for scores in (source, *targets)}
     config, simulated = history.read_config(uri, record.run_id), record.tag("simulated") == "true"
@@ -51,7 +52,7 @@ def rescore(uri: str, record: RunRecord) -> Rescored:
 
 def _distances(uri: str, run_id: str) -> dict[str, dict[str, float]]:
     try:
-        kept = history.read_json(uri, run_id, "cards.json")["shift"]
+        kept = history.read_json(uri, run_id, Artifact.CARDS)["shift"]
     except BadInput:  # a run from before the cards
         return {}
     return {domain: {name: card[name] for name in DISTANCES if name in card} for domain, card in kept.items()}

@@ -5,28 +5,18 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from hdmap_mlflow.config import RunConfig
-from hdmap_mlflow.console import show_table
-from hdmap_mlflow.evaluation.metrics import grade, metric_name, target_scope
+from hdmap_mlflow.config.protocols import PROTOCOLS
+from hdmap_mlflow.console import markdown_table, show_table
+from hdmap_mlflow.evaluation.cards import Bounds, Cards, bounds_of
+from hdmap_mlflow.evaluation.metrics import METRICS, TRIVIAL, grade
+from hdmap_mlflow.names import AUROC, MEAN_AUROC, SOURCE_AUROC, WORST_AUROC, Scope, metric_name, target_scope
 
-COLUMNS = {
-    "image_AUROC": "AUROC",
-    "image_AP": "AP",
-    "image_F1": "F1",
-    "FPR_at_normal_q99": "FPR",
-    "TPR_at_normal_q99": "TPR",
-    "baseline_max_AUROC": "image max",
-    "baseline_mean_AUROC": "image mean",
-}
-TRIVIAL = ("baseline_max_AUROC", "baseline_mean_AUROC")
-HEADER = ("domain", "role", "maps", "AUROC", "95 % interval", *list(COLUMNS.values())[1:])
-WARNINGS = {
-    "source_test": "Validation and report use the same source maps (`source_test`): the source figures are optimistic.",
-    "source_holdout": "",
-    "synthetic": "",
-}
+if TYPE_CHECKING:
+    from hdmap_mlflow.runs.train import TrainingRecord
+
 SIMULATED = "The maps are simulated: these figures say nothing about a real gearbox."
 
 
@@ -38,58 +28,68 @@ class Result:
     uri: str
     config: RunConfig
     domains: Sequence[str]  # the source first
-    counts: Mapping[str, int]  # reported maps a domain
+    counts: Mapping[str, int]  # reported maps per domain
     metrics: Mapping[str, float]
     simulated: bool
-    cards: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    cards: Cards = dataclasses.field(default_factory=Cards)
+
+    def scope(self, domain: str) -> str:
+        return Scope.SOURCE if domain == self.domains[0] else target_scope(domain)
+
+    def header(self) -> list[str]:
+        """The transfer table's columns: a domain, its AUROC with the interval, the other metrics with a heading."""
+        first, *others = (metric.heading for metric in METRICS.values() if metric.heading)
+        return ["domain", "role", "maps", first, "95 % interval", *others]
 
     def rows(self) -> list[list[str]]:
-        """The transfer table: a row a domain, `-` where a metric is undefined."""
-        rows = []
-        for i, domain in enumerate(self.domains):
-            scope = "source" if i == 0 else target_scope(domain)
-            values = [self.metrics.get(metric_name(scope, name)) for name in COLUMNS]
+        """The transfer table: one row per domain, `-` where a metric is undefined."""
+        rows, shown = [], [name for name, metric in METRICS.items() if metric.heading]
+        for domain in self.domains:
+            values = [self.metrics.get(metric_name(self.scope(domain), name)) for name in shown]
             cells = ["-" if value is None else f"{value:.3f}" for value in values]
-            bounds = self._bounds(domain)
+            bounds = bounds_of(self.cards, domain)
             cells.insert(1, f"{bounds[0]:.3f}-{bounds[1]:.3f}" if bounds else "-")
-            rows.append([domain, "source" if i == 0 else "target", str(self.counts[domain]), *cells])
+            role = "source" if domain == self.domains[0] else "target"
+            rows.append([domain, role, str(self.counts[domain]), *cells])
         return rows
 
-    def _bounds(self, domain: str) -> list[float] | None:
-        return self.cards.get("intervals", {}).get(domain, {}).get("image_AUROC")
-
-    def bars(self) -> tuple[list[tuple[str, float, list[float]]], dict[str, float]]:
+    def bars(self) -> tuple[list[tuple[str, float, Bounds]], dict[str, float]]:
         """(domain, AUROC, interval) of every domain that has one, and the better trivial score of each domain."""
         rows, trivial = [], {}
-        for i, domain in enumerate(self.domains):
-            scope = "source" if i == 0 else target_scope(domain)
-            auroc, bounds = self.metrics.get(metric_name(scope, "image_AUROC")), self._bounds(domain)
+        for domain in self.domains:
+            auroc, bounds = self.metrics.get(metric_name(self.scope(domain), AUROC)), bounds_of(self.cards, domain)
             if auroc is not None and bounds:
                 rows.append((domain, auroc, bounds))
-                trivial[domain] = max(self.metrics[metric_name(scope, name)] for name in TRIVIAL)
+                trivial[domain] = max(self._trivial(domain))
         return rows, trivial
+
+    def _trivial(self, domain: str) -> list[float]:
+        """What the trivial scores reach on a domain, where they are defined."""
+        names = [metric_name(self.scope(domain), name) for name, metric in METRICS.items() if metric.of in TRIVIAL]
+        return [self.metrics[name] for name in names if name in self.metrics]
+
+    def _transfer(self, name: str) -> float | None:
+        return self.metrics.get(metric_name(Scope.TRANSFER, name))
 
     def verdict(self) -> str:
         """One line on how the image AUROC carries over, with the guideline's grade."""
-        get = self.metrics.get
-        ratio, mean = get("transfer/ratio"), get("target_mean/image_AUROC")
+        ratio, gap, skill = map(self._transfer, ("ratio", "gap", "skill"))
+        mean, worst = self.metrics.get(MEAN_AUROC), self.metrics.get(WORST_AUROC)
         if ratio is None or mean is None:
             return "transfer: undefined, no target has both good and fault maps"
-        skill = f"{get('transfer/skill'):.3f}" if "transfer/skill" in self.metrics else "undefined"
         return (
-            f"target mean AUROC {mean:.3f}, worst {get('target_worst/image_AUROC'):.3f}; transfer ratio {ratio:.3f} "
-            f"({grade(ratio)}), gap {get('transfer/gap'):+.3f}, skill {skill}"
+            f"target mean AUROC {mean:.3f}, worst {worst:.3f}; transfer ratio {ratio:.3f} ({grade(ratio)}), "
+            f"gap {gap:+.3f}, skill {'undefined' if skill is None else f'{skill:.3f}'}"
         )
 
     def remarks(self) -> list[str]:
         """What a reader must know beside the figures."""
         undefined = [row[0] for row in self.rows() if row[3] == "-"]
-        lines = [SIMULATED if self.simulated else "", WARNINGS[self.config.data.validation]]
+        lines = [SIMULATED if self.simulated else "", PROTOCOLS[self.config.data.validation].caution]
         if undefined:
             lines.append(f"AUROC is undefined for {', '.join(undefined)}: only one class of maps is there.")
-        scores = [self.metrics.get(metric_name("source", name)) for name in ("image_AUROC", *TRIVIAL)]
-        defined = [score for score in scores if score is not None]
-        if scores[0] is not None and scores[0] <= max(0.5, *defined[1:]):
+        own = self.metrics.get(SOURCE_AUROC)
+        if own is not None and own <= max(0.5, *self._trivial(self.domains[0])):
             lines.append("On the source the model does not beat chance and the trivial scores: its transfer ratio and "
                          "grade mean nothing.")  # fmt: skip
         for domain, card in self.cards.get("saturation", {}).items():
@@ -108,18 +108,17 @@ class Result:
     def markdown(self) -> str:
         """The description of the run that the MLflow UI shows."""
         lines = [f"**{self.config.name}** ({self.config.data.validation}) {self.config.description}".strip(), ""]
-        lines += ["| " + " | ".join(HEADER) + " |", "|---|---|" + "---:|" * (len(HEADER) - 2)]
-        lines += ["| " + " | ".join(row) + " |" for row in self.rows()]
+        lines += markdown_table(self.header(), self.rows(), left=2)
         return "\n".join([*lines, "", self.verdict(), "", *(f"- {line}" for line in self.remarks())])
 
     def show(self) -> None:
         """Print the transfer table to the terminal."""
-        show_table(self.config.name, HEADER, self.rows(), left=2)
+        show_table(self.config.name, self.header(), self.rows(), left=2)
         print(self.verdict())
         for line in self.remarks():
             print(f"- {line}")
 
-    def record(self, training: Any, checkpoint: Path, path: Path) -> dict[str, Any]:
+    def record(self, training: TrainingRecord, checkpoint: Path, path: Path) -> dict[str, object]:
         """The guideline's result record (`result_<condition>_<timestamp>.json`)."""
 
         def of(scope: str) -> dict[str, float]:
@@ -133,12 +132,12 @@ class Result:
                 "config": self.config.flat(),
             },
             "experiment_name": self.config.name,
-            "source_results": {"domain": self.domains[0], **of("source")},
+            "source_results": {"domain": self.domains[0], **of(Scope.SOURCE)},
             "target_results": {domain: of(target_scope(domain)) for domain in self.domains[1:]},
-            "avg_target_auroc": self.metrics.get("target_mean/image_AUROC"),
-            "transfer": of("transfer"),
+            "avg_target_auroc": self.metrics.get(MEAN_AUROC),
+            "transfer": of(Scope.TRANSFER),
             "cards": dict(self.cards),
-            "validation": {"strategy": self.config.data.validation, **of("val")},
+            "validation": {"strategy": self.config.data.validation, **of(Scope.VAL)},
             "training_info": dataclasses.asdict(training),
             "best_checkpoint": str(checkpoint),
             "experiment_path": str(path),

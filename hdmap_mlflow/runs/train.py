@@ -20,6 +20,7 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from hdmap_mlflow.config import RunConfig, TrainConfig
 from hdmap_mlflow.errors import BadInput
 from hdmap_mlflow.models.builder import load_checkpoint
+from hdmap_mlflow.names import Artifact
 
 MONITOR = "val_image_AUROC"
 KEPT = ("params", "lr", "weight_decay")  # of a group of parameters that gets another optimizer
@@ -78,7 +79,7 @@ def fit(
         if MONITOR not in names:
             raise BadInput(f"{config.model.name} does not compute {MONITOR}, which its training watches; has: {names}")
         best = ModelCheckpoint(
-            workdir / "checkpoint",
+            workdir / Artifact.CHECKPOINT,
             f"{stem}_{{epoch:02d}}_{{{MONITOR}:.4f}}",
             monitor=MONITOR,
             mode="max",
@@ -86,7 +87,7 @@ def fit(
         )
         callbacks: list[Callback] = [early_stopping, best, _OptimizerSettings(settings)]
     else:
-        best = ModelCheckpoint(workdir / "checkpoint", stem, save_weights_only=True)
+        best = ModelCheckpoint(workdir / Artifact.CHECKPOINT, stem, save_weights_only=True)
         callbacks = [best]
     if on_epoch:
         callbacks.append(_EpochReport(on_epoch))
@@ -112,7 +113,7 @@ def fit(
     except SystemExit:  # what Lightning makes of an interrupt and of SIGTERM; the run must end as KILLED
         raise KeyboardInterrupt from None
     trainer = engine.trainer
-    checkpoint = Path(best.best_model_path or workdir / "checkpoint" / f"{stem}.ckpt")
+    checkpoint = Path(best.best_model_path or workdir / Artifact.CHECKPOINT / f"{stem}.ckpt")
     if not best.best_model_path:  # a zero-shot model: anomalib validates it only, and nothing was saved
         checkpoint.parent.mkdir(exist_ok=True)
         torch.save({"state_dict": model.state_dict()}, checkpoint)

@@ -10,6 +10,7 @@ import numpy as np
 
 from hdmap_mlflow.data import dataset
 from hdmap_mlflow.errors import BadInput
+from hdmap_mlflow.names import Artifact, Tag
 from hdmap_mlflow.runs import history
 
 TOLERANCE = 1e-3  # of the spread (sd) of a domain's stored scores; another device or BLAS moves the last digits
@@ -45,7 +46,7 @@ def verify(uri: str, run_id: str, maps: int = 16, data_root: str | None = None) 
     config = builder.check(history.read_config(uri, run_id))  # JSON knows fewer types than the model's signature
     if data_root:
         config = config.model_copy(update={"data": config.data.model_copy(update={"root": data_root})})
-    checkpoint = next(tracking.artifacts(uri, run_id, "checkpoint").iterdir())
+    checkpoint = next(tracking.artifacts(uri, run_id, Artifact.CHECKPOINT).iterdir())
     data = dataset.read(config)
     if data.digest != record.tag("data_digest"):
         raise BadInput(f"the data in {data.root} (digest {data.digest}) is not what run {run_id[:8]} read "
@@ -69,5 +70,5 @@ def verify(uri: str, run_id: str, maps: int = 16, data_root: str | None = None) 
     now = datetime.now(UTC).strftime("%Y-%m-%d")
     worst = max(differences.values())
     told = f"{word}, {now}: {maps} maps a domain scored again, largest difference {worst:.2g} sd"
-    tracking.reopen(uri, run_id).tags({"hdmap.verified": told})
+    tracking.reopen(uri, run_id).tags({Tag.VERIFIED: told})
     return found

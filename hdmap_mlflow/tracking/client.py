@@ -7,19 +7,21 @@ import logging
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import TypeVar
 from urllib.parse import urlparse
 
 from filelock import FileLock
 from mlflow.entities import Run
 from mlflow.exceptions import MlflowException
+from mlflow.store.entities import PagedList
 from mlflow.tracking import MlflowClient
 from sqlalchemy.exc import SQLAlchemyError
 
-from hdmap_mlflow.errors import BadInput
+from hdmap_mlflow.errors import BadInput, one_line
 
 os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
 logging.getLogger("mlflow.store.db.utils").setLevel(logging.WARNING)  # "Creating initial database tables" and the like
+Entity = TypeVar("Entity")
 PAGE = 1000  # entries of a listing that a store is asked for at once
 
 
@@ -69,8 +71,7 @@ def _answering(uri: str, way_out: str) -> Iterator[None]:
     try:
         yield
     except (MlflowException, SQLAlchemyError, OSError) as error:
-        reason = " ".join(str(error).split())[:160]
-        raise BadInput(f"tracking store {uri} does not answer ({reason}); start it or {way_out}") from None
+        raise BadInput(f"tracking store {uri} does not answer ({one_line(error)}); start it or {way_out}") from None
     finally:
         for name, value in before.items():
             if value is None:
@@ -88,7 +89,7 @@ def find_runs(uri: str, experiment: str) -> list[Run]:
     return list(every(client.search_runs, experiment_ids=[entity.experiment_id]))
 
 
-def every(search: Callable[..., Any], size: int | None = None, **what: Any) -> Iterator[Any]:
+def every(search: Callable[..., PagedList[Entity]], size: int | None = None, **what: object) -> Iterator[Entity]:
     """Every entry of a listing of the store's, which comes in pages, in its order."""
     token = None
     while token != "":

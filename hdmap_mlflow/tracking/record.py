@@ -7,14 +7,14 @@ import json
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
 
 from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, RunStatus, RunTag
 from mlflow.tracking import MlflowClient
 from mlflow.tracking.context.registry import resolve_tags
 from tenacity import Retrying, stop_after_attempt, wait_exponential
 
-from hdmap_mlflow.errors import BadInput, Incomplete, Stopped
+from hdmap_mlflow.errors import BadInput, Incomplete, Stopped, one_line
+from hdmap_mlflow.names import Artifact, Tag
 from hdmap_mlflow.tracking.client import absolute_uri, open_store, project_run
 
 NOTE = "mlflow.note.content"
@@ -44,13 +44,13 @@ class Record:
         """The description that the UI shows on the run's page."""
         self.tags({NOTE: markdown})
 
-    def dataset(self, name: str, digest: str, root: str, context: str, profile: Mapping[str, Any]) -> None:
+    def dataset(self, name: str, digest: str, root: str, context: str, profile: Mapping[str, object]) -> None:
         """A data set that the run read, as `mlflow.log_input` writes it; `context` is training or testing."""
         source = json.dumps({"uri": root})
         entity = Dataset(name, digest, "local", source, profile=json.dumps(profile))
         self.client.log_inputs(self.run_id, [DatasetInput(entity, [InputTag("mlflow.data.context", context)])])
 
-    def json(self, content: Mapping[str, Any], name: str) -> None:
+    def json(self, content: Mapping[str, object], name: str) -> None:
         self.client.log_dict(self.run_id, dict(content), name)
 
     def artifact(self, path: Path, folder: str = "") -> None:
@@ -70,15 +70,15 @@ class Record:
             why = f"{size:.0f} MB is over tracking.max_checkpoint_mb={max_mb:g}"
         else:
             try:
-                self.artifact(path, "checkpoint")
+                self.artifact(path, Artifact.CHECKPOINT)
                 return
             except Exception as error:  # whatever the artifact store raises: the numbers of the run still stand
-                why = f"upload failed: {' '.join(str(error).split())[:200]}"
-        self.tags({"hdmap.checkpoint": f"not uploaded ({why}); it is at {path.absolute()}"})
+                why = f"upload failed: {one_line(error, 200)}"
+        self.tags({Tag.CHECKPOINT: f"not uploaded ({why}); it is at {path.absolute()}"})
 
     def end(self, status: str, reason: str = "") -> None:
         """Close the run as FINISHED, FAILED or KILLED, with the reason as a tag."""
-        self.tags({"hdmap.status": status.lower()} | ({"hdmap.reason": reason} if reason else {}))
+        self.tags({Tag.STATUS: status.lower()} | ({Tag.REASON: reason} if reason else {}))
         self.client.set_terminated(self.run_id, status)
 
 
@@ -99,7 +99,7 @@ def start(
         links = {PARENT: parent} if parent else {}
         run_id = client.create_run(experiment_id, run_name=name, tags=resolve_tags(links)).info.run_id
     record = Record(client, run_id, uri)
-    record.tags({**tags, "hdmap.status": "running"})
+    record.tags({**tags, Tag.STATUS: "running"})
     try:
         yield record
     except KeyboardInterrupt:

@@ -5,11 +5,12 @@ from __future__ import annotations
 import itertools
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
+from mlflow.entities import Run
 from mlflow.exceptions import MlflowException
 from mlflow.tracking.context.registry import resolve_tags
 
+from hdmap_mlflow.names import PREFIX, Artifact, Scope, Tag, metric_name
 from hdmap_mlflow.tracking.client import every, open_store, project_run
 from hdmap_mlflow.tracking.record import MAX_VALUE, PARENT, Record
 
@@ -39,7 +40,7 @@ class Store:
 
     def runs(self, *, newest: int | None = None, **tags: str) -> list[Past]:
         """Runs with these `hdmap.` tags, the newest first; all of them, or the `newest` that finished."""
-        wanted = [f'tags."hdmap.{name}" = {_quoted(value)}' for name, value in tags.items()]
+        wanted = [f'tags."{PREFIX}{name}" = {_quoted(value)}' for name, value in tags.items()]
         wanted += ["attributes.status = 'FINISHED'"] if newest else []
         found = every(self.client.search_runs, newest, experiment_ids=[self.experiment_id],
                      filter_string=" and ".join(wanted))  # fmt: skip
@@ -48,7 +49,7 @@ class Store:
     def create(self, name: str, tags: Mapping[str, str], parent: str | None) -> str:
         """Id of a new run for a child process to write; it is RUNNING until the child or `close` ends it."""
         links = {PARENT: parent} if parent else {}
-        every = {**resolve_tags(links), **tags, "hdmap.status": "running"}
+        every = {**resolve_tags(links), **tags, Tag.STATUS: "running"}
         return self.client.create_run(self.experiment_id, run_name=name, tags=every).info.run_id
 
     def has(self, run_id: str) -> bool:
@@ -72,7 +73,7 @@ class Store:
         wanted = ("best: " if best else "") + name.removeprefix("best: ")
         if wanted != name:
             self.client.update_run(run_id, name=wanted)
-            Record(self.client, run_id, self.uri).tags({"hdmap.best": str(best).lower()})
+            Record(self.client, run_id, self.uri).tags({Tag.BEST: str(best).lower()})
 
     def close(self, run_id: str, status: str, reason: str = "", log: str = "") -> bool:
         """End a run whose process is gone as what became of it, with the log of one that failed; True if FINISHED.
@@ -83,8 +84,8 @@ class Store:
         if now == "FINISHED":
             return True
         if status != "finished" and log:
-            record.tags({"hdmap.log_tail": log[-MAX_VALUE:]})
-            self.client.log_text(run_id, log, "logs/output.log")
+            record.tags({Tag.LOG_TAIL: log[-MAX_VALUE:]})
+            self.client.log_text(run_id, log, f"{Artifact.LOGS}/output.log")
         if now != _ended(status):
             record.end(_ended(status), reason)
         return status == "finished"
@@ -96,19 +97,19 @@ def _quoted(value: str) -> str:
 
 
 def _ended(status: str) -> str:
-    return {"finished": "FINISHED", "killed": "KILLED"}.get(status, "FAILED")
+    return {"finished": "FINISHED", "killed": "KILLED", "pruned": "KILLED"}.get(status, "FAILED")
 
 
-def _past(run: Any) -> Past:
+def _past(run: Run) -> Past:
     tags, metrics, info = run.data.tags, run.data.metrics, run.info
-    peaks = [v for k, v in metrics.items() if k.startswith("cost/") and k.endswith("_peak_MB")]
+    peaks = [v for k, v in metrics.items() if k.startswith(metric_name(Scope.COST, "")) and k.endswith("_peak_MB")]
     return Past(
         run_id=info.run_id,
         name=info.run_name,
         status=info.status.lower(),
-        fingerprints=frozenset({tags.get("hdmap.fingerprint", ""), tags.get("hdmap.planned", "")} - {""}),
-        process=tags.get("hdmap.process", ""),
-        reason=tags.get("hdmap.reason", ""),
+        fingerprints=frozenset({tags.get(Tag.FINGERPRINT, ""), tags.get(Tag.PLANNED, "")} - {""}),
+        process=tags.get(Tag.PROCESS, ""),
+        reason=tags.get(Tag.REASON, ""),
         seconds=((info.end_time or info.start_time) - info.start_time) / 1000,
         peak_mb=max(peaks, default=0.0),
     )

@@ -15,9 +15,9 @@ from hdmap_mlflow import tracking
 from hdmap_mlflow.config import with_values
 from hdmap_mlflow.console import show_table
 from hdmap_mlflow.errors import Incomplete
-from hdmap_mlflow.evaluation.metrics import metric_name
 from hdmap_mlflow.execution.launch import Launch
 from hdmap_mlflow.execution.task import Outcome, Started, Task
+from hdmap_mlflow.names import Artifact, Scope, Tag, metric_name
 from hdmap_mlflow.runs import setup
 from hdmap_mlflow.runs.identity import identity_tags
 from hdmap_mlflow.runs.setup import anchored
@@ -49,10 +49,10 @@ def tune(search: Search, launch: Launch) -> None:
                   sampler=search.wanted.sampler, seed=search.config.train.seed, rescue=rescue)  # fmt: skip
     known = study.optuna.user_attrs.get("mlflow_run", "")
     resume = launch.resume.replace(place.url, place.shown)  # a tag and a terminal are no places for a password
-    tags = {"hdmap.kind": "study", "hdmap.study": search.name, "hdmap.oracle": str(search.oracle).lower(),
-            "hdmap.resume": resume, "hdmap.storage": place.shown}  # fmt: skip
+    tags = {Tag.KIND: "study", Tag.STUDY: search.name, Tag.ORACLE: str(search.oracle).lower(),
+            Tag.RESUME: resume, Tag.STORAGE: place.shown}  # fmt: skip
     identity = identity_tags(search.config, search.data, search.code)
-    tags |= {name: value for name, value in identity.items() if name != "hdmap.fingerprint"}
+    tags |= {name: value for name, value in identity.items() if name != Tag.FINGERPRINT}
     name = f"study/{search.name}" + (" (oracle)" if search.oracle else "")
     with tracking.start(store.uri, config.experiment, name, tags, resume=known if store.has(known) else None) as record:
         study.optuna.set_user_attr("mlflow_run", record.run_id)
@@ -106,9 +106,9 @@ def _settle(search: Search, study: Study, asked: Asked, outcome: Outcome, record
         else:
             study.finish(number, values)
             told = ", ".join(f"{name} {value:.4g}" for name, value in zip(search.objectives, values, strict=True))
-            record.metrics({metric_name("study", name): v for name, v in zip(search.objectives, values, strict=True)},
-                           number)  # fmt: skip
-    elif outcome.status == "killed" and outcome.reason.startswith("pruned"):
+            named = zip(search.objectives, values, strict=True)
+            record.metrics({metric_name(Scope.STUDY, name): value for name, value in named}, number)
+    elif outcome.status == "pruned":
         study.prune(number, outcome.reason)
         told = outcome.reason
     else:
@@ -117,7 +117,7 @@ def _settle(search: Search, study: Study, asked: Asked, outcome: Outcome, record
     best, trials = study.best(), study.trials()
     done = sum(trial.state.is_finished() for trial in trials)
     if best:
-        record.metrics({metric_name("study", f"best_{search.objectives[0]}"): best.values[0]}, number)
+        record.metrics({metric_name(Scope.STUDY, f"best_{search.objectives[0]}"): best.values[0]}, number)
     so_far = f" (best {best.values[0]:.4g}, trial {best.number})" if best else ""
     settings = " ".join(f"{name}={value:.4g}" if isinstance(value, float) else f"{name}={value}"
                         for name, value in asked.settings.items())  # fmt: skip
@@ -154,7 +154,7 @@ def _conclude(search: Search, study: Study, launch: Launch, record: Record, stor
     for title, figure in findings.figures(study.optuna, search.objectives):
         path = search.folder / f"{title}.png"
         figure.savefig(path, dpi=100)
-        record.artifact(path, "figures")
+        record.artifact(path, Artifact.FIGURES)
     _mark(study, best, store)
     data = search.config.data
     command = shlex.join(["hdmap", "train", search.wanted.model, "--data-root", data.root, "--source-domain",
@@ -163,7 +163,7 @@ def _conclude(search: Search, study: Study, launch: Launch, record: Record, stor
     if search.seeds:
         refits = _refit(search, study, launch, record, store, file, name, "baseline" in best.user_attrs)
     record.note(findings.note(search.name, trials, best, search.objectives, search.space, refits, command))
-    record.tags({"hdmap.best_trial": str(best.number)})
+    record.tags({Tag.BEST_TRIAL: str(best.number)})
     for line in findings.headline(trials, best, search.objectives):
         print(line.replace("**", ""))
     if refits:
@@ -198,13 +198,13 @@ def _refit(
     with launch.executor(store) as pool:
         for index, (key, config) in enumerate(configs.items()):
             tags = identity_tags(config, search.data, search.code)
-            past = [p for p in store.runs(kind="run", fingerprint=tags["hdmap.fingerprint"]) if p.status == "finished"]
+            past = [p for p in store.runs(kind="run", fingerprint=tags[Tag.FINGERPRINT]) if p.status == "finished"]
             if past:
                 found[key] = store.metrics(past[0].run_id)
                 continue
             todo[index] = key
             oracle = search.oracle and key[0] == "best"
-            tags |= {"hdmap.study": search.name, "hdmap.role": key[0], "hdmap.oracle": str(oracle).lower()}
+            tags |= {Tag.STUDY: search.name, Tag.ROLE: key[0], Tag.ORACLE: str(oracle).lower()}
             pool.submit(Task(index=index, config=config, folder=search.folder, parent=record.run_id, tags=tags,
                              command=launch.child))  # fmt: skip
         while pool.busy:

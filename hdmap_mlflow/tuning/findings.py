@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any
 from optuna.trial import FrozenTrial, TrialState
 
 from hdmap_mlflow import config as configuration
+from hdmap_mlflow.console import markdown_table
+from hdmap_mlflow.names import MEAN_AUROC, SOURCE_AUROC, VAL_AUROC, WORST_AUROC
 from hdmap_mlflow.tuning.space import Space
 
 if TYPE_CHECKING:
@@ -18,10 +20,10 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 COMPARED = {
-    "val/image_AUROC": "source, validation half",
-    "source/image_AUROC": "source, reported maps",
-    "target_mean/image_AUROC": "mean of the targets",
-    "target_worst/image_AUROC": "worst target",
+    VAL_AUROC: "source, validation half",
+    SOURCE_AUROC: "source, reported maps",
+    MEAN_AUROC: "mean of the targets",
+    WORST_AUROC: "worst target",
 }
 TOP = 15  # trials in a run's description; all of them are in trials.csv
 
@@ -77,11 +79,11 @@ def _tidied(name: str, axes: Any) -> Figure:
     return figure
 
 
-def trial_row(trial: FrozenTrial, objectives: Sequence[str]) -> dict[str, Any]:
+def trial_row(trial: FrozenTrial, objectives: Sequence[str]) -> dict[str, object]:
     """A trial as a row: number, state, objectives, seconds, settings, and why it ended early."""
     ended = trial.state in (TrialState.COMPLETE, TrialState.PRUNED)
     values = trial.values if trial.state == TrialState.COMPLETE else None
-    out: dict[str, Any] = {"trial": trial.number, "state": state(trial)}
+    out: dict[str, object] = {"trial": trial.number, "state": state(trial)}
     out |= dict(zip(objectives, values or [None] * len(objectives), strict=True))
     out["seconds"] = round(trial.duration.total_seconds(), 1) if ended and trial.duration else None
     return out | trial.user_attrs.get("settings", {}) | {"reason": trial.user_attrs.get("reason", "")}
@@ -95,9 +97,9 @@ def state(trial: FrozenTrial) -> str:
 
 def condition_file(
     space: Space, condition: Mapping[str, Any], overrides: str, name: str, description: str, settings: Mapping[str, Any]
-) -> dict[str, Any]:
+) -> dict[str, dict[str, object]]:
     """A condition file that trains with settings as the study's trials did, in the guideline's form."""
-    content: dict[str, Any] = {}
+    content: dict[str, object] = {}
     searched = condition.get("search") or {}
     fixed = {key: value for key, value in searched.items() if not isinstance(value, dict)}
     for layer in (condition["config"], fixed, configuration.parse_overrides(overrides), settings):
@@ -149,7 +151,12 @@ def note(
     baseline, settings = space.baseline(), best.user_attrs["settings"]
     rows = [[setting, one.describe(), _cell(baseline.get(setting, "-")), f"**{_cell(settings.get(setting, '-'))}**"]
             for setting, one in space.dimensions.items()]  # fmt: skip
-    lines += ["## Settings", "", *table(("setting", "searched", "published", f"trial {best.number}"), rows), ""]
+    lines += [
+        "## Settings",
+        "",
+        *markdown_table(("setting", "searched", "published", f"trial {best.number}"), rows),
+        "",
+    ]
     if refits:
         lines += [
             "## Trained again, all domains",
@@ -157,7 +164,7 @@ def note(
             "Mean ± sd over seeds; the difference is paired by seed.",
             "",
         ]
-        lines += table(GAIN_COLUMNS, gains(refits)) + [""]
+        lines += markdown_table(GAIN_COLUMNS, gains(refits)) + [""]
         failed = [f"seed {one.seed}: the {role} failed" for one in refits
                   for role, found in (("baseline", one.baseline), ("best", one.best)) if found is None]  # fmt: skip
         lines += [f"- {line}" for line in failed] + ([""] if failed else [])
@@ -166,7 +173,7 @@ def note(
     lines += [f"## Trials{f' (the first {TOP} of {len(trials)})' if len(trials) > TOP else ''}", ""]
     shown = [trial_row(trial, objectives) for trial in ranked(trials)[:TOP]]
     told = [[_cell(row.get(key)) for key in keys] for row in shown]
-    return "\n".join(lines + table([key.removeprefix("model.") for key in keys], told))
+    return "\n".join(lines + markdown_table([key.removeprefix("model.") for key in keys], told))
 
 
 def headline(trials: Sequence[FrozenTrial], best: FrozenTrial | None, objectives: Sequence[str]) -> list[str]:
@@ -202,10 +209,5 @@ def ranked(trials: Sequence[FrozenTrial]) -> list[FrozenTrial]:
     return sorted(done, key=lambda t: -t.values[0]) + [t for t in trials if t.state != TrialState.COMPLETE]
 
 
-def table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
-    """Lines of a Markdown table."""
-    return ["| " + " | ".join(row) + " |" for row in (columns, ["---"] * len(columns), *rows)]
-
-
-def _cell(value: Any) -> str:
+def _cell(value: object) -> str:
     return f"{value:.4g}" if isinstance(value, float) else "-" if value is None else str(value)

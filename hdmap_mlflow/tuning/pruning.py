@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 import optuna
 from optuna.trial import Trial
 
-from hdmap_mlflow.errors import Stopped
+from hdmap_mlflow.errors import Pruned
 from hdmap_mlflow.tuning.storage import StudyStorage
 
 PRUNERS: dict[str, Callable[[int], optuna.pruners.BasePruner]] = {
@@ -30,6 +30,6 @@ def pruning(
     def on_epoch(values: Mapping[str, float], epoch: int) -> None:
         trial.report(values["val_image_AUROC"], epoch)
         if trial.should_prune():
-            raise Stopped(f"pruned at epoch {epoch} by {pruner}: validation AUROC {values['val_image_AUROC']:.4f}")
+            raise Pruned(f"pruned at epoch {epoch} by {pruner}: validation AUROC {values['val_image_AUROC']:.4f}")
 
     return on_epoch

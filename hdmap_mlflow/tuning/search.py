@@ -12,9 +12,9 @@ from hdmap_mlflow import config as configuration
 from hdmap_mlflow.config import RunConfig, with_values
 from hdmap_mlflow.data import dataset
 from hdmap_mlflow.errors import BadInput, nearest
-from hdmap_mlflow.evaluation.metrics import metric_name
 from hdmap_mlflow.execution.launch import Launch
 from hdmap_mlflow.execution.task import Task
+from hdmap_mlflow.names import MEAN_AUROC, VAL_AUROC, Scope, Tag, metric_name
 from hdmap_mlflow.runs import setup
 from hdmap_mlflow.tuning import space as spaces
 from hdmap_mlflow.tuning.pruning import PRUNERS
@@ -73,7 +73,7 @@ class Search:
         if not self.oracle:
             config = with_values(config, {"data.target_domains": []})
         config = config.model_copy(update={"condition": f"{self.config.condition}-trial-{asked.number}"})
-        tags = {"hdmap.study": self.name, "hdmap.trial": str(asked.number), "hdmap.oracle": str(self.oracle).lower()}
+        tags = {Tag.STUDY: self.name, Tag.TRIAL: str(asked.number), Tag.ORACLE: str(self.oracle).lower()}
         more: dict[str, Any] = {}
         if self.pruner != "none":
             told = {"storage": self.place.url, "study": self.name, "trial_id": asked.trial_id, "pruner": self.pruner}
@@ -88,11 +88,11 @@ class Search:
         """The objectives from a run's metrics. Raises KeyError for one that the run does not have."""
 
         def cost(name: str) -> list[float]:
-            return [metrics[metric_name("cost", f"{phase}_{name}")] for phase in ("fit", "evaluate")]
+            return [metrics[metric_name(Scope.COST, f"{phase}_{name}")] for phase in ("fit", "evaluate")]
 
         of = {
-            "val_auroc": lambda: metrics[metric_name("val", "image_AUROC")],
-            "target_mean": lambda: metrics[metric_name("target_mean", "image_AUROC")],
+            "val_auroc": lambda: metrics[VAL_AUROC],
+            "target_mean": lambda: metrics[MEAN_AUROC],
             "seconds": lambda: sum(cost("seconds")),
             "memory": lambda: max(cost("peak_MB")),
         }

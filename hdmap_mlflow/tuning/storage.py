@@ -14,7 +14,7 @@ from optuna.storages import BaseStorage, JournalStorage, RDBStorage
 from optuna.storages.journal import JournalFileBackend, JournalFileSymlinkLock
 from sqlalchemy.exc import SQLAlchemyError
 
-from hdmap_mlflow.errors import BadInput, nearest
+from hdmap_mlflow.errors import BadInput, nearest, one_line
 
 ANSWER_SECONDS = 10
 
@@ -69,9 +69,8 @@ class StudyStorage:
                 waits = {"timeout": 60} if self.file else {"connect_timeout": ANSWER_SECONDS}
                 return RDBStorage(self.url, engine_kwargs={"connect_args": waits, "pool_pre_ping": not self.file})
         except (SQLAlchemyError, OptunaError, ImportError, OSError, ValueError) as error:
-            reason = " ".join(str(error).split())[:160]
             raise BadInput(
-                f"study storage {self.shown} does not answer ({reason}); start it or change --storage"
+                f"study storage {self.shown} does not answer ({one_line(error)}); start it or change --storage"
             ) from None
 
 

@@ -2,8 +2,11 @@
 
 import numpy as np
 import pytest
+from maps import write_domain
 
-from hdmap_mlflow.data import formats
+from hdmap_mlflow.config import DataConfig
+from hdmap_mlflow.data import formats, layout
+from hdmap_mlflow.data.datamodule import MultiDomainHDMAPDataModule
 from hdmap_mlflow.errors import BadInput
 
 GREY = np.arange(1, 13, dtype=np.uint8).reshape(3, 4)
@@ -48,3 +51,24 @@ def test_channels_that_differ_are_no_map(tmp_path, last):
 def test_a_mask_marks_what_is_not_zero_whatever_its_numbers(tmp_path, kind):
     np.save(tmp_path / "a.npy", (GREY % 3).astype(kind))
     np.testing.assert_array_equal(formats.read_mask(tmp_path / "a.npy"), GREY % 3 > 0)
+
+
+def test_one_row_of_the_table_is_a_format_of_maps_and_masks_everywhere(tmp_path, monkeypatch):
+    folder = write_domain(tmp_path, "domain_A", train=2, good=1, fault=1)
+    marked = np.zeros((31, 95))
+    marked[3, 4] = 1
+    (folder / "test/masks").mkdir()
+    np.savetxt(folder / "test/masks/000000.csv", marked, delimiter=",")
+    for file in folder.rglob("*.tiff"):
+        np.savetxt(file.with_suffix(".CSV"), formats.read_map(file), delimiter=",")
+        file.unlink()
+    with pytest.raises(BadInput, match=r"holds no map \(\.tiff, \.tif, \.png, \.npy\)"):
+        layout.read_domain(tmp_path, "domain_A")
+    monkeypatch.setitem(formats.READERS, ".csv", formats.Reader(lambda path: np.loadtxt(path, delimiter=",")))
+    domain = layout.read_domain(tmp_path, "domain_A")
+    assert domain.size == (31, 95) and len(domain.table) == 4
+    found, problems = layout.check(tmp_path)
+    assert found["maps"].tolist() == [2, 1, 1] and found["masks"].tolist() == [0, 0, 1] and problems == []
+    module = MultiDomainHDMAPDataModule([domain, domain], DataConfig(validation="source_test"))
+    masks = [item.gt_mask for item in module.scoring_dataloader("domain_A", "test").dataset]
+    assert sum(int(mask.sum()) for mask in masks) == 1 and any(bool(mask[3, 4]) for mask in masks)

@@ -34,8 +34,9 @@ def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def decoded(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
     """The files that are decoded from now on."""
     seen: list[Path] = []
-    decode = formats._decode
-    monkeypatch.setattr(formats, "_decode", lambda path: seen.append(path) or decode(path))
+    decode = formats.READERS[".tiff"].decode
+    counting = formats.Reader(lambda path: seen.append(path) or decode(path))
+    monkeypatch.setitem(formats.READERS, ".tiff", counting)
     return seen
 
 

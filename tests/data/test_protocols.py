@@ -1,14 +1,22 @@
 """The three validation strategies never share a map with what they report, and targets keep every map."""
 
+from typing import get_args
+
 import numpy as np
 import pandas as pd
 import pytest
 from maps import write_domain
+from records import grid, retagged
 
-from hdmap_mlflow.config import DataConfig
+from hdmap_mlflow.config import DataConfig, build_config
+from hdmap_mlflow.config.protocols import PROTOCOLS, Protocol
 from hdmap_mlflow.data import layout
-from hdmap_mlflow.data.protocols import split
+from hdmap_mlflow.data.splits import split
 from hdmap_mlflow.errors import BadInput
+from hdmap_mlflow.report.arrange import arrange
+from hdmap_mlflow.report.sections import remarks
+from hdmap_mlflow.report.tables import tabulate
+from hdmap_mlflow.runs.result import Result
 
 
 @pytest.fixture(scope="module")
@@ -96,3 +104,27 @@ def test_one_map_with_a_mask_and_again_without_stays_on_one_side(tmp_path, seed)
     twins = {"test/fault/000000.tiff", "test/fault/again.tiff"}
     assert len(twins & set(parts.val["path"])) in (0, 2)
     assert len(parts.val) + len(parts.source_test) == 9
+
+
+def test_settings_accept_the_strategies_of_the_table():
+    assert get_args(DataConfig.model_fields["validation"].annotation) == tuple(PROTOCOLS)
+
+
+def test_one_row_of_the_table_is_a_strategy_everywhere(domains, monkeypatch):
+    def halve_training(train, test, fraction, rng):
+        count = round(fraction * len(train))
+        return train[count:], pd.concat([train[:count], test[test["label"] == 1]]), test
+
+    with pytest.raises(BadInput, match="input should be 'source_holdout', 'source_test' or 'synthetic', got 'halved'"):
+        build_config("m", {"name": "c", "config": {"validation": "halved"}})
+    row = Protocol(halve_training, fraction=0.5, rule="Chosen on half of the training maps.", caution="Half is gone.")
+    monkeypatch.setitem(PROTOCOLS, "halved", row)
+    halved = DataConfig().model_copy(update={"validation": "halved"})  # accepted names are read with the table
+    parts = split(domains, halved)
+    assert len(parts.train) == 6 and parts.val["label"].tolist() == [0] * 6 + [1] * 8 and len(parts.source_test) == 16
+    assert len(split(domains, halved.model_copy(update={"val_fraction": 0.25})).train) == 9
+    counts, config = {"domain_A": 16}, build_config("m", {"name": "c", "config": {}})
+    config = config.model_copy(update={"data": halved})
+    assert "Half is gone." in Result("id", "", config, list(counts), counts, {}, False).remarks()
+    said = remarks(tabulate(arrange([retagged(one, validation="halved") for one in grid()])))
+    assert "Chosen on half of the training maps." in said

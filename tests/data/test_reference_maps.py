@@ -11,7 +11,7 @@ from reference.network import features
 
 from hdmap_mlflow.config import DataConfig
 from hdmap_mlflow.data import layout
-from hdmap_mlflow.data.protocols import split
+from hdmap_mlflow.data.splits import split
 from hdmap_mlflow.errors import BadInput
 from hdmap_mlflow.evaluation import shift
 from hdmap_mlflow.evaluation.pixels import PixelHistogram

@@ -6,10 +6,18 @@ import pytest
 from frames import frame
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from records import grid
 from sklearn import metrics as sk
 
-from hdmap_mlflow.evaluation.metrics import decisions, image_metrics, summary, thresholds
+from hdmap_mlflow.config import build_config
+from hdmap_mlflow.evaluation import cards
+from hdmap_mlflow.evaluation.intervals import rate_interval
+from hdmap_mlflow.evaluation.metrics import METRICS, Metric, decisions, image_metrics, join_targets, summary, thresholds
 from hdmap_mlflow.evaluation.scoring import Scores
+from hdmap_mlflow.names import Scope
+from hdmap_mlflow.report.arrange import arrange
+from hdmap_mlflow.report.tables import long_table
+from hdmap_mlflow.runs.result import Result
 
 
 @st.composite
@@ -100,3 +108,40 @@ def test_the_summary_names_the_realised_false_alarms_of_every_target():
     assert named["target_mean/FPR_at_normal_q99"] == named["target/b/FPR_at_normal_q99"]
     assert named["target/b/pixel_AUROC"] == 0.75 and "source/pixel_AUROC" not in named
     assert named["transfer/gap"] == named["source/image_AUROC"] - named["target_mean/image_AUROC"]
+
+
+def test_one_row_of_the_table_is_a_metric_with_its_column_and_its_interval_everywhere(monkeypatch):
+    row = Metric(
+        sk.balanced_accuracy_score,
+        threshold="F1",
+        joins=(Scope.TARGET_MEAN, Scope.TARGET_WORST),
+        interval=lambda label, alarm: rate_interval(int((label == alarm).sum()), len(label)),
+        heading="balanced",
+        chooses=True,
+    )
+    monkeypatch.setitem(METRICS, "image_balanced_accuracy", row)
+    rng, label = np.random.default_rng(0), np.repeat([0, 1], 50)
+    source = Scores("a", frame(label, rng.normal(size=100) + 2 * label, split=np.tile(["val", "test"], 50)))
+    near, far = (Scores(name, frame(label, rng.normal(size=100) + gap * label)) for name, gap in (("b", 2), ("c", 0.5)))
+    measured, told = summary(source, [near, far]), cards.build(source, [near, far])
+    cut = thresholds(source.part("val"))["F1"]
+    wanted = {d: decisions(one.part("test"), cut)["balanced_accuracy"]
+              for d, one in (("source", source), ("target/b", near), ("target/c", far))}  # fmt: skip
+    wanted["val"] = decisions(source.part("val"), cut)["balanced_accuracy"]
+    wanted |= {"target_mean": (wanted["target/b"] + wanted["target/c"]) / 2}
+    wanted |= {"target_worst": min(wanted["target/b"], wanted["target/c"])}
+    assert {scope: measured[f"{scope}/image_balanced_accuracy"] for scope in wanted} == pytest.approx(wanted)
+    for domain in "abc":
+        low, high = told["intervals"][domain]["image_balanced_accuracy"]
+        assert 0 < low < high < 1
+    config = build_config("m", {"name": "m", "config": {"source_domain": "a"}})
+    result = Result("id", "", config, ["a", "b", "c"], dict.fromkeys("abc", 100), measured, False, told)
+    head, _, *lines = result.markdown().splitlines()[2:7]
+    assert head.endswith("| balanced |")
+    assert [line.split("|")[-2].strip() for line in lines] == [f"{wanted[s]:.3f}" for s in list(wanted)[:3]]
+    assert long_table(arrange(grid()))["image_balanced_accuracy"].between(0.5, 1).all()
+
+
+def test_the_worst_target_of_a_rate_of_errors_is_the_highest(monkeypatch):
+    monkeypatch.setitem(METRICS, "errors", Metric(None, higher_is_better=False, joins=(Scope.TARGET_WORST,)))
+    assert join_targets({"b": {"errors": 0.25}, "c": {"errors": 0.5}, "d": {}}) == {"target_worst/errors": 0.5}

@@ -1,5 +1,6 @@
 """A run in a process of its own: how it ends is what MLflow says, and nothing outlives its watcher."""
 
+import os
 import signal
 import subprocess
 import sys
@@ -11,8 +12,8 @@ import pytest
 from fakes import alive, drain, notes, order, recorded, task, until
 from pydantic import ValidationError
 
-from hdmap_mlflow.errors import BadInput
-from hdmap_mlflow.execution import process
+from hdmap_mlflow.errors import BadInput, OutOfMemory, Pruned, Stopped
+from hdmap_mlflow.execution import child, process
 from hdmap_mlflow.execution.gpus import Idle
 from hdmap_mlflow.execution.local import LocalExecutor
 from hdmap_mlflow.execution.process import is_gone, process_name
@@ -48,6 +49,35 @@ def test_each_run_fails_alone_with_its_reason_and_its_log_in_mlflow(store, monke
     assert note["MLFLOW_RUN_ID"] == runs[0].info.run_id and note["MLFLOW_EXPERIMENT_ID"] is None
     assert note["OMP_NUM_THREADS"] == "3"
     assert not any(alive(notes(seed)[0]["pid"]) for seed in range(4))
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "code"),
+    [
+        (Stopped("pruned by hand"), "killed", 130),
+        (Pruned("worse than the others"), "pruned", 130),
+        (KeyboardInterrupt(), "killed", 130),
+        (OutOfMemory("too large"), "out_of_memory", 1),
+        (BadInput("no such layer"), "failed", 1),
+        (ZeroDivisionError("a bug"), "failed", 1),
+    ],
+)
+def test_a_child_tells_how_its_run_ended_by_a_status_and_not_by_words(tmp_path, monkeypatch, error, status, code):
+    def flow(_):
+        raise error
+
+    monkeypatch.setenv("HDMAP_WATCHER", str(os.getppid()))
+    monkeypatch.setattr(child.signal, "signal", lambda *_: None)
+    monkeypatch.setattr(child, "_end_with", lambda watcher: None)
+    file = tmp_path / "task.json"
+    file.write_text(task().model_dump_json())
+    assert child.main(str(file), flow) == code
+    told = Outcome.model_validate_json((tmp_path / "outcome.json").read_text())
+    assert told.status == status and told.bug == isinstance(error, ZeroDivisionError)
+    assert told.reason.endswith(str(error)) and sorted(path.name for path in tmp_path.glob("*.json")) == [
+        "outcome.json",
+        "task.json",
+    ]
 
 
 @pytest.mark.slow

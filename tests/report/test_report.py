@@ -13,7 +13,8 @@ from hdmap_mlflow.errors import BadInput
 from hdmap_mlflow.report.arrange import arrange
 from hdmap_mlflow.report.charts import charts
 from hdmap_mlflow.report.sections import headline, html, markdown, remarks, shade
-from hdmap_mlflow.report.tables import Pick, long_table, tabulate
+from hdmap_mlflow.report.selection import SELECTION_RULES, Pick
+from hdmap_mlflow.report.tables import long_table, tabulate
 
 GOLDEN = Path(__file__).with_name("report.golden.md")
 SMALL = grid(sources="A", seeds=(0,))
@@ -172,7 +173,7 @@ def test_the_csv_has_a_row_a_run_and_domain():
 
 @pytest.mark.slow
 def test_a_report_needs_neither_mlflow_nor_torch():
-    code = "import sys, hdmap_mlflow.report.render, hdmap_mlflow.report.charts, hdmap_mlflow.report.make\n"
+    code = "import sys, hdmap_mlflow.report.sections, hdmap_mlflow.report.charts, hdmap_mlflow.report.write\n"
     code += "print([m for m in ('mlflow', 'torch', 'anomalib') if m in sys.modules])"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.strip() == "[]"
 
@@ -182,3 +183,17 @@ def test_the_regret_of_choosing_by_validation_is_the_mean_over_sources():
     picks += [Pick("B", "source validation", "y", 0.9, 0.1), Pick("B", "oracle", "y", 1.0, 0.0)]
     text = markdown(replace(tabulate(arrange(grid())), picks=picks))
     assert "Mean regret of choosing by source validation: 0.200." in text
+
+
+def test_one_row_of_the_table_is_a_selection_rule_in_tables_and_text(monkeypatch):
+    monkeypatch.setitem(SELECTION_RULES, "its name", lambda runs: float(runs[0].tag("model") == "poor"))
+    tables = tabulate(arrange(grid()))
+    by_name = [pick for pick in tables.picks if pick.rule == "its name"]
+    best = {pick.source: pick.value for pick in tables.picks if pick.rule == "oracle"}
+    assert [(pick.source, pick.label) for pick in by_name] == [("A", "poor/quick"), ("B", "poor/quick")]
+    assert all(pick.regret == best[pick.source] - pick.value > 0.1 for pick in by_name)
+    text = markdown(tables)
+    assert "| source | picked by source validation | its target mean | picked by its name | its target mean |" in text
+    assert f"Mean regret of choosing by its name: {sum(p.regret for p in by_name) / 2:.3f}." in text
+    monkeypatch.setitem(SELECTION_RULES, "its name", lambda runs: None if runs[0].source == "A" else 1.0)
+    assert {pick.source for pick in tabulate(arrange(grid())).picks} == {"B"}, "a rule that cannot judge picks nothing"

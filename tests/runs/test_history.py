@@ -125,7 +125,7 @@ def test_an_export_has_the_guidelines_form(made, tmp_path):
     assert any(name.startswith("visualize/target_domains/domain_C/fault/most_1_") for name in pictures)
     for domain in ("domain_B", "domain_C"):
         assert {p.name for p in (tmp_path / "out/visualize/target_domains" / domain).iterdir()} == {"good", "fault"}
-    with pytest.raises(BadInput, match="not empty"):
+    with pytest.raises(BadInput, match="not an empty folder"):
         export.export(uri, run_id, tmp_path / "out")
 
 

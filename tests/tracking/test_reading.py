@@ -129,11 +129,13 @@ def test_the_best_of_many_is_named_so_and_loses_the_name_again(shared, record):
         ("RUNNING", "finished", "FINISHED", True),
         ("RUNNING", "failed", "FAILED", False),
         ("RUNNING", "killed", "KILLED", False),
+        ("RUNNING", "pruned", "KILLED", False),
         ("RUNNING", "timeout", "FAILED", False),
         ("RUNNING", "out_of_memory", "FAILED", False),
         ("FINISHED", "killed", "FINISHED", True),
         ("FAILED", "killed", "KILLED", False),
         ("KILLED", "failed", "FAILED", False),
+        ("KILLED", "pruned", "KILLED", False),
         ("FAILED", "failed", "FAILED", False),
     ],
 )

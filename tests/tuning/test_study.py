@@ -13,7 +13,7 @@ from optuna.trial import TrialState
 from servers import free_port
 from studies import CONFIG, DIMENSIONS, study
 
-from hdmap_mlflow.errors import BadInput, Stopped
+from hdmap_mlflow.errors import BadInput, Pruned
 from hdmap_mlflow.execution.process import process_name
 from hdmap_mlflow.models.searchspace import Int
 from hdmap_mlflow.tuning.pruning import pruning
@@ -199,7 +199,7 @@ def test_pruning_reports_every_epoch_and_stops_what_is_worse_than_the_others():
         found.finish(asked.number, [0.8])
     on_epoch = pruning("sqlite:///s.db", "s", found.ask(9).trial_id, "median", 3)
     on_epoch({"val_image_AUROC": 0.3}, 0)  # the first epochs are a warm-up
-    with pytest.raises(Stopped, match="pruned at epoch 1 by median: validation AUROC 0.3000"):
+    with pytest.raises(Pruned, match="pruned at epoch 1 by median: validation AUROC 0.3000"):
         on_epoch({"val_image_AUROC": 0.3}, 1)
     assert found.trials()[-1].intermediate_values == {0: 0.3, 1: 0.3}
 
