@@ -43,7 +43,7 @@ HOUSE = {
     "evaluation": "pixels intervals scoring metrics cards shift figures pictures",
     "tracking": "client record store",
     "runs": "meter setup identity train result history flow export rescore verify",
-    "execution": "gpus task board forks process child preload executor local ray launch",
+    "execution": "gpus task board process child preload forks watch executor local ray launch",
     "grid": "plan driver",
     "tuning": "request storage pruning space study findings search driver",
     "report": "arrange selection tables sections charts write",

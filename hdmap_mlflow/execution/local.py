@@ -7,8 +7,8 @@ import queue
 import threading
 from typing import TYPE_CHECKING
 
-from hdmap_mlflow.execution.process import watch
 from hdmap_mlflow.execution.task import Share, Task
+from hdmap_mlflow.execution.watch import watch
 
 if TYPE_CHECKING:
     from hdmap_mlflow.tracking import Store

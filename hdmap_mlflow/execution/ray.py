@@ -12,8 +12,8 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from hdmap_mlflow.errors import BadInput, one_line
-from hdmap_mlflow.execution.process import watch
 from hdmap_mlflow.execution.task import Outcome, Share, Task
+from hdmap_mlflow.execution.watch import watch
 
 if TYPE_CHECKING:
     from hdmap_mlflow.tracking import Store

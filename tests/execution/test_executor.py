@@ -13,7 +13,7 @@ from fakes import alive, drain, notes, order, recorded, task, until
 from pydantic import ValidationError
 
 from hdmap_mlflow.errors import BadInput, OutOfMemory, Pruned, Stopped
-from hdmap_mlflow.execution import child, process
+from hdmap_mlflow.execution import child
 from hdmap_mlflow.execution.gpus import Idle
 from hdmap_mlflow.execution.local import LocalExecutor
 from hdmap_mlflow.execution.process import is_gone, process_name
@@ -26,7 +26,7 @@ pytestmark = pytest.mark.xdist_group("processes")  # what starts processes of it
 @pytest.mark.slow
 def test_each_run_fails_alone_with_its_reason_and_its_log_in_mlflow(store, monkeypatch):
     """Four children: one finishes, one raises, one is killed, one does not hear SIGTERM and takes too long."""
-    monkeypatch.setattr(process, "GRACE_SECONDS", 0.5)
+    monkeypatch.setattr(watch, "GRACE_SECONDS", 0.5)
     monkeypatch.setenv("MLFLOW_RUN_ID", "the run of mlflow run")
     monkeypatch.setenv("MLFLOW_EXPERIMENT_ID", "7")
     for seed, text in {1: "raise no such layer", 2: "die", 3: "deaf"}.items():
@@ -117,7 +117,7 @@ def test_cancelled_runs_are_killed_and_waiting_ones_never_start(store):
 def test_a_child_ends_when_its_watcher_is_gone():
     order(0, "sleep 60")
     Path("task.json").write_text(task(0).model_dump_json())
-    code = ("from hdmap_mlflow.execution.process import *; from hdmap_mlflow.execution.task import *; "
+    code = ("from hdmap_mlflow.execution.watch import *; from hdmap_mlflow.execution.task import *; "
             "list(watch(Task.model_validate_json(open('task.json').read()), Share()))")  # fmt: skip
     watcher = subprocess.Popen([sys.executable, "-c", code])
     child = until(lambda: notes(0))[0]["pid"]
