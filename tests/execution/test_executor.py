@@ -13,7 +13,7 @@ from fakes import alive, drain, notes, order, recorded, task, until
 from pydantic import ValidationError
 
 from hdmap_mlflow.errors import BadInput, OutOfMemory, Pruned, Stopped
-from hdmap_mlflow.execution import child
+from hdmap_mlflow.execution import child, watch
 from hdmap_mlflow.execution.gpus import Idle
 from hdmap_mlflow.execution.local import LocalExecutor
 from hdmap_mlflow.execution.process import is_gone, process_name
