@@ -3,6 +3,7 @@
 import ast
 import json
 import re
+import resource
 import subprocess
 import sys
 import time
@@ -159,15 +160,20 @@ def test_the_defaults_of_mlproject_are_those_of_the_program(name):
 
 
 def test_help_answers_in_under_a_second():
-    best = min(_seconds([sys.executable, "-m", "hdmap_mlflow", "--help"]) for _ in range(3))
-    assert best < 1.0
+    """And works for 0.6 s at most: a busy machine takes longer for the same work."""
+    tries = [_seconds([sys.executable, "-m", "hdmap_mlflow", "--help"]) for _ in range(3)]
+    assert min(worked for _, worked in tries) < 0.6
+    assert min(passed for passed, _ in tries) < 1.0
 
 
-def _seconds(command: list[str]) -> float:
-    started = time.perf_counter()
+def _seconds(command: list[str]) -> tuple[float, float]:
+    """How long a command takes, and how long a processor works for it."""
+    started, before = time.perf_counter(), resource.getrusage(resource.RUSAGE_CHILDREN)
     output = subprocess.run(command, check=True, capture_output=True, text=True).stdout
     assert all(f"│ {name} " in output for name in app if not name.startswith("-"))
-    return time.perf_counter() - started
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    worked = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+    return time.perf_counter() - started, worked
 
 
 def test_the_readme_opens_with_the_two_commands_that_ci_runs():

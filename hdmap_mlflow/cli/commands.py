@@ -204,7 +204,7 @@ def gpus(*, idle: IdleOptions = IdleOptions()) -> int:
 
 
 @app.command
-def models(name: Annotated[Text, says("One model, with all its settings.", "all")] = None, /):
+def models(name: Annotated[Text, says("One model, with all its settings.", "all")] = None, /) -> None:
     """Print the registry: which models there are, what each needs, its conditions and its paper."""
     from hdmap_mlflow.cli import catalogue
 

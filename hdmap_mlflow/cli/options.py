@@ -105,7 +105,7 @@ class RunOptions(DataOptions):
             print("hdmap: --conditions FILE is now --condition-file FILE", file=sys.stderr)
             object.__setattr__(self, "condition_file", self.condition_file or self.conditions)
 
-    def flags(self) -> dict[str, Any]:
+    def flags(self) -> dict[str, object]:
         """What is said of the data and the seeds, by setting; here a default counts as said."""
         from hdmap_mlflow.config import DataConfig, TrainConfig
 

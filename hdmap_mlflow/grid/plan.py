@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -40,12 +40,12 @@ class Block(BaseModel):
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
-    models: Any = DEFAULT_MODEL
-    conditions: Any = DEFAULT_CONDITION
+    models: object = DEFAULT_MODEL
+    conditions: object = DEFAULT_CONDITION
     condition_file: str | None = None
-    sources: Any = "all"
-    targets: Any = DATA.target_domains
-    seeds: Any = TrainConfig().seed
+    sources: object = "all"
+    targets: object = DATA.target_domains
+    seeds: object = TrainConfig().seed
     data_root: str = DATA.root
     validation: str = DATA.validation
     split_seed: int = DATA.split_seed
@@ -81,9 +81,9 @@ class Cell:
         return self.tags.get(Tag.FINGERPRINT, "")
 
 
-def read_blocks(flags: Mapping[str, Any], file: str | None = None) -> list[Block]:
+def read_blocks(flags: Mapping[str, object], file: str | None = None) -> list[Block]:
     """The blocks of a YAML file (one mapping or a list of them; keys as in `Block`); `flags` that are given win."""
-    blocks: Any = [{}]
+    blocks: list[object] = [{}]
     if file:
         try:
             content = yaml.safe_load(Path(file).read_text(encoding="utf-8"))
@@ -101,7 +101,7 @@ def read_blocks(flags: Mapping[str, Any], file: str | None = None) -> list[Block
                 raise BadInput(f"grid file {file}: unknown key '{key}'{nearest(str(key), known)}; "
                                f"known: {', '.join(known)}")  # fmt: skip
         try:
-            out.append(Block(**{**block, **given}))
+            out.append(Block.model_validate({**block, **given}))
         except ValidationError as error:
             raise BadInput(f"grid {file}: {configuration.one_line(error)}") from None
     return out
@@ -166,7 +166,7 @@ def estimate(cells: Iterable[Cell], store: Store) -> dict[tuple[str, str], tuple
     return out
 
 
-def _names(value: Any) -> list[str]:
+def _names(value: object) -> list[str]:
     parts = value.split(",") if isinstance(value, str) else value if isinstance(value, list | tuple) else [value]
     names = [str(part).strip() for part in parts if str(part).strip()]
     if not names:

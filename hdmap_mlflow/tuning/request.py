@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
 
 from hdmap_mlflow.config.conditions import DEFAULT_MODEL
 
@@ -21,7 +20,7 @@ class SearchRequest:
     model: str = DEFAULT_MODEL
     condition: str = "baseline"
     condition_file: str | None = None
-    flags: Mapping[str, Any] = field(default_factory=dict)
+    flags: Mapping[str, object] = field(default_factory=dict)
     overrides: str = ""
     objective: str = "val_auroc"
     trials: int = 20
