@@ -49,12 +49,14 @@ def inspect() -> list[Gpu]:
     except pynvml.NVMLError:
         return []
     try:
-        return [_gpu(pynvml, i) for i in range(pynvml.nvmlDeviceGetCount())]
+        return [_gpu(i) for i in range(pynvml.nvmlDeviceGetCount())]
     finally:
         pynvml.nvmlShutdown()
 
 
-def _gpu(nvml, index: int) -> Gpu:  # noqa: ANN001
+def _gpu(index: int) -> Gpu:
+    import pynvml as nvml
+
     handle = nvml.nvmlDeviceGetHandleByIndex(index)
     memory = nvml.nvmlDeviceGetMemoryInfo(handle)
     return Gpu(

@@ -5,15 +5,18 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from hdmap_mlflow.config import RunConfig
 from hdmap_mlflow.errors import BadInput
 from hdmap_mlflow.files import cache_dir
+
+if TYPE_CHECKING:
+    from torch import nn
 
 EMBEDDED = "tf_efficientnet_lite0"  # the architecture that the embedded ImageNet weights fit
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -144,18 +147,14 @@ def random_weights() -> Iterator[None]:
     import torchvision
     from torchvision.models._api import WeightsEnum
 
-    create: Any = timm.create_model
-    state = WeightsEnum.get_state_dict
+    create, state = timm.create_model, WeightsEnum.get_state_dict
 
-    def create_model(name: str, pretrained: bool = False, *args: Any, **kwargs: Any) -> Any:
-        return create(name, False, *args, **kwargs)
-
-    def get_state_dict(self: Any, *args: Any, **kwargs: Any) -> Any:
-        name = type(self).__name__.removesuffix("_Weights").lower()
+    def state_of_new(weights: WeightsEnum, *_: object, **__: object) -> Mapping[str, object]:
+        name = type(weights).__name__.removesuffix("_Weights").lower()
         return torchvision.models.get_model(name, weights=None).state_dict()
 
-    timm.create_model = create_model  # type: ignore[assignment]
-    WeightsEnum.get_state_dict = get_state_dict
+    timm.create_model = lambda name, pretrained=False, *given, **more: create(name, False, *given, **more)
+    WeightsEnum.get_state_dict = state_of_new
     try:
         yield
     finally:
@@ -169,7 +168,7 @@ def leave_files_out(model: Any) -> None:
         model.model.load_pretrained_discrete_model_weights = lambda *_, **__: None
 
 
-def weights_digest(module) -> str:  # noqa: ANN001 - torch is imported late
+def weights_digest(module: nn.Module) -> str:
     """SHA-256 over names and values of a module's state, 16 hex digits."""
     digest = hashlib.sha256()
     for name, tensor in sorted(module.state_dict().items()):

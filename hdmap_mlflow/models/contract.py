@@ -46,10 +46,10 @@ class ContractBroken(AssertionError):
     """A model breaks a promise that every model makes: which one, what was seen, and how to mend it."""
 
     def __init__(self, promise: str, seen: str) -> None:
-        super().__init__(f"{PROMISES[promise][0]}: {seen}; {PROMISES[promise][1]}")
+        super().__init__(f"{PROMISES[promise][0]}: {' '.join(seen.split())}; {PROMISES[promise][1]}")
 
 
-def check_model(model: str | type, config: Mapping[str, Any] | None = None, fit: Fit | None = None) -> None:
+def check_model(model: str | type, config: Mapping[str, object] | None = None, fit: Fit | None = None) -> None:
     """Check that a model does what runs, checkpoints and comparisons take for granted.
 
     It trains for a moment, on a CPU and on simulated maps; neither data nor the hub is needed.
@@ -91,7 +91,7 @@ def check_model(model: str | type, config: Mapping[str, Any] | None = None, fit:
         _check_same(scores, _scores(again, datamodule), "state", "loaded into a new model", 1e-6)
 
 
-def _configure(name: str, root: Path, config: Mapping[str, Any]) -> RunConfig:
+def _configure(name: str, root: Path, config: Mapping[str, object]) -> RunConfig:
     entry, packaged = find_model(name), packaged_conditions(name)
     first = packaged["quickstart"]["config"] if packaged else {"weights": "random"} if entry.weights else {}
     brief = {"root": str(root), "packed": False, "source_domain": SOURCE, "target_domains": [TARGET], "device": "cpu"}

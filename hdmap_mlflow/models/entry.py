@@ -7,7 +7,7 @@ import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from fnmatch import fnmatch
-from typing import Any, Literal
+from typing import Literal
 
 from hdmap_mlflow.config import RunConfig
 from hdmap_mlflow.errors import BadInput
@@ -115,10 +115,10 @@ class ModelEntry:
     trains: bool | None
     weights: Weights | None = None
     needs: Needs = Needs()
-    defaults: Mapping[str, Any] = field(default_factory=dict)
+    defaults: Mapping[str, object] = field(default_factory=dict)
     space: Mapping[str, Dimension] = field(default_factory=dict)
     textures: str = ""
-    derived: Mapping[str, Callable[[RunConfig], Any]] = field(default_factory=dict)
+    derived: Mapping[str, Callable[[RunConfig], object]] = field(default_factory=dict)
 
     def check_new(self, config: RunConfig) -> None:
         """Raise BadInput for what a new run may not ask for; recorded runs that did so stay readable."""

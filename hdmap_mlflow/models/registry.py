@@ -6,8 +6,6 @@ Left out of anomalib 2.7: `cfm` (needs point clouds) and `vlm_ad` (asks a langua
 
 from __future__ import annotations
 
-from typing import Any
-
 from hdmap_mlflow.errors import BadInput, nearest
 from hdmap_mlflow.models.backbones import fre_input_dim
 from hdmap_mlflow.models.entry import GENERATED, ModelEntry, Needs, Weights
@@ -19,10 +17,10 @@ RESNETS = ("resnet*", "resnext*", "wide_resnet*")
 DINO = Weights("encoder_name", names=("vit_*dino*",))
 
 
-def training(epochs: int, learning_rate: float, batch: int, size: int = 256, **settings: Any) -> dict[str, Any]:
+def training(epochs: int, learning_rate: float, batch: int, size: int = 256, **settings: object) -> dict[str, object]:
     """Published settings of a model that trains."""
-    common = {"max_epochs": epochs, "learning_rate": learning_rate, "batch_size": batch, "image_size": [size, size]}
-    return common | settings
+    sides = [size, size]
+    return {"max_epochs": epochs, "learning_rate": learning_rate, "batch_size": batch, "image_size": sides, **settings}
 
 
 REGISTRY: dict[str, ModelEntry] = {

@@ -142,33 +142,41 @@ def _type(parameter: inspect.Parameter) -> object:
     return parameter.annotation
 
 
-def check(model: str, path: str, given: Mapping[str, Any]) -> dict[str, Any]:
+def check(model: str, path: str, given: Mapping[str, object]) -> dict[str, Any]:
     """Settings of a model as its signature types them, and the class's own defaults for those not given.
 
     Values are JSON's: enumerations by value, paths as text, tuples as lists. Raises BadInput that names the key and the
     nearest known one, or the value and what is wrong with it.
     """
-    known = schema(path).model_fields
     for key in given:
         if key in ELSEWHERE:
             raise BadInput(f"model.{key} is set by {ELSEWHERE[key]}")
+    settings = _read(model, path, given)
+    defaults = {name: field.default for name, field in schema(path).model_fields.items() if name not in given}
+    return settings.model_dump(mode="json", exclude={name for name in defaults if not _is_writable(defaults[name])})
+
+
+def arguments(path: str, settings: Mapping[str, object]) -> dict[str, Any]:
+    """Checked settings as the constructor types them: members of enumerations, paths and tuples again.
+
+    Raises BadInput as `check` does: a record may be of another version of the class.
+    """
+    typed = _read(path, path, settings)
+    return {name: getattr(typed, name) for name in settings}
+
+
+def _read(model: str, path: str, given: Mapping[str, Any]) -> BaseModel:
+    known = schema(path).model_fields
+    for key in given:
         if key not in known:
             raise BadInput(f"unknown key 'model.{key}' for {model}{nearest(key, known)}; it takes: {', '.join(known)}")
     try:
-        settings = schema(path)(**given)
+        return schema(path)(**given)
     except ValidationError as error:
         name, problem = str(error.errors()[0]["loc"][0]), error.errors()[0]["msg"]
         if name not in given:
             raise BadInput(f"{model} needs model.{name}; give it in the condition or the overrides") from None
         raise BadInput(f"model.{name}: {problem[0].lower()}{problem[1:]}, got {given[name]!r}") from None
-    unwritable = {name for name in known.keys() - given.keys() if not _is_writable(known[name].default)}
-    return settings.model_dump(mode="json", exclude=unwritable)
-
-
-def arguments(path: str, settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Checked settings as the constructor types them: members of enumerations, paths and tuples again."""
-    typed = schema(path)(**settings)
-    return {name: getattr(typed, name) for name in settings}
 
 
 def _is_writable(default: object) -> bool:

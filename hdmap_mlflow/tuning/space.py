@@ -53,7 +53,7 @@ class Space:
         """Whether settings could have been drawn; published ones may lie outside a narrowed space."""
         return all(self.dimensions[name].holds(value) for name, value in settings.items())
 
-    def place(self, settings: Mapping[str, Plain], **tracking: Any) -> RunConfig:
+    def place(self, settings: Mapping[str, Plain], **tracking: object) -> RunConfig:
         """The run with these settings; the model's check works out again what follows from them."""
         wanted = dict(settings) | {f"tracking.{name}": value for name, value in tracking.items()}
         config = configuration.with_values(self.config, wanted)
@@ -70,7 +70,7 @@ class Space:
         return out
 
 
-def read(model: str, condition: Mapping[str, Any], flags: Mapping[str, Any], overrides: str = "") -> Space:
+def read(model: str, condition: Mapping[str, Any], flags: Mapping[str, object], overrides: str = "") -> Space:
     """The space of a model with a condition's `search` applied, its range ends checked against the model's class.
 
     `search` maps a setting to a value (then it is fixed), to a narrower range (`{"low": .., "high": ..}` or
@@ -82,7 +82,7 @@ def read(model: str, condition: Mapping[str, Any], flags: Mapping[str, Any], ove
     entry = registry.find_model(model)
     dimensions = dict(entry.space)
     fixed = {configuration.dotted_key(key) for key in configuration.parse_overrides(overrides)}
-    values: dict[str, Any] = {}
+    values: dict[str, object] = {}
     for key, law in (condition.get("search") or {}).items():
         name = configuration.dotted_key(key)
         if name in NEVER or name.startswith("tracking."):
@@ -109,7 +109,7 @@ def read(model: str, condition: Mapping[str, Any], flags: Mapping[str, Any], ove
     return space
 
 
-def _dimension(name: str, law: Mapping[str, Any], known: Mapping[str, Dimension]) -> Dimension:
+def _dimension(name: str, law: Mapping[str, object], known: Mapping[str, Dimension]) -> Dimension:
     """A range that replaces the registry's (with a type) or lies within it (without)."""
     before = known.get(name)
     if "type" not in law and before is None:

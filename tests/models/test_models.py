@@ -250,6 +250,8 @@ def test_settings_are_jsons_once_checked_and_the_signatures_types_for_the_constr
     typed = {"needed": 3, "folder": Path("here"), "mode": Mode.FAST, "pair": (1.0, 2), "names": None, "either": "slow"}
     assert signature.arguments(path, checked) == typed
     assert signature.check("odd", path, {"needed": 3, "made": "gelu"})["made"] == "gelu"
+    with pytest.raises(BadInput, match=r"unknown key 'model\.neede' for .*:Odd .did you mean 'needed'"):
+        signature.arguments(path, {"neede": 3})  # of another version of the class
     with pytest.raises(BadInput, match=r"odd needs model\.needed; give it"):
         signature.check("odd", path, {"mode": "slow"})
     with pytest.raises(BadInput, match=r"model\.names: input should be a valid list, got 'a'"):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from anomalib.metrics import AnomalibMetric
 from sklearn.metrics import roc_auc_score
 from torch import Tensor
@@ -21,7 +23,7 @@ class _RawAUROC(Metric):
     scores: list[Tensor]
     labels: list[Tensor]
 
-    def __init__(self, **kwargs) -> None:  # noqa: ANN003 - torchmetrics' own
+    def __init__(self, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.add_state("scores", [], dist_reduce_fx="cat")
         self.add_state("labels", [], dist_reduce_fx="cat")
