@@ -6,11 +6,14 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 from records import grid, record, retagged
 
 from hdmap_mlflow.errors import BadInput
-from hdmap_mlflow.report.arrange import arrange
+from hdmap_mlflow.evaluation.metrics import image_metrics, thresholds
+from hdmap_mlflow.report import charts as drawing
+from hdmap_mlflow.report.arrange import arrange, reported
 from hdmap_mlflow.report.charts import charts
 from hdmap_mlflow.report.sections import headline, html, markdown, remarks, shade
 from hdmap_mlflow.report.selection import SELECTION_RULES, Pick
@@ -197,3 +200,20 @@ def test_one_row_of_the_table_is_a_selection_rule_in_tables_and_text(monkeypatch
     assert f"Mean regret of choosing by its name: {sum(p.regret for p in by_name) / 2:.3f}." in text
     monkeypatch.setitem(SELECTION_RULES, "its name", lambda runs: None if runs[0].source == "A" else 1.0)
     assert {pick.source for pick in tabulate(arrange(grid())).picks} == {"B"}, "a rule that cannot judge picks nothing"
+
+
+def test_the_points_of_the_charts_are_every_runs_figures(full, monkeypatch):
+    drawn = []
+    monkeypatch.setattr(drawing, "_svg", lambda figure: drawn.append(figure.axes[0]) or "svg")
+    charts(full)
+    val, after, alarms = [], [], []
+    for run in full.grid.runs:
+        cuts = thresholds(run.part("val", run.source))
+        found = [image_metrics(reported(run, domain), cuts) for domain in run.targets]
+        val.append(image_metrics(run.part("val", run.source))["image_AUROC"])
+        after.append(sum(one["image_AUROC"] for one in found) / len(found))
+        alarms += [one["FPR_at_normal_q99"] for one in found]
+    shown = [[line.get_xydata() for line in axis.lines if line.get_marker() == "o"] for axis in drawn[1:]]
+    foretells, realised = ([tuple(point) for line in lines for point in line] for lines in shown)
+    np.testing.assert_allclose(sorted(foretells), sorted(zip(val, after, strict=True)))
+    assert [y for _, y in realised] == pytest.approx(alarms) and len({x for x, _ in realised}) == 2 * 3
