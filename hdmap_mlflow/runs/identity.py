@@ -2,15 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from hdmap_mlflow import config as configuration
 from hdmap_mlflow.config import RunConfig
-from hdmap_mlflow.names import Tag
-
-if TYPE_CHECKING:
-    pass
 from hdmap_mlflow.data.dataset import Dataset
+from hdmap_mlflow.names import Tag
 
 
 def identity_tags(config: RunConfig, data: Dataset, code: str = "") -> dict[str, str]:

@@ -5,18 +5,21 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from hdmap_mlflow.config import RunConfig
+from hdmap_mlflow.config import CheckedConfig
 from hdmap_mlflow.config.protocols import PROTOCOLS
-from hdmap_mlflow.console import markdown_table, show_table
+from hdmap_mlflow.console import markdown_table
+from hdmap_mlflow.evaluation import cards, metrics
 from hdmap_mlflow.evaluation.cards import Bounds, Cards, bounds_of
-from hdmap_mlflow.evaluation.metrics import METRICS, TRIVIAL, grade
+from hdmap_mlflow.evaluation.metrics import METRICS, TRIVIAL
+from hdmap_mlflow.evaluation.scoring import Scores
 from hdmap_mlflow.names import AUROC, MEAN_AUROC, SOURCE_AUROC, WORST_AUROC, Scope, metric_name, target_scope
 
 if TYPE_CHECKING:
     from hdmap_mlflow.runs.train import TrainingRecord
 
+Distances = Mapping[str, Mapping[str, float]]
 SIMULATED = "The maps are simulated: these figures say nothing about a real gearbox."
 
 
@@ -26,7 +29,7 @@ class Result:
 
     run_id: str
     uri: str
-    config: RunConfig
+    config: CheckedConfig
     domains: Sequence[str]  # the source first
     counts: Mapping[str, int]  # reported maps per domain
     metrics: Mapping[str, float]
@@ -40,6 +43,12 @@ class Result:
         """The transfer table's columns: a domain, its AUROC with the interval, the other metrics with a heading."""
         first, *others = (metric.heading for metric in METRICS.values() if metric.heading)
         return ["domain", "role", "maps", first, "95 % interval", *others]
+
+    @property
+    def grade(self) -> str:
+        """The guideline's word for the transfer ratio."""
+        ratio = self._transfer("ratio")
+        return "undefined" if ratio is None else metrics.grade(ratio)
 
     def rows(self) -> list[list[str]]:
         """The transfer table: one row per domain, `-` where a metric is undefined."""
@@ -78,7 +87,7 @@ class Result:
         if ratio is None or mean is None:
             return "transfer: undefined, no target has both good and fault maps"
         return (
-            f"target mean AUROC {mean:.3f}, worst {worst:.3f}; transfer ratio {ratio:.3f} ({grade(ratio)}), "
+            f"target mean AUROC {mean:.3f}, worst {worst:.3f}; transfer ratio {ratio:.3f} ({self.grade}), "
             f"gap {gap:+.3f}, skill {'undefined' if skill is None else f'{skill:.3f}'}"
         )
 
@@ -111,13 +120,6 @@ class Result:
         lines += markdown_table(self.header(), self.rows(), left=2)
         return "\n".join([*lines, "", self.verdict(), "", *(f"- {line}" for line in self.remarks())])
 
-    def show(self) -> None:
-        """Print the transfer table to the terminal."""
-        show_table(self.config.name, self.header(), self.rows(), left=2)
-        print(self.verdict())
-        for line in self.remarks():
-            print(f"- {line}")
-
     def record(self, training: TrainingRecord, checkpoint: Path, path: Path) -> dict[str, object]:
         """The guideline's result record (`result_<condition>_<timestamp>.json`)."""
 
@@ -145,3 +147,10 @@ class Result:
             "simulated": self.simulated,
             "status": "success",
         }
+
+
+def summarise(source: Scores, targets: list[Scores], distances: Distances, **run: Any) -> Result:
+    """The result of scores and of label-free distances from the source; `run` has the fields that these do not give."""
+    counts = {scores.domain: len(scores.part("test")) for scores in (source, *targets)}
+    measured, told = metrics.summary(source, targets), cards.build(source, targets, distances)
+    return Result(domains=list(counts), counts=counts, metrics=measured, cards=told, **run)

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import torch
 from anomalib.callbacks import ModelCheckpoint
@@ -23,6 +23,11 @@ from hdmap_mlflow.models.builder import load_checkpoint
 from hdmap_mlflow.names import Artifact
 
 MONITOR = "val_image_AUROC"
+OPTIMIZERS: dict[str, Callable[..., torch.optim.Optimizer]] = {
+    "adam": torch.optim.Adam,
+    "adamw": torch.optim.AdamW,
+    "sgd": partial(torch.optim.SGD, momentum=0.9),
+}
 KEPT = ("params", "lr", "weight_decay")  # of a group of parameters that gets another optimizer
 OnEpoch = Callable[[Mapping[str, float], int], None]
 
@@ -38,6 +43,13 @@ class TrainingRecord:
     early_stopped: bool
     reason: str
     best_val_image_AUROC: float | None
+
+
+class Fitted(NamedTuple):
+    """The checkpoint of a fitted model, and how its training went."""
+
+    checkpoint: Path
+    training: TrainingRecord
 
 
 def accelerator(device: str) -> str:
@@ -64,8 +76,8 @@ def fit(
     workdir: Path,
     on_epoch: OnEpoch | None = None,
     progress: bool = True,
-) -> tuple[Path, TrainingRecord]:
-    """Fit `model` in place with anomalib's Engine; returns the path of the checkpoint and the training record.
+) -> Fitted:
+    """Fit `model` in place with anomalib's Engine, and write its checkpoint below the folder.
 
     Models that train stop early on the validation AUROC and end with the weights of their best epoch. `on_epoch`
     gets every epoch's losses and validation metrics and may raise to stop the run.
@@ -73,24 +85,18 @@ def fit(
     settings = config.train
     stem = f"{config.model.name.replace(':', '.')}_multi_domain_{config.data.source_domain}"
     early_stopping = EarlyStopping(MONITOR, mode="max", patience=settings.early_stopping_patience)
+    name = f"{stem}_{{epoch:02d}}_{{{MONITOR}:.4f}}" if trains else stem
+    watch: Any = {"monitor": MONITOR, "mode": "max"} if trains else {}
+    # The optimizer's state would triple the file.
+    best = ModelCheckpoint(workdir / "checkpoint", name, save_weights_only=True, **watch)
+    callbacks: list[Callback] = [best]
     if trains:
         watched: Any = model.evaluator.val_metrics if model.evaluator else []
         names = [metric.name for metric in watched]
         if MONITOR not in names:
             raise BadInput(f"{config.model.name} does not compute {MONITOR}, which its training watches; has: {names}")
-        best = ModelCheckpoint(
-            workdir / Artifact.CHECKPOINT,
-            f"{stem}_{{epoch:02d}}_{{{MONITOR}:.4f}}",
-            monitor=MONITOR,
-            mode="max",
-            save_weights_only=True,  # the optimizer's state would triple the file
-        )
-        callbacks: list[Callback] = [early_stopping, best, _OptimizerSettings(settings)]
-    else:
-        best = ModelCheckpoint(workdir / Artifact.CHECKPOINT, stem, save_weights_only=True)
-        callbacks = [best]
-    if on_epoch:
-        callbacks.append(_EpochReport(on_epoch))
+        callbacks = [early_stopping, best, _OptimizerSettings(settings)]
+    callbacks += [_EpochReport(on_epoch)] if on_epoch else []
     engine = Engine(
         callbacks=callbacks,
         logger=TensorBoardLogger(str(workdir), name="tensorboard_logs", version=""),
@@ -129,7 +135,7 @@ def fit(
         reason=f"no better {MONITOR} for {settings.early_stopping_patience} epochs" if stopped else "",
         best_val_image_AUROC=float(best.best_model_score) if trains and best.best_model_score is not None else None,
     )
-    return checkpoint, record
+    return Fitted(checkpoint, record)
 
 
 class _EpochReport(Callback):
@@ -147,17 +153,12 @@ class _OptimizerSettings(Callback):
     """Applies the configured optimizer, learning rate and weight decay to whatever the model set up for itself.
 
     The learning rate is that of the first group of parameters; the others keep their ratio to it, and a schedule its
-    shape.
+    shape: one that is no function of torch's `base_lrs` has a method `scale(factor)`.
     """
 
     def __init__(self, settings: TrainConfig) -> None:
         self.settings = settings
-        self.kind: Any = {
-            "adam": torch.optim.Adam,
-            "adamw": torch.optim.AdamW,
-            "sgd": partial(torch.optim.SGD, momentum=0.9),
-            None: None,
-        }[settings.optimizer]
+        self.kind = OPTIMIZERS[settings.optimizer] if settings.optimizer else None
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         schedulers = [config.scheduler for config in trainer.lr_scheduler_configs]
@@ -178,8 +179,8 @@ class _OptimizerSettings(Callback):
             for scheduler in schedulers:
                 if hasattr(scheduler, "base_lrs"):
                     scheduler.base_lrs = [rate * scale for rate in scheduler.base_lrs]
-                if hasattr(scheduler, "schedule"):  # Dinomaly's: every step's rate, made beforehand
-                    scheduler.schedule = scheduler.schedule * scale
+                if hasattr(scheduler, "scale"):
+                    scheduler.scale(scale)
         if self.settings.weight_decay is not None:
             for group in groups:
                 group["weight_decay"] = self.settings.weight_decay

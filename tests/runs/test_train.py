@@ -18,6 +18,7 @@ from torch.utils.data import DataLoader
 
 from hdmap_mlflow.config import RunConfig, TrainConfig
 from hdmap_mlflow.errors import BadInput
+from hdmap_mlflow.models.own import dinomaly
 from hdmap_mlflow.models.own.cutpaste import CutPasteModule
 from hdmap_mlflow.models.parts.auroc import AUROC
 from hdmap_mlflow.runs import train
@@ -109,9 +110,15 @@ def test_a_schedule_keeps_its_shape_at_another_rate() -> None:
 
 def test_a_schedule_made_beforehand_is_scaled_as_a_whole() -> None:
     optimizer = torch.optim.SGD(groups())
-    schedule = SimpleNamespace(schedule=torch.tensor([0.0, 0.05, 0.1]))
+    schedule = dinomaly.Schedule(optimizer, 0.1, 0.01, total_iters=8, warmup_iters=3)
+    before = [0.0, 0.05, 0.1, *(0.01 + 0.09 * (1 + np.cos(np.pi * np.arange(5) / 5)) / 2)]
+    np.testing.assert_allclose(schedule.schedule, before)
     settle([optimizer], [schedule], learning_rate=0.2)
-    torch.testing.assert_close(schedule.schedule, torch.tensor([0.0, 0.1, 0.2]))
+    rates = []
+    for _ in range(8):
+        rates.append(optimizer.param_groups[0]["lr"])
+        optimizer.step(), schedule.step()
+    np.testing.assert_allclose(rates, 2 * np.array(before))
 
 
 def test_a_model_without_weights_to_learn_has_no_rate() -> None:

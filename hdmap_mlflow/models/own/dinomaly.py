@@ -15,12 +15,20 @@ from anomalib.models.image.dinomaly.components.optimizer import WarmCosineSchedu
 WARM_UP = 100  # steps, as published, but never more than a tenth of the training
 
 
+class Schedule(WarmCosineScheduler):
+    """The published schedule at another rate: every step's rate is worked out beforehand."""
+
+    def scale(self, factor: float) -> None:
+        """Multiply every rate, as the trainer asks where `train.learning_rate` is another one."""
+        self.schedule = self.schedule * factor
+
+
 def by_steps(optimizers: Any) -> dict[str, Any]:
     """The one optimizer with its schedule, moved every step; peak and final rate are the published ones."""
     [optimizer], [schedule] = optimizers
     total, peak = schedule.total_iters, float(max(schedule.schedule))
     warm_up = min(WARM_UP, total // 10)
-    scheduler = WarmCosineScheduler(optimizer, peak, schedule.final_value, total, warm_up)
+    scheduler = Schedule(optimizer, peak, schedule.final_value, total, warm_up)
     return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
 
