@@ -4,6 +4,7 @@ from hdmap_mlflow.config.conditions import find_condition, load_conditions, pack
 from hdmap_mlflow.config.identity import NOT_IDENTITY, fingerprint, identifying
 from hdmap_mlflow.config.layers import build_config, dotted_key, one_line, parse_overrides, with_settings, with_values
 from hdmap_mlflow.config.settings import (
+    CheckedConfig,
     Count,
     DataConfig,
     DomainName,

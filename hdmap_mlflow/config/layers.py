@@ -116,8 +116,8 @@ def one_line(error: ValidationError) -> str:
 
 
 def with_settings(config: RunConfig, settings: Mapping[str, Any]) -> RunConfig:
-    """The same run with the model's settings as the model's own signature reads them."""
-    return config.model_copy(update={"model": config.model.model_copy(update={"settings": dict(settings)})})
+    """The same run with other settings of its model; they are still to be checked."""
+    return RunConfig(**{**dict(config), "model": config.model.model_copy(update={"settings": dict(settings)})})
 
 
 def with_values(config: RunConfig, settings: Mapping[str, Any]) -> RunConfig:

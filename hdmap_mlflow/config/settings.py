@@ -103,6 +103,13 @@ class RunConfig(_Part):
         return {"condition": self.condition} | words
 
 
+class CheckedConfig(RunConfig):
+    """A run whose model's settings are complete and valid for the model's class, as plain data.
+
+    `models.builder.check` makes it; what it wrote as JSON is read back as the same.
+    """
+
+
 SECTIONS: dict[str, type[BaseModel]] = {
     "data": DataConfig,
     "model": ModelConfig,

@@ -24,7 +24,6 @@ EXIT_CODES = {"finished": 0, "failed": 1, "out_of_memory": 1, "killed": 130}
 def flow(task: Task) -> dict[str, Any]:
     """Run the task as `hdmap train` would, into the MLflow run that the executor made; returns metrics and record."""
     from hdmap_mlflow import tracking
-    from hdmap_mlflow.models import builder
     from hdmap_mlflow.runs import history
 
     try:
@@ -33,8 +32,7 @@ def flow(task: Task) -> dict[str, Any]:
             "hdmap.process": process_name(int(os.environ["HDMAP_WATCHER"])),
             "hdmap.gpu": os.environ.get("CUDA_VISIBLE_DEVICES") or "none",
         }
-        config = builder.check(task.config)  # JSON knows fewer types than the model's signature
-        result = execute(config, kind=task.kind, on_epoch=on_epoch, tags={**task.tags, **here})
+        result = execute(task.config, kind=task.kind, on_epoch=on_epoch, tags={**task.tags, **here})
     except BadInput as problem:
         tracking.fail_project_run(str(problem))
         raise

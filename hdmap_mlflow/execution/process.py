@@ -96,7 +96,7 @@ def _run(task: Task, share: Share, file: Path, log: Path, stopped: Callable[[], 
     return "failed", f"ended with exit code {code} and said nothing"
 
 
-def _start(command: tuple[str, ...], file: Path, log: Path, environment: dict[str, str]) -> Child:
+def _start(command: tuple[str, ...] | None, file: Path, log: Path, environment: dict[str, str]) -> Child:
     """A process that runs a task's file and writes its log: a fork, or a new interpreter where a command is given."""
     if not command and forks.possible():
         return forks.Fork(file, log, environment)

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from hdmap_mlflow.config import RunConfig
+from hdmap_mlflow.config import CheckedConfig
 from hdmap_mlflow.execution.gpus import Idle
 
 Limit = Annotated[float, Field(gt=0)]
@@ -27,7 +27,7 @@ class Task(_Plain):
     """
 
     index: int
-    config: RunConfig
+    config: CheckedConfig
     folder: Path  # the log is written there, as the guideline names it
     kind: str = "run"
     parent: str | None = None

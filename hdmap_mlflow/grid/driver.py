@@ -100,7 +100,7 @@ def _run(cells: Sequence[Cell], store: Store, launch: Launch, record: Record) ->
     with launch.executor(store) as pool, Board({i: c.name for i, c in todo.items()}, seconds, pool.at_once) as board:
         print(f"{pool.at_once} at once, each with {pool.share.cpus:g} CPUs and {pool.share.gpus or 0:g} GPUs")
         for i, cell in todo.items():
-            pool.submit(Task(index=i, config=cell.config, folder=folders(cell), parent=record.run_id,
+            pool.submit(Task(index=i, config=cell.checked, folder=folders(cell), parent=record.run_id,
                              tags={**cell.tags, "hdmap.planned": cell.fingerprint}, command=launch.child))  # fmt: skip
         halved: set[int] = set()
         while pool.busy:
@@ -129,7 +129,7 @@ def _halved(
     if data.batch_size < 2:
         return None
     sizes = {"batch_size": data.batch_size // 2, "eval_batch_size": max(1, data.eval_batch_size // 2)}
-    config = cell.config.model_copy(update={"data": data.model_copy(update=sizes)})
+    config = cell.checked.model_copy(update={"data": data.model_copy(update=sizes)})
     tags = {name: value for name, value in cell.tags.items() if name != "hdmap.fingerprint"}  # that of other settings
     tags |= {"hdmap.planned": cell.fingerprint, "hdmap.retry": "out_of_memory", "hdmap.retry_of": event.run_id,
              "hdmap.batch_size_planned": str(data.batch_size)}  # fmt: skip

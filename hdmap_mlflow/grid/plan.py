@@ -15,7 +15,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from hdmap_mlflow import config as configuration
-from hdmap_mlflow.config import DataConfig, RunConfig, TrainConfig
+from hdmap_mlflow.config import CheckedConfig, DataConfig, RunConfig, TrainConfig
 from hdmap_mlflow.config.conditions import DEFAULT_CONDITION, DEFAULT_MODEL
 from hdmap_mlflow.data import dataset
 from hdmap_mlflow.errors import BadInput, nearest
@@ -55,7 +55,7 @@ class Block(BaseModel):
 class Cell:
     """One run of the grid. `past` is what the store knows of it; `repeat` counts the runs of one configuration.
 
-    `skipped` says why it cannot be run on this machine; such a cell has no tags.
+    `skipped` says why it cannot be run on this machine; such a cell has no tags, and nobody has checked its settings.
     """
 
     config: RunConfig
@@ -67,6 +67,12 @@ class Cell:
     @property
     def name(self) -> str:
         return self.config.name + (f" #{self.repeat + 1}" if self.repeat else "")
+
+    @property
+    def checked(self) -> CheckedConfig:
+        """The configuration of a cell that can be run."""
+        assert isinstance(self.config, CheckedConfig)
+        return self.config
 
     @property
     def status(self) -> str:
@@ -125,7 +131,7 @@ def expand(blocks: Iterable[Block], repeat: int = 1) -> list[Cell]:
     if len(places) > 1:
         raise BadInput("the grid's runs go to several stores or experiments; give all one tracking.uri and experiment")
     read_domain, read = cache(layout.read_domain), {}
-    cells: dict[str, tuple[RunConfig, dict[str, str]]] = {}
+    cells: dict[str, tuple[CheckedConfig, dict[str, str]]] = {}
     for config, code in checked:
         data = config.data
         key = (data.root, data.source_domain, data.target_domains, data.packed)
@@ -206,7 +212,7 @@ def _conditions(model: str, block: Block) -> list[str]:
     return list(configuration.load_conditions(Path(file)) if file else configuration.packaged_conditions(model))
 
 
-def _check(config: RunConfig) -> tuple[RunConfig, str]:
+def _check(config: RunConfig) -> tuple[CheckedConfig, str]:
     """The checked configuration and the digest of its model's code.
 
     The check needs the model's class, and that costs the import of torch; so what it said is kept until this package,
@@ -219,7 +225,7 @@ def _check(config: RunConfig) -> tuple[RunConfig, str]:
     if kept.exists():
         known = json.loads(kept.read_text())
         if known["sources"] == _digests(known["sources"]):
-            return RunConfig.model_validate(known["config"]), known["code"]
+            return CheckedConfig.model_validate(known["config"]), known["code"]
     from hdmap_mlflow.models import builder, registry
 
     path = registry.find_model(config.model.name).path
@@ -230,7 +236,7 @@ def _check(config: RunConfig) -> tuple[RunConfig, str]:
     part = kept.with_suffix(".part")
     part.write_text(json.dumps(known))
     part.replace(kept)
-    return RunConfig.model_validate(known["config"]), code
+    return checked, code
 
 
 def _digests(files: Iterable[str]) -> dict[str, str]:

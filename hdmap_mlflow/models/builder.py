@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.error import URLError
 
-from hdmap_mlflow.config import RunConfig, with_settings
+from hdmap_mlflow.config import CheckedConfig, RunConfig, with_settings
 from hdmap_mlflow.errors import BadInput, nearest
 from hdmap_mlflow.models import backbones, signature
 from hdmap_mlflow.models.entry import ModelEntry
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from torch import nn
 
 
-def check(config: RunConfig) -> RunConfig:
+def check(config: RunConfig) -> CheckedConfig:
     """The same run with its model's settings complete and typed as the class's signature has them.
 
     Raises BadInput that names the key, the nearest known one, or the constraint that does not hold.
@@ -43,7 +43,7 @@ def check(config: RunConfig) -> RunConfig:
         _check_weights(model, entry, config.model.weights, settings)
     if entry.textures:
         textures.check(model, entry.textures, settings[entry.textures])
-    return with_settings(config, settings)
+    return CheckedConfig(**dict(with_settings(config, settings)))
 
 
 def _check_weights(model: str, entry: ModelEntry, weights: str, settings: dict[str, Any]) -> None:
@@ -103,7 +103,7 @@ def components(config: RunConfig) -> dict[str, Any]:
     }
 
 
-def build(config: RunConfig, *, fetch: bool = True, parts: Mapping[str, Any] | None = None) -> AnomalibModule:
+def build(config: CheckedConfig, *, fetch: bool = True, parts: Mapping[str, Any] | None = None) -> AnomalibModule:
     """A new model, ready to fit, among its `components` or the `parts` given in their place.
 
     `fetch=False` leaves weights random that a checkpoint will replace. Raises BadInput if weights cannot be had.

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hdmap_mlflow.config import RunConfig, build_config, dotted_key, packaged_conditions
+from hdmap_mlflow.config import CheckedConfig, build_config, dotted_key, packaged_conditions
 from hdmap_mlflow.data import dataset, simulate
 from hdmap_mlflow.models import builder, signature
 from hdmap_mlflow.models.registry import REGISTRY, find_model
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from hdmap_mlflow.data.datamodule import MultiDomainHDMAPDataModule
 
-    Fit = Callable[[RunConfig, AnomalibModule, MultiDomainHDMAPDataModule, Path], Path]
+    Fit = Callable[[CheckedConfig, AnomalibModule, MultiDomainHDMAPDataModule, Path], Path]
 
 SOURCE, TARGET = "domain_A", "domain_B"
 GAIN = 3  # of the target's maps: scores that were normalised with the source's and clamped show themselves
@@ -91,7 +91,7 @@ def check_model(model: str | type, config: Mapping[str, Any] | None = None, fit:
         _check_same(scores, _scores(again, datamodule), "state", "loaded into a new model", 1e-6)
 
 
-def _configure(name: str, root: Path, config: Mapping[str, Any]) -> RunConfig:
+def _configure(name: str, root: Path, config: Mapping[str, Any]) -> CheckedConfig:
     entry, packaged = find_model(name), packaged_conditions(name)
     first = packaged["quickstart"]["config"] if packaged else {"weights": "random"} if entry.weights else {}
     brief = {"root": str(root), "packed": False, "source_domain": SOURCE, "target_domains": [TARGET], "device": "cpu"}
@@ -101,7 +101,7 @@ def _configure(name: str, root: Path, config: Mapping[str, Any]) -> RunConfig:
     return builder.check(build_config(name, {"name": "contract", "config": settings}, defaults=entry.defaults))
 
 
-def _build(run: RunConfig) -> AnomalibModule:
+def _build(run: CheckedConfig) -> AnomalibModule:
     """The model, made of components that are known one by one."""
     parts = builder.components(run)
     try:
@@ -114,7 +114,7 @@ def _build(run: RunConfig) -> AnomalibModule:
     return model
 
 
-def _fit(run: RunConfig, model: AnomalibModule, datamodule: MultiDomainHDMAPDataModule, folder: Path) -> Path:
+def _fit(run: CheckedConfig, model: AnomalibModule, datamodule: MultiDomainHDMAPDataModule, folder: Path) -> Path:
     """A moment of training, on a CPU."""
     from anomalib.callbacks import ModelCheckpoint
     from anomalib.engine import Engine

@@ -148,6 +148,21 @@ def check(model: str, path: str, given: Mapping[str, Any]) -> dict[str, Any]:
     Values are JSON's: enumerations by value, paths as text, tuples as lists. Raises BadInput that names the key and the
     nearest known one, or the value and what is wrong with it.
     """
+    settings, known = _read(model, path, given), schema(path).model_fields
+    unwritable = {name for name in known.keys() - given.keys() if not _is_writable(known[name].default)}
+    return settings.model_dump(mode="json", exclude=unwritable)
+
+
+def arguments(path: str, settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Checked settings as the constructor types them: members of enumerations, paths and tuples again.
+
+    Raises BadInput for what another version of the class took.
+    """
+    typed = _read(path, path, settings)
+    return {name: getattr(typed, name) for name in settings}
+
+
+def _read(model: str, path: str, given: Mapping[str, Any]) -> BaseModel:
     known = schema(path).model_fields
     for key in given:
         if key in ELSEWHERE:
@@ -155,20 +170,12 @@ def check(model: str, path: str, given: Mapping[str, Any]) -> dict[str, Any]:
         if key not in known:
             raise BadInput(f"unknown key 'model.{key}' for {model}{nearest(key, known)}; it takes: {', '.join(known)}")
     try:
-        settings = schema(path)(**given)
+        return schema(path)(**given)
     except ValidationError as error:
         name, problem = str(error.errors()[0]["loc"][0]), error.errors()[0]["msg"]
         if name not in given:
             raise BadInput(f"{model} needs model.{name}; give it in the condition or the overrides") from None
         raise BadInput(f"model.{name}: {problem[0].lower()}{problem[1:]}, got {given[name]!r}") from None
-    unwritable = {name for name in known.keys() - given.keys() if not _is_writable(known[name].default)}
-    return settings.model_dump(mode="json", exclude=unwritable)
-
-
-def arguments(path: str, settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Checked settings as the constructor types them: members of enumerations, paths and tuples again."""
-    typed = schema(path)(**settings)
-    return {name: getattr(typed, name) for name in settings}
 
 
 def _is_writable(default: object) -> bool:

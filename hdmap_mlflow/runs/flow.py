@@ -12,7 +12,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hdmap_mlflow.config import RunConfig
+from hdmap_mlflow.config import CheckedConfig, RunConfig
 from hdmap_mlflow.errors import BadInput, OutOfMemory
 from hdmap_mlflow.runs.meter import Meter
 
@@ -31,7 +31,7 @@ OnEpoch = Callable[[Mapping[str, float], int], None]
 
 
 def execute(
-    config: RunConfig,
+    config: CheckedConfig,
     *,
     kind: str = "run",
     parent: str | None = None,
@@ -65,7 +65,7 @@ def execute(
 
 
 def _flow(
-    config: RunConfig, data: Dataset, record: Record, meter: Meter, workdir: Path, on_epoch: OnEpoch | None
+    config: CheckedConfig, data: Dataset, record: Record, meter: Meter, workdir: Path, on_epoch: OnEpoch | None
 ) -> Result:
     from hdmap_mlflow.data.datamodule import MultiDomainHDMAPDataModule
     from hdmap_mlflow.evaluation import cards, metrics, scoring

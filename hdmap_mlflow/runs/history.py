@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from hdmap_mlflow.config import RunConfig
+from hdmap_mlflow.config import CheckedConfig
 from hdmap_mlflow.errors import BadInput
 from hdmap_mlflow.evaluation.scoring import Scores
 
@@ -128,6 +128,6 @@ def read_json(uri: str, run_id: str, name: str) -> dict[str, Any]:
     return json.loads(Path(tracking.artifacts(uri, run_id, name)).read_text())
 
 
-def read_config(uri: str, run_id: str) -> RunConfig:
+def read_config(uri: str, run_id: str) -> CheckedConfig:
     """The configuration that a run was made with."""
-    return RunConfig.model_validate(read_json(uri, run_id, "config.json"))
+    return CheckedConfig.model_validate(read_json(uri, run_id, "config.json"))

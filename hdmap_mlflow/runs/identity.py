@@ -2,13 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from hdmap_mlflow import config as configuration
 from hdmap_mlflow.config import RunConfig
-
-if TYPE_CHECKING:
-    pass
 from hdmap_mlflow.data.dataset import Dataset
 
 

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, TypeVar
 
 from hdmap_mlflow import config as configuration
-from hdmap_mlflow.config import RunConfig
+from hdmap_mlflow.config import CheckedConfig, RunConfig
 from hdmap_mlflow.config.conditions import DEFAULT_CONDITION, DEFAULT_MODEL
 
-if TYPE_CHECKING:
-    pass
+Config = TypeVar("Config", bound=RunConfig)
 
 
 def configure(
@@ -20,7 +19,7 @@ def configure(
     conditions: str | None = None,
     flags: Mapping[str, Any] | None = None,
     overrides: str = "",
-) -> RunConfig:
+) -> CheckedConfig:
     """The checked configuration of a model's condition. Raises BadInput before any weight or map is read."""
     from hdmap_mlflow.models import builder
 
@@ -40,7 +39,7 @@ def compose(
     return config
 
 
-def anchored(config: RunConfig) -> RunConfig:
+def anchored(config: Config) -> Config:
     """The same run wherever its process is started: the paths of the store and of what it writes are absolute."""
     from hdmap_mlflow.tracking import absolute_uri
 

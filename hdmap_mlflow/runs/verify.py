@@ -42,7 +42,7 @@ def verify(uri: str, run_id: str, maps: int = 16, data_root: str | None = None) 
 
     logging.getLogger("timm").setLevel(logging.ERROR)  # tells of the classifier's weights, which no backbone needs
     record = history.read_run(uri, run_id)
-    config = builder.check(history.read_config(uri, run_id))  # JSON knows fewer types than the model's signature
+    config = history.read_config(uri, run_id)
     if data_root:
         config = config.model_copy(update={"data": config.data.model_copy(update={"root": data_root})})
     checkpoint = next(tracking.artifacts(uri, run_id, "checkpoint").iterdir())
@@ -64,10 +64,8 @@ def verify(uri: str, run_id: str, maps: int = 16, data_root: str | None = None) 
             raise BadInput(f"the reported maps of {domain} are not those that run {run_id[:8]} scored; train it again")
         gap = np.abs(again.table["score"].to_numpy(float) - kept["score"].to_numpy(float)).max()
         differences[domain] = float(gap / (stored["score"].astype(float).std() or 1.0))
-    found = Verified(run_id, maps, differences)
-    word = "yes" if found.holds else "NO"
-    now = datetime.now(UTC).strftime("%Y-%m-%d")
-    worst = max(differences.values())
-    told = f"{word}, {now}: {maps} maps a domain scored again, largest difference {worst:.2g} sd"
-    tracking.reopen(uri, run_id).tags({"hdmap.verified": told})
-    return found
+    outcome = Verified(run_id, maps, differences)
+    verdict = f"{'yes' if outcome.holds else 'NO'}, {datetime.now(UTC):%Y-%m-%d}: {maps} maps a domain scored again, "
+    verdict += f"largest difference {max(differences.values()):.2g} sd"
+    tracking.reopen(uri, run_id).tags({"hdmap.verified": verdict})
+    return outcome

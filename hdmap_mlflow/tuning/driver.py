@@ -7,31 +7,34 @@ import json
 import shlex
 import sys
 import time
-from collections.abc import Mapping
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING
 
 from hdmap_mlflow import tracking
-from hdmap_mlflow.config import with_values
+from hdmap_mlflow.config import RunConfig, with_values
 from hdmap_mlflow.console import show_table
-from hdmap_mlflow.errors import Incomplete
+from hdmap_mlflow.errors import BadInput, Incomplete
 from hdmap_mlflow.evaluation.metrics import metric_name
 from hdmap_mlflow.execution.launch import Launch
 from hdmap_mlflow.execution.task import Outcome, Started, Task
+from hdmap_mlflow.models import builder
 from hdmap_mlflow.runs import setup
 from hdmap_mlflow.runs.identity import identity_tags
-from hdmap_mlflow.runs.setup import anchored
 from hdmap_mlflow.tracking import Record, Store
 from hdmap_mlflow.tuning import findings
-from hdmap_mlflow.tuning.findings import Refit
+from hdmap_mlflow.tuning.findings import Conclusion, Refit
+from hdmap_mlflow.tuning.search import DIRECTIONS, Search, SearchRequest, study_name
 from hdmap_mlflow.tuning.storage import StudyStorage, look
 from hdmap_mlflow.tuning.study import Asked, Study, winner
 
 if TYPE_CHECKING:
+    from optuna.trial import FrozenTrial
+
     from hdmap_mlflow.execution.executor import Executor
-from hdmap_mlflow.tuning.search import DIRECTIONS, Search, SearchRequest, study_name
 
 CONCLUDES = "concluded by"  # the study attribute that names the driver which does it
+TRIALS, CONDITION = "trials.csv", "best_condition.json"
 
 
 def tune(search: Search, launch: Launch) -> None:
@@ -78,8 +81,16 @@ def _search(search: Search, study: Study, pool: Executor, launch: Launch, record
     while True:
         late = bool(search.wanted.timeout and time.monotonic() - began > search.wanted.timeout)
         while not late and len(running) < pool.at_once and (asked := study.ask(total)):
-            running[asked.number] = asked
-            pool.submit(search.task(asked, launch, record.run_id))
+            try:
+                pool.submit(search.task(asked, launch, record.run_id))
+                running[asked.number] = asked
+            except BadInput as problem:  # a trial fails alone, and a run of its own says so
+                config, tags = search.trial(asked)
+                run_id = store.create(config.name, tags | {"hdmap.kind": "trial"}, record.run_id)
+                store.close(run_id, "failed", str(problem))
+                study.began(asked.number, run_id)
+                refused = Outcome(index=asked.number, run_id=run_id, status="failed", reason=str(problem))
+                _settle(search, study, asked, refused, record, store)
         if not running:
             if late or not study.others():
                 break
@@ -130,7 +141,7 @@ def _settle(search: Search, study: Study, asked: Asked, outcome: Outcome, record
 
 
 def _conclude(search: Search, study: Study, launch: Launch, record: Record, store: Store) -> None:
-    """Figures, tables, the best condition, the refits. Raises Incomplete if nothing completed or a refit failed."""
+    """Conclude, train again, record and print. Raises Incomplete if nothing completed or a refit failed."""
     import pandas as pd
 
     best, trials = study.best(), study.trials()
@@ -140,58 +151,65 @@ def _conclude(search: Search, study: Study, launch: Launch, record: Record, stor
     if not study.claim(CONCLUDES):
         print(f"another driver concludes the study: {study.optuna.user_attrs[CONCLUDES]}")
         return
+    end = conclude(search, trials, best)
     search.folder.mkdir(parents=True, exist_ok=True)
-    rows = [findings.trial_row(trial, search.objectives) for trial in trials]
-    pd.DataFrame(rows).to_csv(search.folder / "trials.csv", index=False)
-    name = f"{search.config.condition}-best"
-    told = f"The best of {len(trials)} trials of study {search.name}" + (", chosen on TARGETS" if search.oracle else "")
-    content = findings.condition_file(search.space, search.condition, search.wanted.overrides, name, told,
-                                      best.user_attrs["settings"])  # fmt: skip
-    file = search.folder / "best_condition.json"
-    file.write_text(json.dumps(content, indent=2) + "\n")
-    for path in (search.folder / "trials.csv", file):
-        record.artifact(path)
-    for title, figure in findings.figures(study.optuna, search.objectives):
-        path = search.folder / f"{title}.png"
-        figure.savefig(path, dpi=100)
-        record.artifact(path, "figures")
-    _mark(study, best, store)
-    data = search.config.data
-    command = shlex.join(["hdmap", "train", search.wanted.model, "--data-root", data.root, "--source-domain",
-                          data.source_domain, "--condition-file", str(file), "--condition", name])  # fmt: skip
-    refits = []
-    if search.seeds:
-        refits = _refit(search, study, launch, record, store, file, name, "baseline" in best.user_attrs)
-    record.note(findings.note(search.name, trials, best, search.objectives, search.space, refits, command))
-    record.tags({"hdmap.best_trial": str(best.number)})
+    pd.DataFrame(end.rows).to_csv(search.folder / TRIALS, index=False)
+    (search.folder / CONDITION).write_text(json.dumps(end.condition, indent=2) + "\n")
+    try:
+        end = replace(end, refits=_refit(search, study, end, launch, record, store))
+    finally:
+        _record(search, study, end, record, store)
     for line in findings.headline(trials, best, search.objectives):
         print(line.replace("**", ""))
-    if refits:
-        show_table("trained again, mean ± sd over seeds", findings.GAIN_COLUMNS, findings.gains(refits))
-    print(f"best settings: {file}\n  {command}")
-    failed = sum((one.best is None) + (one.baseline is None) for one in refits)
+    if end.refits:
+        show_table("trained again, mean ± sd over seeds", findings.GAIN_COLUMNS, findings.gains(end.refits))
+    print(f"best settings: {search.folder / CONDITION}\n  {end.command}")
+    failed = sum((one.best is None) + (one.baseline is None) for one in end.refits)
     if failed:
         raise Incomplete(f"{failed} of the refits failed; the reasons stand above and in MLflow. The same command "
                          "tries them again")  # fmt: skip
 
 
-def _mark(study: Study, best: Any, store: Store) -> None:
-    """Let the winner's run be seen in any list: it is named so, and no other is."""
-    for trial in study.trials():
+def conclude(search: Search, trials: Sequence[FrozenTrial], best: FrozenTrial) -> Conclusion:
+    """What the study says of its trials, before the best settings are trained again."""
+    name, data, chosen = f"{search.config.condition}-best", search.config.data, ", chosen on TARGETS"
+    about = f"The best of {len(trials)} trials of study {search.name}{chosen if search.oracle else ''}"
+    content = findings.condition_file(search.space, search.condition, search.wanted.overrides, name, about,
+                                      best.user_attrs["settings"])  # fmt: skip
+    command = shlex.join(["hdmap", "train", search.wanted.model, "--data-root", data.root, "--source-domain",
+                          data.source_domain, "--condition-file", str(search.folder / CONDITION), "--condition",
+                          name])  # fmt: skip
+    rows = [findings.trial_row(trial, search.objectives) for trial in trials]
+    return Conclusion(trials, best, rows, content, command)
+
+
+def _record(search: Search, study: Study, end: Conclusion, record: Record, store: Store) -> None:
+    """Write a conclusion to the study's run, and name the winner's run so in any list, and no other."""
+    for name in (TRIALS, CONDITION):
+        record.artifact(search.folder / name)
+    for trial in end.trials:
         run_id = trial.user_attrs.get("run_id")
         if run_id and store.metrics(run_id) is not None:
-            store.mark_best(run_id, trial.number == best.number)
+            store.mark_best(run_id, trial.number == end.best.number)
+    record.note(findings.note(search.name, end, search.objectives, search.space))
+    record.tags({"hdmap.best_trial": str(end.best.number)})
+    for title, figure in findings.figures(study.optuna, search.objectives):
+        path = search.folder / f"{title}.png"
+        figure.savefig(path, dpi=100)
+        record.artifact(path, "figures")
 
 
-def _refit(
-    search: Search, study: Study, launch: Launch, record: Record, store: Store, file: Path, name: str, is_baseline: bool
-) -> list[Refit]:
+def _refit(search: Search, study: Study, end: Conclusion, launch: Launch, record: Record, store: Store) -> list[Refit]:
     """Train the baseline and the best settings on every seed, evaluate them on all domains; what exists is read."""
-    pairs = {"baseline": search.config}
-    if not is_baseline:
-        best = setup.configure(search.wanted.model, name, str(file), search.wanted.flags)
-        pairs["best"] = anchored(with_values(best, {"data.root": search.config.data.root, **_place(search)}))
-    configs = {(role, seed): with_values(config, {"train.seed": seed})
+    if not search.seeds:
+        return []
+    pairs: dict[str, RunConfig] = {"baseline": search.config}
+    if "baseline" not in end.best.user_attrs:
+        (name,) = end.condition
+        best = setup.configure(search.wanted.model, name, str(search.folder / CONDITION), search.wanted.flags)
+        data = best.data.model_copy(update={"root": search.config.data.root})
+        pairs["best"] = best.model_copy(update={"data": data, "tracking": search.config.tracking})
+    configs = {(role, seed): builder.check(with_values(config, {"train.seed": seed}))
                for seed in search.seeds for role, config in pairs.items()}  # fmt: skip
     found: dict[tuple[str, int], Mapping[str, float] | None] = {}
     todo: dict[int, tuple[str, int]] = {}
@@ -215,13 +233,8 @@ def _refit(
                     why = f": {event.reason}" if event.reason else ""
                     print(f"{role}, seed {seed}: {event.status}, {event.seconds:.0f} s{why}", flush=True)
             study.beat()
-    winner = "baseline" if is_baseline else "best"
+    winner = list(pairs)[-1]
     return [Refit(seed, found.get(("baseline", seed)), found.get((winner, seed))) for seed in search.seeds]
-
-
-def _place(search: Search) -> dict[str, Any]:
-    """Where the best settings' runs are recorded: where the study's are."""
-    return {f"tracking.{name}": value for name, value in search.config.tracking.model_dump(mode="json").items()}
 
 
 def status(wanted: SearchRequest) -> None:

@@ -35,6 +35,18 @@ class Refit:
     best: Mapping[str, float] | None
 
 
+@dataclass(frozen=True)
+class Conclusion:
+    """What a study says at its end: its trials, as rows too, and the best one as a condition that `command` trains."""
+
+    trials: Sequence[FrozenTrial]
+    best: FrozenTrial
+    rows: Sequence[Mapping[str, Any]]
+    condition: Mapping[str, Any]  # the content of a condition file
+    command: str
+    refits: Sequence[Refit] = ()
+
+
 def figures(study: optuna.Study, objectives: Sequence[str]) -> Iterator[tuple[str, Figure]]:
     """Optuna's own plots by name, of what completed; a plot for which there are too few trials is left out."""
     from optuna.visualization import matplotlib as plots
@@ -133,40 +145,27 @@ def _spread(values: Sequence[float], sign: bool = False) -> str:
 GAIN_COLUMNS = ("image AUROC", "baseline", "best", "best less baseline", "seeds")
 
 
-def note(
-    name: str,
-    trials: Sequence[FrozenTrial],
-    best: FrozenTrial,
-    objectives: Sequence[str],
-    space: Space,
-    refits: Sequence[Refit],
-    command: str,
-) -> str:
+def note(name: str, end: Conclusion, objectives: Sequence[str], space: Space) -> str:
     """The study run's description: which trial won and why, whether it carried over, and the best trials."""
-    lines = [f"# Study {name}", "", *headline(trials, best, objectives)]
-    lines += [f"Trained again, {row[0]}: {row[3]} over {row[4]} seeds." for row in gains(refits) if "mean" in row[0]]
-    lines += [""]
-    baseline, settings = space.baseline(), best.user_attrs["settings"]
+    best, baseline, settings = end.best, space.baseline(), end.best.user_attrs["settings"]
+    lines = [f"# Study {name}", "", *headline(end.trials, best, objectives)]
+    lines += [f"Trained again, {of}: {change} over {seeds} seeds."
+              for of, _, _, change, seeds in gains(end.refits) if "mean" in of]  # fmt: skip
     rows = [[setting, one.describe(), _cell(baseline.get(setting, "-")), f"**{_cell(settings.get(setting, '-'))}**"]
             for setting, one in space.dimensions.items()]  # fmt: skip
-    lines += ["## Settings", "", *table(("setting", "searched", "published", f"trial {best.number}"), rows), ""]
-    if refits:
-        lines += [
-            "## Trained again, all domains",
-            "",
-            "Mean ± sd over seeds; the difference is paired by seed.",
-            "",
-        ]
-        lines += table(GAIN_COLUMNS, gains(refits)) + [""]
-        failed = [f"seed {one.seed}: the {role} failed" for one in refits
-                  for role, found in (("baseline", one.baseline), ("best", one.best)) if found is None]  # fmt: skip
-        lines += [f"- {line}" for line in failed] + ([""] if failed else [])
-    lines += ["To train with these settings:", "", f"    {command}", ""]
+    lines += ["", "## Settings", "", *table(("setting", "searched", "published", f"trial {best.number}"), rows), ""]
+    if end.refits:
+        lines += ["## Trained again, all domains", "", "Mean ± sd over seeds; the difference is paired by seed.", ""]
+        lines += [*table(GAIN_COLUMNS, gains(end.refits)), ""]
+        failed = [f"- seed {one.seed}: the {role} failed" for one in end.refits
+                  for role, metrics in (("baseline", one.baseline), ("best", one.best)) if metrics is None]  # fmt: skip
+        lines += [*failed, ""] if failed else []
+    first = f" (the first {TOP} of {len(end.trials)})" if len(end.trials) > TOP else ""
+    lines += ["To train with these settings:", "", f"    {end.command}", "", f"## Trials{first}", ""]
     keys = ["trial", "state", *objectives, "seconds", *space.dimensions]
-    lines += [f"## Trials{f' (the first {TOP} of {len(trials)})' if len(trials) > TOP else ''}", ""]
-    shown = [trial_row(trial, objectives) for trial in ranked(trials)[:TOP]]
-    told = [[_cell(row.get(key)) for key in keys] for row in shown]
-    return "\n".join(lines + table([key.removeprefix("model.") for key in keys], told))
+    shown = [trial_row(trial, objectives) for trial in ranked(end.trials)[:TOP]]
+    cells = [[_cell(row.get(key)) for key in keys] for row in shown]
+    return "\n".join(lines + table([key.removeprefix("model.") for key in keys], cells))
 
 
 def headline(trials: Sequence[FrozenTrial], best: FrozenTrial | None, objectives: Sequence[str]) -> list[str]:

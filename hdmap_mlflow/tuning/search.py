@@ -15,6 +15,7 @@ from hdmap_mlflow.errors import BadInput, nearest
 from hdmap_mlflow.evaluation.metrics import metric_name
 from hdmap_mlflow.execution.launch import Launch
 from hdmap_mlflow.execution.task import Task
+from hdmap_mlflow.models import builder
 from hdmap_mlflow.runs import setup
 from hdmap_mlflow.tuning import space as spaces
 from hdmap_mlflow.tuning.pruning import PRUNERS
@@ -67,13 +68,17 @@ class Search:
         rest |= {"data_digest": self.data.digest}
         return fixed | searched | rest
 
-    def task(self, asked: Asked, launch: Launch, parent: str) -> Task:
-        """A trial as a run: without targets, big files and pictures of maps."""
+    def trial(self, asked: Asked) -> tuple[RunConfig, dict[str, str]]:
+        """A trial as a run, to be checked, and its tags: without targets, big files and pictures of maps."""
         config = self.space.place(asked.settings, checkpoint="none", heatmaps=0)
         if not self.oracle:
             config = with_values(config, {"data.target_domains": []})
-        config = config.model_copy(update={"condition": f"{self.config.condition}-trial-{asked.number}"})
         tags = {"hdmap.study": self.name, "hdmap.trial": str(asked.number), "hdmap.oracle": str(self.oracle).lower()}
+        return config.model_copy(update={"condition": f"{self.config.condition}-trial-{asked.number}"}), tags
+
+    def task(self, asked: Asked, launch: Launch, parent: str) -> Task:
+        """A trial for a process of its own. Raises BadInput for settings that the model does not take together."""
+        config, tags = self.trial(asked)
         more: dict[str, Any] = {}
         if self.pruner != "none":
             told = {"storage": self.place.url, "study": self.name, "trial_id": asked.trial_id, "pruner": self.pruner}
@@ -81,8 +86,8 @@ class Search:
                 "hook": "hdmap_mlflow.tuning.pruning:pruning",
                 "arguments": told | {"epochs": config.train.max_epochs},
             }
-        return Task(index=asked.number, config=config, folder=self.folder, kind="trial", parent=parent, tags=tags,
-                    command=launch.child, **more)  # fmt: skip
+        return Task(index=asked.number, config=builder.check(config), folder=self.folder, kind="trial", parent=parent,
+                    tags=tags, command=launch.child, **more)  # fmt: skip
 
     def values(self, metrics: Mapping[str, float]) -> list[float]:
         """The objectives from a run's metrics. Raises KeyError for one that the run does not have."""

@@ -9,7 +9,7 @@ from pathlib import Path
 import mlflow
 import psutil
 
-from hdmap_mlflow.config import DataConfig, ModelConfig, RunConfig, TrackingConfig, TrainConfig
+from hdmap_mlflow.config import CheckedConfig, DataConfig, ModelConfig, TrackingConfig, TrainConfig
 from hdmap_mlflow.execution.task import Outcome, Task
 from hdmap_mlflow.grid.plan import Cell
 
@@ -34,7 +34,7 @@ def notes(seed):
 
 def config(seed=0, uri=None):
     uri = uri or os.environ["MLFLOW_TRACKING_URI"]
-    return RunConfig(
+    return CheckedConfig(
         condition="quick",
         data=DataConfig(batch_size=32),
         model=ModelConfig(name="patchcore"),

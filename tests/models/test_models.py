@@ -11,8 +11,9 @@ import pytest
 import torch
 from anomalib import LearningType
 from anomalib.models.components import AnomalibModule
+from anomalib.models.image.reverse_distillation.anomaly_map import AnomalyMapGenerationMode
 
-from hdmap_mlflow.config import RunConfig, packaged_conditions
+from hdmap_mlflow.config import CheckedConfig, RunConfig, packaged_conditions
 from hdmap_mlflow.errors import BadInput
 from hdmap_mlflow.models import backbones, builder, registry, signature
 from hdmap_mlflow.models.parts import textures
@@ -152,8 +153,29 @@ def test_a_texture_folder_below_home_is_found(tmp_path, monkeypatch):
 @pytest.mark.parametrize("model", registry.REGISTRY)
 def test_a_configuration_that_went_through_json_is_the_same_run(model):
     config = setup.configure(model, "quickstart")
-    read = RunConfig.model_validate_json(config.model_dump_json())
-    assert read == config == builder.check(read) and read.flat() == config.flat()
+    again = CheckedConfig.model_validate_json(config.model_dump_json())
+    assert again == config and again == builder.check(again)
+
+
+@pytest.mark.parametrize(
+    ("model", "given", "setting", "kept", "argument"),
+    [
+        ("glass", "data.image_size=[64,96]", "input_shape", [64, 96], (64, 96)),
+        ("draem_sevnet", "model.patch_width_range=[10,40]", "patch_width_range", [10, 40], (10, 40)),
+        ("draem_sevnet", "", "score_weights", [0.5, 0.5], (0.5, 0.5)),
+        ("reverse_distillation", "model.anomaly_map_mode=multiply", "anomaly_map_mode", "multiply",
+         AnomalyMapGenerationMode.MULTIPLY),
+    ],
+)  # fmt: skip
+def test_settings_are_plain_until_the_constructor_gets_them_in_its_own_types(model, given, setting, kept, argument):
+    settings = setup.configure(model, overrides=given).model.settings
+    found = signature.arguments(registry.find_model(model).path, settings)[setting]
+    assert settings[setting] == kept and found == argument and type(found) is type(argument)
+
+
+def test_a_setting_of_another_version_of_the_class_is_refused_by_name():
+    with pytest.raises(BadInput, match="unknown key 'model.num_neighbor' for .*did you mean 'num_neighbors'"):
+        signature.arguments(registry.find_model("patchcore").path, {"num_neighbor": 3})
 
 
 def test_unknown_model_names_the_nearest():

@@ -5,7 +5,7 @@ import json
 import pandas as pd
 import pytest
 
-from hdmap_mlflow.config import ModelConfig, RunConfig
+from hdmap_mlflow.config import CheckedConfig, ModelConfig
 from hdmap_mlflow.errors import BadInput
 from hdmap_mlflow.runs import history
 from hdmap_mlflow.tracking import Record, Store
@@ -80,7 +80,7 @@ def test_one_run_is_read_with_its_cards_and_its_configuration(shared, make):
     record.params({"model.name": "m"})
     record.metrics({"source/x": 0.5})
     record.json({"repair": [1]}, "cards.json")
-    config = RunConfig(condition="c", model=ModelConfig(name="m", settings={"a": 1.0, "b": [2]}))
+    config = CheckedConfig(condition="c", model=ModelConfig(name="m", settings={"a": 1.0, "b": [2]}))
     record.json(json.loads(config.model_dump_json()), "config.json")
     whole = history.read_run(shared.uri, record.run_id)
     assert whole.cards == {"repair": [1]} and whole.params["model.name"] == "m" and whole.metrics == {"source/x": 0.5}

@@ -107,8 +107,9 @@ def test_the_gain_of_trained_again_settings_is_paired_by_seed(refits):
         for cell, (mean, spread) in zip(row[1:4], columns, strict=True):
             assert numbers(cell) == pytest.approx([mean] if spread is None else [mean, spread], abs=5.1e-5)
     trials = [trial(0, 0.75, baseline=True), trial(1, 0.9)]
-    note = findings.note("s", [frozen(one) for one in trials], frozen(trials[1]), ONE, SPACE,
-                         [findings.Refit(*one) for one in refits], "hdmap train")  # fmt: skip
+    end = findings.Conclusion([frozen(one) for one in trials], frozen(trials[1]), [], {}, "hdmap train",
+                              [findings.Refit(*one) for one in refits])  # fmt: skip
+    note = findings.note("s", end, ONE, SPACE)
     failed = [(seed, role) for seed, *both in refits
               for role, found in zip(("baseline", "best"), both, strict=True) if found is None]  # fmt: skip
     assert re.findall(r"seed (\d+): the (\w+) failed", note) == [(str(seed), role) for seed, role in failed]

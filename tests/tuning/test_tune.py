@@ -19,7 +19,9 @@ from servers import postgresql
 
 from hdmap_mlflow.errors import BadInput, Incomplete
 from hdmap_mlflow.execution.launch import Launch
+from hdmap_mlflow.models import builder
 from hdmap_mlflow.runs import setup
+from hdmap_mlflow.tuning import driver
 from hdmap_mlflow.tuning.driver import status, tune
 from hdmap_mlflow.tuning.search import SearchRequest, check
 from hdmap_mlflow.tuning.storage import StudyStorage, look
@@ -130,6 +132,41 @@ def test_a_trial_fails_alone_a_pruned_one_is_killed_and_a_bug_stops_the_study(ma
     assert found[2].user_attrs["reason"] == "failed: its run has no val/image_AUROC"
     assert found[6].intermediate_values == {0: 0.3, 1: 0.3}, "it was stopped before its last epoch"
     assert study.info.status == "FAILED" and "trial 7" in study.data.tags["hdmap.reason"]
+
+
+@pytest.mark.slow
+def test_a_trial_whose_settings_the_model_refuses_together_fails_alone_in_a_run_of_its_own(maps, store, monkeypatch):
+    asked, check_config = search(maps, trials=3), builder.check
+
+    def refuses_one(config):
+        if config.condition.endswith("-trial-1"):
+            raise BadInput("these do not go together")
+        return check_config(config)
+
+    monkeypatch.setattr(builder, "check", refuses_one)
+    tune(asked, launch())
+    trials = {int(t.data.tags["hdmap.trial"]): t for t in runs(store, kind="trial").values()}
+    assert [trials[n].info.status for n in range(3)] == ["FINISHED", "FAILED", "FINISHED"]
+    tags, (study,) = trials[1].data.tags, runs(store, kind="study").values()
+    assert tags["hdmap.reason"] == "these do not go together" and tags["mlflow.parentRunId"] == study.info.run_id
+    found = look(asked.place, "s").trials[1]
+    assert found.state.name == "FAIL" and found.user_attrs["reason"] == "these do not go together"
+    assert found.user_attrs["run_id"] == trials[1].info.run_id
+    assert {note["trial"] for note in trial_notes("begin")} == {"0", "2"}
+
+
+@pytest.mark.slow
+def test_a_study_is_recorded_even_where_its_best_settings_cannot_be_trained_again(maps, store, monkeypatch):
+    def stops(*_):
+        raise RuntimeError("no machine is left")
+
+    monkeypatch.setattr(driver, "_refit", stops)
+    with pytest.raises(RuntimeError, match="no machine is left"):
+        tune(search(maps, trials=2, refit_seeds="0"), launch())
+    (study,) = runs(store, kind="study").values()
+    kept = {file.path for file in store.client.list_artifacts(study.info.run_id)}
+    assert kept == {"trials.csv", "best_condition.json", "figures"} and study.info.status == "FAILED"
+    assert "## Trials" in study.data.tags["mlflow.note.content"] and "hdmap.best_trial" in study.data.tags
 
 
 @pytest.mark.slow
