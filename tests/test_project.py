@@ -42,12 +42,12 @@ HOUSE = {
     "models ": "builder contract",
     "evaluation": "pixels intervals scoring metrics cards shift figures pictures",
     "tracking": "client record store",
-    "runs": "meter setup identity train result history flow export rescore verify",
+    "runs": "meter setup identity train result history workdir flow export rescore verify",
     "execution": "gpus task board forks process child preload executor local ray launch",
     "grid": "plan driver",
     "tuning": "request storage pruning space study findings search driver",
     "report": "arrange tables sections charts write",
-    "cli": "options catalogue commands",
+    "cli": "options catalogue show commands",
     " ": "__main__",
 }
 FLOORS = []

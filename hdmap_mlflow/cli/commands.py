@@ -60,11 +60,12 @@ def train(
 ) -> None:
     """Train a model on one domain, evaluate it on all, record the run in MLflow."""
     from hdmap_mlflow import tracking
+    from hdmap_mlflow.cli.show import show
     from hdmap_mlflow.runs import flow, setup
 
     said = given(model=model, condition=condition, conditions=run.condition_file, overrides=run.overrides)
     result = flow.execute(setup.configure(**said, flags=run.flags()))
-    result.show()
+    show(result)
     print(f"\nrun {result.run_id}; to compare runs: {tracking.ui_command(result.uri)}")
 
 

@@ -2,23 +2,41 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 import pandas as pd
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
 from sklearn.metrics import roc_auc_score, roc_curve
 
-from hdmap_mlflow.evaluation.metrics import raw
+from hdmap_mlflow.evaluation.metrics import raw, thresholds
+from hdmap_mlflow.evaluation.scoring import Scores
 
 GOOD, FAULT, ACCENT, MUTED = "#3b7dd8", "#d1495b", "#1b1b1e", "#8d99ae"
 NAMES = {"normal_q99": "99 % of normals", "F1": "best F1", "youden": "Youden"}
 DASHES = {"normal_q99": "-", "F1": "--", "youden": ":"}
 SIMULATED = "simulated maps"
+Bars = Sequence[tuple[str, float, Sequence[float]]]  # domain, AUROC and its interval, the source first
+Curves = Mapping[str, Mapping[str, Mapping[str, float]]]  # domain -> k -> rates
 
 
-def _figure(width: float, height: float, title: str, simulated: bool, columns: int = 1) -> tuple[Figure, list]:
+def of_run(
+    name: str, scores: Sequence[Scores], bars: Bars, baselines: Mapping[str, float], repair: Curves, simulated: bool
+) -> Iterator[tuple[str, Figure]]:
+    """Path below the run's folder, and figure: scores and ROC of every domain, the source first, transfer, repair."""
+    fitted = thresholds(scores[0].part("val"))
+    for i, one in enumerate(scores):
+        figure = score_figure(one.domain, "target" if i else "source", one.part("test"), fitted, simulated)
+        yield f"figures/scores_{one.domain}.png", figure
+    if bars:
+        yield "figures/transfer.png", transfer_figure(name, bars, baselines, simulated)
+    if repair:
+        yield "figures/repair.png", repair_figure(repair, simulated)
+
+
+def _figure(width: float, height: float, title: str, simulated: bool, columns: int = 1) -> tuple[Figure, list[Axes]]:
     figure = Figure((width, height), layout="constrained" if columns == 1 else None)
     if columns > 1:  # a layout engine draws every text twice; these axes have short labels
         figure.subplots_adjust(0.065, 0.56 / height, 0.985, 1 - 0.6 / height, wspace=0.18)
@@ -39,7 +57,7 @@ def score_figure(
     label, score = raw(table)
     figure, (histogram, curve) = _figure(10, 4, f"{domain} ({role}): {len(table)} maps", simulated, 2)
     low, high = min(score.min(), *thresholds.values()), max(score.max(), *thresholds.values())
-    bins = np.linspace(low, high if high > low else low + 1, 41)
+    bins = np.linspace(low, high if high > low else low + 1, 41).tolist()
     for value, colour, name in ((0, GOOD, "good"), (1, FAULT, "fault")):
         if (label == value).any():
             count = int((label == value).sum())
@@ -53,7 +71,7 @@ def score_figure(
     return figure
 
 
-def _roc(axis, label: np.ndarray, score: np.ndarray, thresholds: Mapping[str, float]) -> None:  # noqa: ANN001
+def _roc(axis: Axes, label: np.ndarray, score: np.ndarray, thresholds: Mapping[str, float]) -> None:
     if len(np.unique(label)) < 2:
         axis.axis("off")
         axis.text(0.5, 0.5, "one class only:\nno ROC curve", ha="center", va="center", color=MUTED)
@@ -70,16 +88,8 @@ def _roc(axis, label: np.ndarray, score: np.ndarray, thresholds: Mapping[str, fl
     axis.legend(fontsize=8, frameon=False, loc="lower right")
 
 
-def transfer_figure(
-    name: str,
-    rows: Sequence[tuple[str, float, Sequence[float]]],
-    baselines: Mapping[str, float],
-    simulated: bool = False,
-) -> Figure:
-    """AUROC of the source and of every target with its interval; ticks mark the better of the trivial scores.
-
-    `rows` are (domain, AUROC, (low, high)), the source first; `baselines` maps a domain to a trivial score's AUROC.
-    """
+def transfer_figure(name: str, rows: Bars, baselines: Mapping[str, float], simulated: bool = False) -> Figure:
+    """AUROC of every domain with its interval; ticks mark `baselines`, the better of the trivial scores' AUROC."""
     figure, (axis,) = _figure(7.5, 1.4 + 0.5 * len(rows), f"{name}: image AUROC", simulated)
     for i, (domain, auroc, (low, high)) in enumerate(rows):
         axis.barh(i, auroc, color=ACCENT if i == 0 else GOOD, alpha=0.85, height=0.6)
@@ -94,7 +104,7 @@ def transfer_figure(
     return figure
 
 
-def repair_figure(curves: Mapping[str, Mapping[str, Mapping[str, float]]], simulated: bool = False) -> Figure:
+def repair_figure(curves: Curves, simulated: bool = False) -> Figure:
     """FPR and TPR of a domain's re-fitted 99 % threshold over k unlabelled normal maps (`cards.repair`)."""
     title = "What k unlabelled target normals would repair (99 % threshold)"
     figure, axes = _figure(9, 3.6, title, simulated, 2)
@@ -103,7 +113,7 @@ def repair_figure(curves: Mapping[str, Mapping[str, Mapping[str, float]]], simul
         for domain, curve in curves.items():
             axis.plot([ticks.index(int(k)) for k in curve], [c[rate] for c in curve.values()], "o-", label=domain)
         axis.set(xticks=range(len(ticks)), xlabel="k (0: as transferred)", ylim=(-0.02, 1.02))
-        axis.set_xticklabels(ticks)
+        axis.set_xticklabels(map(str, ticks))
         axis.set_title(f"{rate}: {long}", fontsize=10, loc="left")
         axis.yaxis.set_major_formatter(PercentFormatter(1))
         axis.grid(axis="y", alpha=0.25)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
@@ -14,6 +15,10 @@ from matplotlib.text import Text
 from PIL.Image import Image, fromarray
 
 from hdmap_mlflow.evaluation.metrics import raw
+from hdmap_mlflow.evaluation.scoring import Scores, anomaly_maps
+
+if TYPE_CHECKING:
+    from hdmap_mlflow.data.datamodule import MultiDomainHDMAPDataModule as DataModule
 
 
 @dataclass(frozen=True)
@@ -57,6 +62,28 @@ def title(domain: str, row: pd.Series, one: Chosen, threshold: float | None, sim
         told += f", transferred F1 threshold {threshold:.4g}: {verdict}"
     about = ["fault" if row["label"] else "good", row["group"], "simulated" if simulated else ""]
     return f"{domain} / {row['path']} ({', '.join(filter(None, about))})\n{why}, no. {one.rank}: {told}"
+
+
+def of_domain(
+    scores: Scores, model: Any, data: DataModule, device: str, threshold: float | None, k: int, simulated: bool
+) -> Iterator[tuple[str, Image]]:
+    """Path below the run's folder, and picture: a domain's chosen maps, scored once more for their anomaly maps."""
+    table = scores.part("test").reset_index(drop=True)
+    chosen = choose(table, threshold, k)
+    loader = data.chosen_dataloader(scores.domain, [one.row for one in chosen])
+    images, anomalies, masks = zip(*anomaly_maps(model, loader, device), strict=True)
+    marked = data.scored[scores.domain, "test"]["mask"].ne("").to_numpy()
+    heat = None if anomalies[0] is None else _limits(anomalies)
+    bright = float(np.quantile(images, 0.99))  # one bright map must not leave the faint band of another in the dark
+    sheet = Sheet(images[0].shape, (_limits(images)[0], bright), heat)
+    for one, image, anomaly, mask in zip(chosen, images, anomalies, masks, strict=True):
+        caption = title(scores.domain, table.iloc[one.row], one, threshold, simulated)
+        picture = sheet.draw(caption, image, anomaly, mask if marked[one.row] else None)
+        yield f"heatmaps/{scores.domain}/{file_name(one, table)}", picture
+
+
+def _limits(arrays: Sequence[np.ndarray]) -> tuple[float, float]:
+    return min(a.min() for a in arrays), max(a.max() for a in arrays)
 
 
 class Sheet:

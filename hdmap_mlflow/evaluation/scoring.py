@@ -6,6 +6,7 @@ import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -37,7 +38,7 @@ class Scores:
         return Scores(self.domain, self.table.assign(split=split))
 
 
-def score(model, loader, domain: str, split: str, device: str, progress: bool = True) -> Scores:  # noqa: ANN001
+def score(model: Any, loader: Any, domain: str, split: str, device: str, progress: bool = True) -> Scores:
     """Score every map of a loader, in its order, with a fitted model in float32.
 
     `pred_score` is taken as the model computes it: nothing normalises or clamps it. Where the loader brings masks and
@@ -77,7 +78,7 @@ def score(model, loader, domain: str, split: str, device: str, progress: bool = 
     return Scores(domain, kept[COLUMNS].reset_index(drop=True), pixels.metrics() if split == "test" else {})
 
 
-def _native(anomaly_map, size: tuple[int, int]) -> np.ndarray:  # noqa: ANN001
+def _native(anomaly_map: Any, size: tuple[int, int]) -> np.ndarray:
     """Anomaly maps, (n, H, W) or (n, 1, H, W), brought to the maps' own size (bilinear): float32, (n, *size)."""
     from torch.nn.functional import interpolate
 
@@ -85,7 +86,7 @@ def _native(anomaly_map, size: tuple[int, int]) -> np.ndarray:  # noqa: ANN001
     return interpolate(maps, size, mode="bilinear", align_corners=False)[:, 0].cpu().numpy()
 
 
-def anomaly_maps(model, loader, device: str) -> Iterator[tuple[np.ndarray, np.ndarray | None, np.ndarray]]:  # noqa: ANN001
+def anomaly_maps(model: Any, loader: Any, device: str) -> Iterator[tuple[np.ndarray, np.ndarray | None, np.ndarray]]:
     """Native map, anomaly map at its size (None if the model has none) and mask, each (H, W), of every map in order."""
     import torch
 

@@ -2,15 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 from scipy.stats import wasserstein_distance
 from sklearn.metrics.pairwise import euclidean_distances
 
+if TYPE_CHECKING:
+    from hdmap_mlflow.data.layout import Domain
+
 MAPS = 48  # healthy training maps a domain, evenly spaced
 SIZE = (32, 96)
 LAYERS = (2, 3)  # features of EfficientNet-Lite0 after blocks.2 (40 channels) and blocks.4 (112)
+
+
+def of_domains(domains: Sequence[Domain]) -> dict[str, dict[str, float]]:
+    """Distances of the other domains from the first, from a few healthy training maps of each that has at least two."""
+    maps = {}
+    for domain in domains:
+        train = domain.table[domain.table["split"] == "train"]
+        if len(train) > 1:
+            chosen = np.unique(np.linspace(0, len(train) - 1, MAPS).round().astype(int))
+            maps[domain.name] = domain.read(train.iloc[chosen])
+    return distances(maps, domains[0].name) if domains[0].name in maps else {}
 
 
 def distances(maps: Mapping[str, np.ndarray], source: str) -> dict[str, dict[str, float]]:

@@ -1,33 +1,63 @@
-"""One condition from end to end: data -> train on the source -> evaluate source and targets -> MLflow."""
+"""One condition from end to end: prepare -> fit -> score -> summarise, each a value, and all of it recorded."""
 
 from __future__ import annotations
 
 import contextlib
-import logging
 import platform
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from datetime import datetime
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, NamedTuple
 
 from hdmap_mlflow.config import CheckedConfig, RunConfig
+from hdmap_mlflow.data.dataset import Dataset, read
 from hdmap_mlflow.errors import BadInput, OutOfMemory
+from hdmap_mlflow.evaluation import scoring, shift
+from hdmap_mlflow.evaluation.metrics import metric_name
+from hdmap_mlflow.evaluation.scoring import Scores
+from hdmap_mlflow.runs import workdir
+from hdmap_mlflow.runs.identity import identity_tags
 from hdmap_mlflow.runs.meter import Meter
+from hdmap_mlflow.runs.result import Result, summarise
 
 if TYPE_CHECKING:
-    from matplotlib.figure import Figure
-    from PIL.Image import Image
-
-    from hdmap_mlflow.evaluation.scoring import Scores
-    from hdmap_mlflow.runs.result import Result
+    from hdmap_mlflow.data.datamodule import MultiDomainHDMAPDataModule
+    from hdmap_mlflow.runs.train import AnomalibModule, Fitted
     from hdmap_mlflow.tracking import Record
-from hdmap_mlflow.data.dataset import Dataset, read
-from hdmap_mlflow.runs.identity import identity_tags
 
 PACKAGES = ("anomalib", "torch", "torchvision", "lightning", "timm", "mlflow", "numpy", "scikit-learn", "tifffile")
 OnEpoch = Callable[[Mapping[str, float], int], None]
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A new model, the maps that it is fitted to and scored on, its device, and its weights: source and digest."""
+
+    model: AnomalibModule
+    datamodule: MultiDomainHDMAPDataModule
+    device: str
+    weights: str
+
+
+class Scored(NamedTuple):
+    """Raw scores of the source (validation and reported maps) and of every target (reported maps)."""
+
+    source: Scores
+    targets: list[Scores]
+
+
+@dataclass
+class Run:
+    """What exists of a run by now: the value of each step that it came through."""
+
+    config: CheckedConfig
+    folder: Path
+    prepared: Prepared | None = None
+    fitted: Fitted | None = None
+    scored: Scored | None = None
+    result: Result | None = None
 
 
 def execute(
@@ -50,162 +80,85 @@ def execute(
     uri = tracking.absolute_uri(config.tracking.uri)
     with meter.phase("read"):
         data = read(config)
-    workdir = _workdir(config)
-    known = identity_tags(config, data)
-    planned = (tags or {}).get("hdmap.fingerprint", known["hdmap.fingerprint"])
-    if planned != known["hdmap.fingerprint"]:
+    run = Run(config, workdir.create(config))
+    identity = identity_tags(config, data)
+    planned = (tags or {}).get("hdmap.fingerprint", identity["hdmap.fingerprint"])
+    if planned != identity["hdmap.fingerprint"]:
         raise BadInput(f"the maps, the code or a library on {platform.node()} are not those of the plan (fingerprint "
-                       f"{known['hdmap.fingerprint']}, planned {planned}); make them the same")  # fmt: skip
-    tags = {**(tags or {}), "hdmap.kind": kind, **known}
+                       f"{identity['hdmap.fingerprint']}, planned {planned}); make them the same")  # fmt: skip
+    tags = {**(tags or {}), "hdmap.kind": kind, **identity}
     with tracking.start(uri, config.tracking.experiment, config.name, tags, parent) as record:
         say(f"run {config.name}, id {record.run_id}")
-        with _log(workdir, record), _memory(config):
-            _record_inputs(record, config, data)
-            return _flow(config, data, record, meter, workdir, on_epoch)
+        with workdir.logged(run.folder, record, say), _memory(config):
+            record_inputs(record, config, data)
+            try:
+                return _flow(run, data, record, meter, on_epoch)
+            finally:
+                record.metrics({metric_name("cost", name): value for name, value in meter.results.items()})
 
 
-def _flow(
-    config: CheckedConfig, data: Dataset, record: Record, meter: Meter, workdir: Path, on_epoch: OnEpoch | None
-) -> Result:
-    from hdmap_mlflow.data.datamodule import MultiDomainHDMAPDataModule
-    from hdmap_mlflow.evaluation import cards, metrics, scoring
-    from hdmap_mlflow.models import backbones, builder
-    from hdmap_mlflow.models.parts import features
+def _flow(run: Run, data: Dataset, record: Record, meter: Meter, on_epoch: OnEpoch | None) -> Result:
+    """The steps of a run. What exists is recorded once: after the last of them, or where one fails."""
+    from hdmap_mlflow.models import builder
     from hdmap_mlflow.runs import train
-    from hdmap_mlflow.runs.result import Result  # scikit-learn costs a second
-
-    source, *targets = data.names
-    device, progress = train.accelerator(config.train.device), sys.stderr.isatty()
-
-    with meter.phase("build"):
-        train.seed(config.train)
-        model = builder.build(config)
-        features.reuse(model, config.data.feature_cache_mb, config.data.image_size)
-        datamodule = MultiDomainHDMAPDataModule(data.domains, config.data)
-    record.tags({"hdmap.weights": f"{config.model.weights}:{backbones.weights_digest(model)}"})
 
     def report(values: Mapping[str, float], epoch: int) -> None:
-        record.metrics({metrics.metric_name("epoch", name): value for name, value in values.items()}, epoch)
+        record.metrics({metric_name("epoch", name): value for name, value in values.items()}, epoch)
         if on_epoch:
             on_epoch(values, epoch)
 
-    with meter.phase("fit"), builder.downloads(config.model.name):
-        trains = builder.trains(config, model)
-        checkpoint, training = train.fit(
-            config, model, datamodule, trains=trains, workdir=workdir, on_epoch=report, progress=progress
-        )
-
-    def score(domain: str, split: str) -> scoring.Scores:
-        return scoring.score(model, datamodule.scoring_dataloader(domain, split), domain, split, device, progress)
-
-    with meter.phase("evaluate"):
-        tested = score(source, "test")
-        # With validation=source_test both are the same maps, scored once.
-        same = datamodule.scored[source, "val"]["path"].equals(datamodule.scored[source, "test"]["path"])
-        scored = scoring.join(tested.as_split("val") if same else score(source, "val"), tested)
-        transferred = [score(name, "test") for name in targets]
-
-    with meter.phase("record"):
-        counts = {scores.domain: len(scores.part("test")) for scores in (scored, *transferred)}
-        measured = metrics.summary(scored, transferred)
-        told = cards.build(scored, transferred, _distances(data))
-        result = Result(record.run_id, record.uri, config, data.names, counts, measured, data.simulated, told)
-        record.metrics(measured)
-        for scores in (scored, *transferred):
-            record.artifact(scoring.write(scores, workdir), "scores")
-        record.json(result.record(training, checkpoint, workdir), "result.json")
-        record.json(told, "cards.json")
-        record.note(result.markdown())
-        ratio = measured.get("transfer/ratio")
-        record.tags({"hdmap.grade": "undefined" if ratio is None else metrics.grade(ratio)})
-        if config.tracking.checkpoint == "best":
-            record.checkpoint(checkpoint, config.tracking.max_checkpoint_mb)
-
+    config, progress = run.config, sys.stderr.isatty()
+    with contextlib.ExitStack() as ending:
+        ending.callback(record_run, record, run)
+        with meter.phase("build"):
+            run.prepared = ready = prepare(config, data)
+        with meter.phase("fit"), builder.downloads(config.model.name):
+            trains = builder.trains(config, ready.model)
+            run.fitted = train.fit(config, ready.model, ready.datamodule, trains=trains, workdir=run.folder,
+                                   on_epoch=report, progress=progress)  # fmt: skip
+        with meter.phase("evaluate"):
+            run.scored = score(ready, data.names, progress)
+        with meter.phase("record"):
+            run.result = summarise(*run.scored, shift.of_domains(data.domains), run_id=record.run_id, uri=record.uri,
+                                   config=config, simulated=data.simulated)  # fmt: skip
+            ending.close()
     with meter.phase("pictures"):
-        all_scores = (scored, *transferred)
-        if config.tracking.figures:
-            for path, figure in _figures(result, all_scores):
-                figure.savefig(_below(workdir, path), dpi=90)
-        if config.tracking.heatmaps:
-            for one in all_scores:
-                for path, picture in _heatmaps(result, one, model, datamodule, device):
-                    picture.save(_below(workdir, path))
-        for folder in ("figures", "heatmaps"):
-            if (workdir / folder).exists():
-                record.folder(workdir / folder, folder)
-    record.metrics({metrics.metric_name("cost", name): value for name, value in meter.results.items()})
-    return result
+        record_pictures(record, run.folder, ready, run.scored, run.result)
+    return run.result
 
 
-def _distances(data: Dataset) -> dict[str, dict[str, float]]:
-    """Label-free distances of the targets from the source, from a few healthy training maps a domain."""
-    import numpy as np
+def prepare(config: CheckedConfig, data: Dataset) -> Prepared:
+    """Build the model from its seed, and the sets of maps. Raises BadInput if its device or weights are not there."""
+    from hdmap_mlflow.data.datamodule import MultiDomainHDMAPDataModule
+    from hdmap_mlflow.models import backbones, builder
+    from hdmap_mlflow.models.parts import features
+    from hdmap_mlflow.runs import train
 
-    from hdmap_mlflow.evaluation import shift
-
-    maps = {}
-    for domain in data.domains:
-        train = domain.table[domain.table["split"] == "train"]
-        if len(train) > 1:
-            chosen = np.unique(np.linspace(0, len(train) - 1, shift.MAPS).round().astype(int))
-            maps[domain.name] = domain.read(train.iloc[chosen])
-    return shift.distances(maps, data.names[0]) if data.names[0] in maps else {}
-
-
-def _figures(result: Result, all_scores: Sequence[Scores]) -> Iterator[tuple[str, Figure]]:
-    """Path below the run's folder, and figure: scores and ROC a domain, the transfer, the repair curve."""
-    from hdmap_mlflow.evaluation import figures, metrics
-
-    simulated = result.simulated
-    fitted = metrics.thresholds(all_scores[0].part("val"))
-    for i, scores in enumerate(all_scores):
-        role = "source" if i == 0 else "target"
-        yield (
-            f"figures/scores_{scores.domain}.png",
-            figures.score_figure(scores.domain, role, scores.part("test"), fitted, simulated),
-        )
-    rows, trivial = result.bars()
-    if rows:
-        yield "figures/transfer.png", figures.transfer_figure(result.config.name, rows, trivial, simulated)
-    if result.cards["repair"]:
-        yield "figures/repair.png", figures.repair_figure(result.cards["repair"], simulated)
+    device = train.accelerator(config.train.device)
+    train.seed(config.train)
+    model = builder.build(config)
+    features.reuse(model, config.data.feature_cache_mb, config.data.image_size)
+    datamodule = MultiDomainHDMAPDataModule(data.domains, config.data)
+    return Prepared(model, datamodule, device, f"{config.model.weights}:{backbones.weights_digest(model)}")
 
 
-def _heatmaps(result: Result, scores: Scores, model: Any, datamodule: Any, device: str) -> Iterator[tuple[str, Image]]:
-    """Path below the run's folder, and picture: a domain's chosen maps, scored once more for their anomaly maps."""
-    import numpy as np
+def score(ready: Prepared, domains: list[str], progress: bool) -> Scored:
+    """Score every map of the domains, the source first, with the fitted model."""
 
-    from hdmap_mlflow.evaluation import pictures, scoring
+    def one(domain: str, split: str) -> Scores:
+        loader = ready.datamodule.scoring_dataloader(domain, split)
+        return scoring.score(ready.model, loader, domain, split, ready.device, progress)
 
-    table = scores.part("test").reset_index(drop=True)
-    threshold = result.metrics.get("val/threshold_F1")
-    chosen = pictures.choose(table, threshold, result.config.tracking.heatmaps)
-    loader = datamodule.chosen_dataloader(scores.domain, [one.row for one in chosen])
-    found = list(scoring.anomaly_maps(model, loader, device))
-    marked = datamodule.scored[scores.domain, "test"]["mask"].ne("").to_numpy()
-    images, anomalies, _ = zip(*found, strict=True)
-    heat = None if anomalies[0] is None else _limits(anomalies)
-    bright = float(np.quantile(images, 0.99))  # one bright map must not leave the faint band of another in the dark
-    sheet = pictures.Sheet(images[0].shape, (_limits(images)[0], bright), heat)
-    for one, (image, anomaly, mask) in zip(chosen, found, strict=True):
-        row = table.iloc[one.row]
-        words = pictures.title(scores.domain, row, one, threshold, result.simulated)
-        picture = sheet.draw(words, image, anomaly, mask if marked[one.row] else None)
-        yield f"heatmaps/{scores.domain}/{pictures.file_name(one, table)}", picture
+    source, *targets = domains
+    tested = one(source, "test")
+    # With validation=source_test both are the same maps, scored once.
+    val, test = (ready.datamodule.scored[source, split]["path"] for split in ("val", "test"))
+    return Scored(scoring.join(tested.as_split("val") if val.equals(test) else one(source, "val"), tested),
+                  [one(name, "test") for name in targets])  # fmt: skip
 
 
-def _limits(arrays: Sequence[Any]) -> tuple[float, float]:
-    return min(a.min() for a in arrays), max(a.max() for a in arrays)
-
-
-def _below(workdir: Path, path: str) -> Path:
-    """A file to be written in a run's folder, whose own folder is there."""
-    file = workdir / path
-    file.parent.mkdir(parents=True, exist_ok=True)
-    return file
-
-
-def _record_inputs(record: Record, config: RunConfig, data: Dataset) -> None:
+# --------------------------------------------------------------------------------------------------- the record
+def record_inputs(record: Record, config: RunConfig, data: Dataset) -> None:
     """What the run starts from: parameters, configuration, versions and the data it read."""
     record.params(config.flat())
     record.json(config.model_dump(mode="json"), "config.json")
@@ -220,17 +173,48 @@ def _record_inputs(record: Record, config: RunConfig, data: Dataset) -> None:
         record.dataset(domain.name, domain.digest()[:16], str(domain.folder), context, profile)
 
 
-def _workdir(config: RunConfig) -> Path:
-    """A new folder for what the run writes beside MLflow. Raises BadInput where it cannot be made."""
-    stamp = datetime.now().strftime("%Y%m%d_%H%M%S_%f")
-    base = Path(config.tracking.output_dir) / config.model.name.replace(":", ".")
-    folder = base / f"{config.condition}_{config.data.source_domain}_s{config.train.seed}_{stamp}"
+def record_run(record: Record, run: Run) -> None:
+    """Write all that exists of a run, but for its pictures; of one that failed half-way that is less."""
+    tracking, result = run.config.tracking, run.result
+    if run.prepared:
+        record.tags({"hdmap.weights": run.prepared.weights})
+    if result:
+        record.metrics(result.metrics)
+    for scores in (run.scored.source, *run.scored.targets) if run.scored else ():
+        record.artifact(scoring.write(scores, run.folder), "scores")
+    if result and run.fitted:
+        record.json(result.record(run.fitted.training, run.fitted.checkpoint, run.folder), "result.json")
+        record.json(result.cards, "cards.json")
+        record.note(result.markdown())
+        record.tags({"hdmap.grade": result.grade})
+    if run.fitted and tracking.checkpoint == "best":
+        record.checkpoint(run.fitted.checkpoint, tracking.max_checkpoint_mb)
+
+
+def record_pictures(record: Record, folder: Path, ready: Prepared, scored: Scored, result: Result) -> None:
+    """Draw and write the run's figures, and pictures of a few maps of every domain; where one fails, those before."""
+    from hdmap_mlflow.evaluation import figures, pictures
+
+    tracking, threshold = result.config.tracking, result.metrics.get("val/threshold_F1")
+    everything = (scored.source, *scored.targets)
+
+    def below(path: str) -> Path:
+        (folder / path).parent.mkdir(parents=True, exist_ok=True)
+        return folder / path
+
     try:
-        folder.mkdir(parents=True)
-    except OSError as error:
-        raise BadInput(f"cannot write to tracking.output_dir={config.tracking.output_dir} ({error.strerror}); "
-                       "give another folder") from None  # fmt: skip
-    return folder
+        if tracking.figures:
+            for path, figure in figures.of_run(result.config.name, everything, *result.bars(), result.cards["repair"],
+                                               result.simulated):  # fmt: skip
+                figure.savefig(below(path), dpi=90)
+        for scores in everything if tracking.heatmaps else ():
+            for path, picture in pictures.of_domain(scores, ready.model, ready.datamodule, ready.device, threshold,
+                                                    tracking.heatmaps, result.simulated):  # fmt: skip
+                picture.save(below(path))
+    finally:
+        for name in ("figures", "heatmaps"):
+            if (folder / name).exists():
+                record.folder(folder / name, name)
 
 
 @contextlib.contextmanager
@@ -242,31 +226,7 @@ def _memory(config: RunConfig) -> Iterator[None]:
         cuda = type(error).__name__ == "OutOfMemoryError"
         if not (cuda or isinstance(error, MemoryError) or "can't allocate memory" in str(error)):
             raise
-        height, width = config.data.image_size
-        where = "GPU" if cuda else "the machine's"
-        raise OutOfMemory(
-            f"{config.model.name} ran out of {where} memory at batch size "
-            f"{config.data.batch_size}, {height}x{width} px; lower data.batch_size, data.eval_batch_size, "
-            f"data.image_size or data.max_train, or take a smaller backbone"
-        ) from error
-
-
-@contextlib.contextmanager
-def _log(workdir: Path, record: Record) -> Iterator[None]:
-    """Keep what is logged during the run, and the traceback if it fails, in `run.log`, an artifact however it ends."""
-    path = workdir / "run.log"
-    handler = logging.FileHandler(path, encoding="utf-8")
-    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
-    root = logging.getLogger()
-    root.addHandler(handler)
-    logging.captureWarnings(True)  # the libraries' warnings belong in the log, not between the lines of progress
-    try:
-        yield
-    except BaseException:
-        logging.getLogger(__name__).exception("the run ended early")
-        raise
-    finally:
-        logging.captureWarnings(False)
-        root.removeHandler(handler)
-        handler.close()
-        record.artifact(path, "logs")
+        where, (height, width) = "GPU" if cuda else "the machine's", config.data.image_size
+        raise OutOfMemory(f"{config.model.name} ran out of {where} memory at batch size {config.data.batch_size}, "
+                          f"{height}x{width} px; lower data.batch_size, data.eval_batch_size, data.image_size or "
+                          "data.max_train, or take a smaller backbone") from error  # fmt: skip

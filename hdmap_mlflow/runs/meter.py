@@ -7,6 +7,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from types import ModuleType
 
 import psutil
 
@@ -50,7 +51,7 @@ class Meter:
         self.say(f"{name} took {seconds:.1f} s, peak memory {peak / 1e6:,.0f} MB")
 
 
-def _cuda():  # noqa: ANN202
+def _cuda() -> ModuleType | None:
     """`torch.cuda` where torch is already loaded and has a device."""
     torch = sys.modules.get("torch")
     return torch.cuda if torch and torch.cuda.is_available() else None

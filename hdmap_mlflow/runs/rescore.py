@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import isclose
 
 from hdmap_mlflow.errors import BadInput
-from hdmap_mlflow.evaluation import cards, metrics
 from hdmap_mlflow.runs import history
 from hdmap_mlflow.runs.history import RunRecord
-from hdmap_mlflow.runs.result import Result
+from hdmap_mlflow.runs.result import summarise
 
 DISTANCES = ("intensity", "feature_MMD")  # measured from maps, so they are kept as they were
 
@@ -32,20 +31,17 @@ def rescore(uri: str, record: RunRecord) -> Rescored:
     from hdmap_mlflow import tracking
 
     source, targets = history.as_scores(record)
-    measured = metrics.summary(source, targets)
-    told = cards.build(source, targets, _distances(uri, record.run_id))
-    known = record.metrics
+    config, simulated = history.read_config(uri, record.run_id), record.tag("simulated") == "true"
+    result = summarise(source, targets, _distances(uri, record.run_id), run_id=record.run_id, uri=uri, config=config,
+                       simulated=simulated)  # fmt: skip
+    measured, known = result.metrics, record.metrics
     new = sorted(name for name in measured if name not in known)
     changed = sorted(n for n in measured if n in known and not isclose(measured[n], known[n], rel_tol=1e-9))
     written = tracking.reopen(uri, record.run_id)
     if new or changed:
         written.metrics({name: measured[name] for name in (*new, *changed)})
-    written.json(told, "cards.json")
-    domains = [source.domain, *(scores.domain for scores in targets)]
-    counts = {scores.domain: len(scores.part("test")) for scores in (source, *targets)}
-    config, simulated = history.read_config(uri, record.run_id), record.tag("simulated") == "true"
-    everything = {**known, **measured}
-    written.note(Result(record.run_id, uri, config, domains, counts, everything, simulated, told).markdown())
+    written.json(result.cards, "cards.json")
+    written.note(replace(result, metrics={**known, **measured}).markdown())
     return Rescored(record.name, record.run_id, new, changed)
 
 

@@ -7,10 +7,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from hdmap_mlflow.config import RunConfig
-from hdmap_mlflow.console import show_table
-from hdmap_mlflow.evaluation.metrics import grade, metric_name, target_scope
+from hdmap_mlflow.config import CheckedConfig
+from hdmap_mlflow.evaluation import cards, metrics
+from hdmap_mlflow.evaluation.metrics import metric_name, target_scope
+from hdmap_mlflow.evaluation.scoring import Scores
 
+Distances = Mapping[str, Mapping[str, float]]
 COLUMNS = {
     "image_AUROC": "AUROC",
     "image_AP": "AP",
@@ -36,23 +38,32 @@ class Result:
 
     run_id: str
     uri: str
-    config: RunConfig
+    config: CheckedConfig
     domains: Sequence[str]  # the source first
     counts: Mapping[str, int]  # reported maps a domain
     metrics: Mapping[str, float]
     simulated: bool
     cards: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
+    @property
+    def grade(self) -> str:
+        """The guideline's word for the transfer ratio."""
+        ratio = self.metrics.get("transfer/ratio")
+        return "undefined" if ratio is None else metrics.grade(ratio)
+
+    @property
+    def _scopes(self) -> dict[str, str]:
+        return {domain: target_scope(domain) if i else "source" for i, domain in enumerate(self.domains)}
+
     def rows(self) -> list[list[str]]:
-        """The transfer table: a row a domain, `-` where a metric is undefined."""
+        """The transfer table: one row per domain, `-` where a metric is undefined."""
         rows = []
-        for i, domain in enumerate(self.domains):
-            scope = "source" if i == 0 else target_scope(domain)
+        for domain, scope in self._scopes.items():
             values = [self.metrics.get(metric_name(scope, name)) for name in COLUMNS]
             cells = ["-" if value is None else f"{value:.3f}" for value in values]
             bounds = self._bounds(domain)
             cells.insert(1, f"{bounds[0]:.3f}-{bounds[1]:.3f}" if bounds else "-")
-            rows.append([domain, "source" if i == 0 else "target", str(self.counts[domain]), *cells])
+            rows.append([domain, scope.partition("/")[0], str(self.counts[domain]), *cells])
         return rows
 
     def _bounds(self, domain: str) -> list[float] | None:
@@ -61,8 +72,7 @@ class Result:
     def bars(self) -> tuple[list[tuple[str, float, list[float]]], dict[str, float]]:
         """(domain, AUROC, interval) of every domain that has one, and the better trivial score of each domain."""
         rows, trivial = [], {}
-        for i, domain in enumerate(self.domains):
-            scope = "source" if i == 0 else target_scope(domain)
+        for domain, scope in self._scopes.items():
             auroc, bounds = self.metrics.get(metric_name(scope, "image_AUROC")), self._bounds(domain)
             if auroc is not None and bounds:
                 rows.append((domain, auroc, bounds))
@@ -78,7 +88,7 @@ class Result:
         skill = f"{get('transfer/skill'):.3f}" if "transfer/skill" in self.metrics else "undefined"
         return (
             f"target mean AUROC {mean:.3f}, worst {get('target_worst/image_AUROC'):.3f}; transfer ratio {ratio:.3f} "
-            f"({grade(ratio)}), gap {get('transfer/gap'):+.3f}, skill {skill}"
+            f"({self.grade}), gap {get('transfer/gap'):+.3f}, skill {skill}"
         )
 
     def remarks(self) -> list[str]:
@@ -112,13 +122,6 @@ class Result:
         lines += ["| " + " | ".join(row) + " |" for row in self.rows()]
         return "\n".join([*lines, "", self.verdict(), "", *(f"- {line}" for line in self.remarks())])
 
-    def show(self) -> None:
-        """Print the transfer table to the terminal."""
-        show_table(self.config.name, HEADER, self.rows(), left=2)
-        print(self.verdict())
-        for line in self.remarks():
-            print(f"- {line}")
-
     def record(self, training: Any, checkpoint: Path, path: Path) -> dict[str, Any]:
         """The guideline's result record (`result_<condition>_<timestamp>.json`)."""
 
@@ -146,3 +149,10 @@ class Result:
             "simulated": self.simulated,
             "status": "success",
         }
+
+
+def summarise(source: Scores, targets: list[Scores], distances: Distances, **run: Any) -> Result:
+    """The result of scores and of label-free distances from the source; `run` has the fields that these do not give."""
+    counts = {scores.domain: len(scores.part("test")) for scores in (source, *targets)}
+    measured, told = metrics.summary(source, targets), cards.build(source, targets, distances)
+    return Result(domains=list(counts), counts=counts, metrics=measured, cards=told, **run)

@@ -72,11 +72,12 @@ def test_scores_and_maps_are_those_of_anomalibs_own_class(model: str, domain: Pa
 
 
 @pytest.mark.slow
-def test_a_small_budget_cuts_the_bank_and_says_so(domain: Path, tmp_path: Path, capsys) -> None:
+def test_a_small_budget_cuts_the_bank_and_says_so(domain: Path, tmp_path: Path, caplog) -> None:
+    caplog.set_level("INFO", "hdmap_mlflow")
     full, _ = fitted_scores(configured("patchcore", domain), tmp_path / "full")
     config = configured("patchcore", domain, "model.max_bank_mb=0.02")
     cut, _ = fitted_scores(config, tmp_path / "cut")
-    said = capsys.readouterr().out
+    said = caplog.text
     assert "memory bank: 46 of 2,304 patches" in said and "selected from all" in said
     assert "selected as they come" in said and "model.max_bank_mb=0.02 cut it from 46" in said
     assert np.corrcoef(full, cut)[0, 1] > 0.9

@@ -210,14 +210,15 @@ PATCHES = 8 * 16  # of a map of 32 x 64
     ],
 )
 def test_the_bank_and_what_is_held_follow_from_ratio_and_budget(
-    ratio: float, mb: float, maps: int, steps: int, size: int, held: int, capsys
+    ratio: float, mb: float, maps: int, steps: int, size: int, held: int, caplog
 ) -> None:
+    caplog.set_level("INFO", "hdmap_mlflow")
     model = bank(ratio, mb, maps, steps)
     loss = model.training_step(*batches(2))
     assert loss.shape == () and loss.item() == 0 and loss.requires_grad
     assert (model.gathered.size, model.gathered.limit) == (size, held) and model.gathered.held == min(held, 2 * PATCHES)
     assert not model.model.embedding_store
-    said = capsys.readouterr().out
+    said = caplog.text
     total = min(maps, 2 * steps) * PATCHES
     assert f"memory bank: {size:,} of {total:,} patches, {size * ROW / 1e6:,.1f} MB" in said
     assert ("selected from all" in said) == (held == total) and (f"{held:,} at a time" in said) == (held < total)
@@ -225,14 +226,16 @@ def test_the_bank_and_what_is_held_follow_from_ratio_and_budget(
     assert (f"max_bank_mb={mb:g} cut it from {wanted:,}" in said) == (size < wanted)
 
 
-def test_patchcore_keeps_features_of_the_training_maps_and_scores_by_them(capsys) -> None:
+def test_patchcore_keeps_features_of_the_training_maps_and_scores_by_them(caplog) -> None:
+    caplog.set_level("INFO", "hdmap_mlflow")
     model = bank(0.05, maps=5)
     data = batches(2, 2, 1)
     for batch in data:
         model.training_step(batch)
-    capsys.readouterr()
+    assert "memory bank" in caplog.text
+    caplog.clear()
     model.fit()
-    assert not capsys.readouterr().out, "the size is said once"
+    assert not caplog.records, "the size is said once"
     assert model.gathered is None and model.model.memory_bank.shape == (32, 80)
     patches = model.train().model(torch.cat([batch.image for batch in data]))
     nearest = torch.cdist(model.model.memory_bank, patches).min(dim=1).values

@@ -1,9 +1,11 @@
 """The whole flow on small maps: what is measured, what is recorded, and how a run ends."""
 
+import importlib
 import json
 import logging
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import mlflow
 import numpy as np
@@ -18,7 +20,7 @@ from small import RANDOM_PADIM, RANDOM_PATCHCORE, RANDOM_RD, SMALL
 from hdmap_mlflow.data.dataset import read
 from hdmap_mlflow.errors import BadInput
 from hdmap_mlflow.evaluation import scoring
-from hdmap_mlflow.runs import flow, setup
+from hdmap_mlflow.runs import flow, setup, workdir
 
 pytestmark = pytest.mark.usefixtures("store")  # a fresh SQLite store costs a run of this size as much as the run
 
@@ -110,8 +112,7 @@ def test_the_same_seeds_give_the_same_metrics_to_the_last_digit(maps, model, ove
 
 @pytest.mark.slow
 def test_a_trained_model_reports_its_best_epoch_and_reloads(maps):
-    from hdmap_mlflow.scoring import score
-
+    from hdmap_mlflow.evaluation.scoring import score
     from hdmap_mlflow.models import builder
     from hdmap_mlflow.runs.train import load_checkpoint
 
@@ -195,6 +196,71 @@ def test_a_failing_run_is_failed_with_its_reason(maps):
     assert found.info.status == "FAILED"
     assert "no config.json" in found.data.tags["hdmap.reason"]
     assert "BadInput" in text(found.info.run_id, "logs/run.log")
+
+
+# ------------------------------------------------------------------------------------------ a run that fails half-way
+SCORES = {"scores/domain_A.parquet", "scores/domain_B.parquet", "scores/domain_C.parquet"}
+INPUTS = {"config.json", "environment.json", "logs/run.log"}
+STEPS = {  # what fails -> what is kept of the run beside what it started from
+    "hdmap_mlflow.evaluation.scoring.score": set(),
+    "hdmap_mlflow.evaluation.cards.build": SCORES,
+    "hdmap_mlflow.evaluation.figures.transfer_figure": SCORES | {"result.json", "cards.json"},
+    "hdmap_mlflow.evaluation.pictures.Sheet": SCORES | {"result.json", "cards.json", "figures/transfer.png"},
+}
+
+
+def below(run_id, path=""):
+    found = mlflow.MlflowClient().list_artifacts(run_id, path or None)
+    return {name for one in found for name in (below(run_id, one.path) if one.is_dir else {one.path})}
+
+
+@pytest.mark.parametrize("step", STEPS)
+def test_all_that_exists_of_a_run_that_fails_is_recorded(maps, tmp_path, monkeypatch, step):
+    """A toy: its targets cannot be scored, its scores not summarised, its figures or its maps not drawn."""
+    (tmp_path / "toy.json").write_text(json.dumps([{"name": "toy", "config": {"image_size": [31, 95]}}]))
+    module, name = step.rsplit(".", 1)
+    original = getattr(importlib.import_module(module), name)
+
+    def fails(*given, **more):
+        if name == "score" and given[2] == "domain_A":
+            return original(*given, **more)
+        raise ZeroDivisionError(f"no {name}")
+
+    monkeypatch.setattr(step, fails)
+    overrides = "tracking.output_dir=out,tracking.heatmaps=1,data.batch_size=4"
+    with pytest.raises(ZeroDivisionError, match=f"no {name}"):
+        flow.execute(
+            setup.configure("toys:Fitted", "toy", str(tmp_path / "toy.json"), {"data.root": str(maps)}, overrides),
+            say=quiet,
+        )
+    found = last_run()
+    assert found.info.status == "FAILED" and f"no {name}" in found.data.tags["hdmap.reason"]
+    kept = below(found.info.run_id)
+    checkpoint = {path for path in kept if path.startswith("checkpoint/")}
+    drawn = {path for path in kept if path.startswith(("figures/scores_", "figures/repair"))}
+    assert kept - checkpoint - drawn == INPUTS | STEPS[step] and len(checkpoint) == 1
+    assert len(drawn) == {"transfer_figure": 3, "Sheet": 4}.get(name, 0)
+    tags, metrics = found.data.tags, found.data.metrics
+    assert tags["hdmap.weights"].startswith("none:") and found.data.params["model.name"] == "toys:Fitted"
+    assert {"cost/read_seconds", "cost/build_seconds", "cost/fit_seconds", "cost/evaluate_seconds"} <= set(metrics)
+    summarised = name in ("transfer_figure", "Sheet")
+    for present in ("hdmap.grade" in tags, "mlflow.note.content" in tags, "source/image_AUROC" in metrics):
+        assert present == summarised
+
+
+def test_what_the_package_logs_of_a_run_is_said_and_kept_and_the_libraries_words_are_only_kept(tmp_path):
+    said, uploaded = [], []
+    record = SimpleNamespace(artifact=lambda path, folder: uploaded.append((folder, path.read_text())))
+    ours, other = logging.getLogger("hdmap_mlflow.models.own"), logging.getLogger("timm")
+    with workdir.logged(tmp_path, record, said.append):
+        ours.info("memory bank: 3 patches")
+        ours.warning("the disk is full")
+        other.warning("of timm's")
+    ours.info("after the run")
+    assert said == ["memory bank: 3 patches"]
+    ((folder, text),) = uploaded
+    assert folder == "logs" and "after" not in text
+    assert all(line in text for line in ("memory bank: 3 patches", "the disk is full", "of timm's"))
 
 
 @pytest.mark.slow

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from hdmap_mlflow.cli.show import show
 from hdmap_mlflow.config import build_config
 from hdmap_mlflow.runs.result import Result
 
@@ -110,7 +111,7 @@ def test_the_bars_hold_what_has_an_interval_beside_the_better_trivial_score():
 
 def test_the_terminal_shows_what_the_description_says(capsys):
     one = whole()
-    one.show()
+    show(one)
     title, *said = capsys.readouterr().out.splitlines()
     assert title.strip() == "m/c/domain_A/s4"
     assert [line.split() for line in said if "domain_" in line][:4] == [" ".join(row).split() for row in one.rows()]

@@ -6,6 +6,7 @@ Where they do not, it is selected from them as they come (`coreset.StreamingCore
 
 from __future__ import annotations
 
+import logging
 from typing import Any
 
 import torch
@@ -62,7 +63,9 @@ class Patchcore(_Patchcore):
         fits = maps * patches <= WORKSPACE * largest
         how = "selected from all" if fits else f"selected as they come, {WORKSPACE * largest:,} at a time"
         cut = f" (model.max_bank_mb={self.max_bank_mb:g} cut it from {wanted:,})" if size < wanted else ""
-        print(f"memory bank: {size:,} of {maps * patches:,} patches, {size * row / 1e6:,.1f} MB, {how}{cut}")
+        logging.getLogger(__name__).info(
+            f"memory bank: {size:,} of {maps * patches:,} patches, {size * row / 1e6:,.1f} MB, {how}{cut}"
+        )
         return StreamingCoreset(size, (maps * patches if fits else WORKSPACE * largest) - size)
 
     def fit(self) -> None:

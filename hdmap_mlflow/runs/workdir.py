@@ -1,0 +1,61 @@
+"""The folder of a run's own, in which it writes beside MLflow, and the log in it."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+from collections.abc import Callable, Iterator
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from hdmap_mlflow.config import RunConfig
+from hdmap_mlflow.errors import BadInput
+
+if TYPE_CHECKING:
+    from hdmap_mlflow.tracking import Record
+
+
+def create(config: RunConfig) -> Path:
+    """A new folder below `tracking.output_dir`. Raises BadInput where it cannot be made."""
+    stamp = datetime.now().strftime("%Y%m%d_%H%M%S_%f")
+    base = Path(config.tracking.output_dir) / config.model.name.replace(":", ".")
+    folder = base / f"{config.condition}_{config.data.source_domain}_s{config.train.seed}_{stamp}"
+    try:
+        folder.mkdir(parents=True)
+    except OSError as error:
+        raise BadInput(f"cannot write to tracking.output_dir={config.tracking.output_dir} ({error.strerror}); "
+                       "give another folder") from None  # fmt: skip
+    return folder
+
+
+@contextlib.contextmanager
+def logged(folder: Path, record: Record, say: Callable[[str], None]) -> Iterator[None]:
+    """Keep what is logged during the run, and the traceback if it fails, in `run.log`, an artifact however it ends.
+
+    What the package itself logs as information is progress, and is said as well.
+    """
+
+    def tell(entry: logging.LogRecord) -> bool:
+        if entry.levelno == logging.INFO and entry.name.startswith(ours.name):
+            say(entry.getMessage())
+        return True
+
+    path, root, ours = folder / "run.log", logging.getLogger(), logging.getLogger("hdmap_mlflow")
+    file, level = logging.FileHandler(path, encoding="utf-8"), ours.level
+    file.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+    file.addFilter(tell)
+    root.addHandler(file)
+    ours.setLevel(logging.INFO)
+    logging.captureWarnings(True)  # the libraries' warnings belong in the log, not between the lines of progress
+    try:
+        yield
+    except BaseException:
+        logging.getLogger(__name__).exception("the run ended early")
+        raise
+    finally:
+        logging.captureWarnings(False)
+        ours.setLevel(level)
+        root.removeHandler(file)
+        file.close()
+        record.artifact(path, "logs")
