@@ -1,5 +1,7 @@
 """One map or mask from one file: what is read, and what is refused."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 from maps import write_domain
@@ -36,6 +38,29 @@ def test_what_is_no_map_of_numbers_is_refused_by_name(tmp_path, what):
     np.save(tmp_path / "a.npy", REFUSED[what], allow_pickle=True)
     with pytest.raises(BadInput, match="a.npy"):
         formats.read_map(tmp_path / "a.npy")
+
+
+class Trap:
+    """Runs when it is unpickled."""
+
+    def __init__(self, file):
+        self.file = file
+
+    def __reduce__(self):
+        return Path.touch, (self.file,)
+
+
+def test_no_code_of_a_file_is_run(tmp_path):
+    np.save(tmp_path / "a.npy", np.array([[Trap(tmp_path / "ran")]]), allow_pickle=True)
+    with pytest.raises(BadInput, match="a.npy cannot be read as a map"):
+        formats.read_map(tmp_path / "a.npy")
+    assert not (tmp_path / "ran").exists()
+
+
+def test_a_picture_that_is_not_whole_is_named(tmp_path):
+    (tmp_path / "a.png").write_bytes(b"\x89PNG\r\n\x1a\n cut short")
+    with pytest.raises(BadInput, match=r"a.png cannot be read as a map \(not a whole PNG\); replace or remove it"):
+        formats.read_map(tmp_path / "a.png")
 
 
 @pytest.mark.parametrize("last", [0, 1, 2])

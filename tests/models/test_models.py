@@ -173,6 +173,11 @@ def test_settings_are_plain_until_the_constructor_gets_them_in_its_own_types(mod
     assert settings[setting] == kept and found == argument and type(found) is type(argument)
 
 
+def test_a_refused_setting_is_that_of_a_model_by_name():
+    with pytest.raises(BadInput, match="unknown key 'model.num_neighbor' for patchcore"):
+        setup.configure("patchcore", overrides="model.num_neighbor=3")
+
+
 def test_a_setting_of_another_version_of_the_class_is_refused_by_name():
     with pytest.raises(BadInput, match="unknown key 'model.num_neighbor' for .*did you mean 'num_neighbors'"):
         signature.arguments(registry.find_model("patchcore").path, {"num_neighbor": 3})
