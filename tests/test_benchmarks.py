@@ -12,8 +12,8 @@ ROOT = Path(__file__).parents[1]
 BOUNDED = """
 import resource, sys
 import torch
-from hdmap_mlflow.models.coreset import StreamingCoreset, greedy
-from hdmap_mlflow.models.padim import Moments
+from hdmap_mlflow.models.parts.coreset import StreamingCoreset, greedy
+from hdmap_mlflow.models.own.padim import Moments
 
 greedy(torch.rand(50, 20), 5, 0)  # compiled before the limit is set
 status = open("/proc/self/status").read()

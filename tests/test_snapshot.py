@@ -8,6 +8,7 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from lab import SOURCE, write
@@ -31,13 +32,14 @@ PLACES = ("data.root", "tracking.uri", "tracking.output_dir")
 PERSONAL = ("hdmap.process", "hdmap.fingerprint", "hdmap.planned", "hdmap.resume", "hdmap.storage", "hdmap.gpu",
             "hdmap.mlflow_run", "mlflow.")  # fmt: skip
 MACHINE = ("mlflow.source", "mlflow.user")  # MLflow's own, different in a clone and in an archive
-pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("processes")]
+pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("snapshot")]
 
 
 def hdmap(folder, *arguments):
     done = subprocess.run([sys.executable, "-m", "hdmap_mlflow", *map(str, arguments)], cwd=folder, text=True,
                           capture_output=True)  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
 
 
 def below(client, run_id, path=""):
@@ -78,7 +80,8 @@ def left(tmp_path_factory):
     blocks = [{"models": model, "seeds": seeds, "sources": SOURCE, "data_root": str(folder / "maps"),
                "overrides": f"{overrides},{QUIET}{here}"} for model, (seeds, overrides) in GRID.items()]  # fmt: skip
     (folder / "grid.yaml").write_text(json.dumps(blocks))
-    hdmap(folder, "grid", "--grid", "grid.yaml", "--no-ray", "--jobs", 2, "--stagger", 0)
+    grid = ("grid", "--grid", "grid.yaml", "--stagger", 0)
+    said = [hdmap(folder, *grid), hdmap(folder, *grid, "--plan"), hdmap(folder, *grid)]
     hdmap(folder, "tune", "patchcore", "--condition", "quickstart", "--trials", 3, "--refit-seeds", "",
           "--data-root", folder / "maps", "--no-ray", "--overrides", GRID["patchcore"][1] + here)  # fmt: skip
     hdmap(folder, "report", "--uri", uri, "--out", "report")
@@ -89,10 +92,22 @@ def left(tmp_path_factory):
         kind = run.data.tags["hdmap.kind"]
         named[f"trial {run.data.tags['hdmap.trial']}" if kind == "trial" else
               run.info.run_name if kind == "run" else kind] = run  # fmt: skip
-    return {name: record(client, run, folder / "maps") for name, run in sorted(named.items())}
+    records = {name: record(client, run, folder / "maps") for name, run in sorted(named.items())}
+    return SimpleNamespace(records=records, runs=named, said=said)
+
+
+def test_a_grid_through_ray_runs_each_cell_once_and_then_finds_nothing_to_do(left):
+    first, planned, again = left.said
+    assert "all 4 runs are finished" in first and "4 runs, 4 finished, 0 to run" in planned
+    assert "before this launch" in again and "all 4 runs are finished" in again
+    cells = [run for run in left.runs.values() if run.data.tags["hdmap.kind"] == "run"]
+    assert len(cells) == 4 and len({run.info.run_id for run in cells}) == 4
+    for run in cells:
+        assert run.info.end_time - run.info.start_time > 500 and run.data.metrics["cost/fit_peak_MB"] > 50
 
 
 def test_the_record_is_what_it_was(left, request):
+    left = left.records
     if request.config.getoption("--renew-snapshot"):
         FILE.write_text(json.dumps(left, indent=1, sort_keys=True) + "\n")
     kept = json.loads(FILE.read_text())

@@ -18,7 +18,6 @@ from hdmap_mlflow.execution.process import GRACE_SECONDS, is_gone, process_name
 from hdmap_mlflow.execution.task import Outcome, Status, Task
 from hdmap_mlflow.files import write_whole
 from hdmap_mlflow.names import Artifact, Tag
-from hdmap_mlflow.runs.flow import execute
 
 EXIT_CODES = {"finished": 0, "failed": 1, "out_of_memory": 1, "killed": 130, "pruned": 130}
 
@@ -27,6 +26,7 @@ def flow(task: Task) -> dict[str, Any]:
     """Run the task as `hdmap train` would, into the MLflow run that the executor made; returns metrics and record."""
     from hdmap_mlflow import tracking
     from hdmap_mlflow.runs import history
+    from hdmap_mlflow.runs.flow import execute
 
     try:
         on_epoch = load_hook(task.hook)(**task.arguments) if task.hook else None

@@ -126,7 +126,7 @@ def _signals() -> Iterator[None]:
 def fit(share: Share, jobs: int | None, nodes: list[dict[str, float]]) -> tuple[Share, int]:
     """A run's share with what was left open filled in, and how many such runs the nodes hold at once.
 
-    GPUs: one a run where there are any. CPUs: all, divided by the runs at once, which `jobs`, the GPUs or the memory
+    GPUs: one per run where there are any. CPUs: all, divided by the runs at once, which `jobs`, the GPUs or the memory
     (3 GB a run) decide. Raises BadInput if not one run fits.
     """
     gpus = share.gpus if share.gpus is not None else float(any(node.get("GPU") for node in nodes))
@@ -150,7 +150,7 @@ def fit(share: Share, jobs: int | None, nodes: list[dict[str, float]]) -> tuple[
         have = {name: sum(node.get(name, 0) for node in nodes) for name in ("CPU", "GPU")}
         memory = share.memory_mb or 0
         raise BadInput(f"no node holds a run of {cpus:g} CPUs, {gpus:g} GPUs and {memory:g} MB; all nodes together "
-                       f"have {have['CPU']:g} CPUs and {have['GPU']:g} GPUs; ask for less a run")  # fmt: skip
+                       f"have {have['CPU']:g} CPUs and {have['GPU']:g} GPUs; ask for less per run")  # fmt: skip
     return share, int(min(held, wanted))
 
 

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class RunRecord:
-    """One run: its settings by dotted name, metrics by full name, tags, and raw scores a domain (see `Scores`).
+    """One run: its settings by dotted name, metrics by full name, tags, and raw scores per domain (see `Scores`).
 
     `started` is in milliseconds since 1970. Nothing here needs MLflow or torch, so records can be made by hand.
     """

@@ -66,7 +66,7 @@ def verify(uri: str, run_id: str, maps: int = 16, data_root: str | None = None) 
         gap = np.abs(again.table["score"].to_numpy(float) - kept["score"].to_numpy(float)).max()
         differences[domain] = float(gap / (stored["score"].astype(float).std() or 1.0))
     outcome = Verified(run_id, maps, differences)
-    verdict = f"{'yes' if outcome.holds else 'NO'}, {datetime.now(UTC):%Y-%m-%d}: {maps} maps a domain scored again, "
+    verdict = f"{'yes' if outcome.holds else 'NO'}, {datetime.now(UTC):%Y-%m-%d}: {maps} maps per domain scored again, "
     verdict += f"largest difference {max(differences.values()):.2g} sd"
     tracking.reopen(uri, run_id).tags({Tag.VERIFIED: verdict})
     return outcome

@@ -20,8 +20,6 @@ from hdmap_mlflow.execution.process import is_gone, process_name
 from hdmap_mlflow.execution.ray import RayExecutor, fit
 from hdmap_mlflow.execution.task import Outcome, Share
 
-pytestmark = pytest.mark.xdist_group("processes")  # what starts processes of its own goes by the clock
-
 
 @pytest.mark.slow
 def test_each_run_fails_alone_with_its_reason_and_its_log_in_mlflow(store, monkeypatch):

@@ -16,7 +16,7 @@ from hdmap_mlflow.execution.local import LocalExecutor
 from hdmap_mlflow.execution.task import Share, Task
 from hdmap_mlflow.runs import setup
 
-pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("processes")]
+pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("forks")]
 TOY = {"toy": {"name": "toy", "config": {"image_size": [31, 95]}}}
 FRESH = (sys.executable, "-m", "hdmap_mlflow.execution.child")
 

@@ -17,8 +17,6 @@ from hdmap_mlflow.execution.launch import Launch
 from hdmap_mlflow.execution.task import Share
 from hdmap_mlflow.grid import driver, plan
 
-pytestmark = pytest.mark.xdist_group("processes")  # what starts processes of its own goes by the clock
-
 
 def carry_out(found, store, **launch):
     launch = {"child": command(), "stagger": 0, "ray": False, **launch}

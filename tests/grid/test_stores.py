@@ -1,8 +1,6 @@
 """Many processes that write to one store at once, and the real flow in a process of its own."""
 
 import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -13,7 +11,6 @@ from hdmap_mlflow.execution.local import LocalExecutor
 from hdmap_mlflow.execution.task import Share, Task
 from hdmap_mlflow.tracking import Store
 
-pytestmark = pytest.mark.xdist_group("processes")  # what starts processes of its own goes by the clock
 WRITERS = 8
 
 
@@ -85,19 +82,3 @@ def test_a_hook_stops_a_real_run_and_a_wrong_plan_is_refused(maps, store, monkey
     assert [point.step for point in history] == [0, 1]
     assert outcomes[1].status == "failed" and refused.info.status == "FAILED"
     assert "not those of the plan" in refused.data.tags["hdmap.reason"]
-
-
-@pytest.mark.slow
-def test_the_command_runs_a_grid_and_then_finds_nothing_to_do(maps, store):
-    small = "data.image_size=[32,96],model.weights=random,model.backbone=resnet18,model.layers=[layer1]"
-    command = [sys.executable, "-m", "hdmap_mlflow", "grid", "--data-root", str(maps), "--sources", "domain_A,domain_B",
-               "--overrides", small, "--stagger", "0"]  # fmt: skip
-    first = subprocess.run(command, capture_output=True, text=True)
-    assert first.returncode == 0 and "all 2 runs are finished" in first.stdout, first.stdout + first.stderr
-    planned = subprocess.run([*command, "--plan"], capture_output=True, text=True).stdout
-    assert "2 runs, 2 finished, 0 to run" in planned
-    before = len(store.runs())
-    assert "before this launch" in subprocess.run(command, capture_output=True, text=True).stdout
-    assert len(store.runs()) == before == 3, "two runs and the grid"
-    found = store.runs(kind="run")
-    assert all(run.seconds > 1 and run.peak_mb > 50 for run in found)

@@ -124,7 +124,7 @@ def test_a_run_is_verified_to_a_thousandth_of_the_spread_of_its_scores(one, monk
     assert max(found.differences.values()) < 1e-5
     told = history.read_run(one.finished.uri, one.finished.run_id).tag("verified")
     worst = r"2 sd" if of_sd == 2 else "sd"
-    assert told.startswith("yes, 2" if holds else "NO, 2") and "5 maps a domain scored again" in told
+    assert told.startswith("yes, 2" if holds else "NO, 2") and "5 maps per domain scored again" in told
     assert told.endswith(worst)
 
 

@@ -22,7 +22,10 @@ from hdmap_mlflow.errors import BadInput
 from hdmap_mlflow.evaluation import scoring
 from hdmap_mlflow.runs import flow, setup, workdir
 
-pytestmark = pytest.mark.usefixtures("store")  # a fresh SQLite store costs a run of this size as much as the run
+pytestmark = [
+    pytest.mark.usefixtures("store"),
+    pytest.mark.xdist_group("flow"),
+]  # a fresh SQLite store costs a run of this size as much as the run
 
 
 def configure(maps, model="patchcore", overrides=RANDOM_PATCHCORE, **flags):

@@ -16,7 +16,7 @@ from hdmap_mlflow.__main__ import app
 from hdmap_mlflow.errors import BadInput
 from hdmap_mlflow.runs import export, flow, history, rescore, setup, verify
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("history")]  # the run is made once
 
 
 @pytest.fixture(scope="module")

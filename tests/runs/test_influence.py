@@ -34,6 +34,9 @@ CONDITIONS = {"condition_1": {"name": "toy", "config": {"image_size": list(SIZE)
 QUIET = "tracking.figures=false,tracking.heatmaps=0,data.batch_size=4,data.eval_batch_size=8"
 
 
+pytestmark = pytest.mark.xdist_group("influence")  # the runs that others are compared with are made once
+
+
 # ------------------------------------------------------------------------------------------------ maps
 def write(root: Path, name: str, gain: float) -> None:
     """A domain whose faults are hard to tell, with masks for half of them, two groups and severities.

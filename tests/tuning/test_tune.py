@@ -28,7 +28,6 @@ from hdmap_mlflow.tuning.storage import StudyStorage, look
 
 SMALL = "data.image_size=[32,96],model.weights=random,model.backbone=resnet18,model.layers=[layer1]"
 TRAINED = "data.image_size=[32,96],model.weights=random,train.max_epochs=3"
-pytestmark = pytest.mark.xdist_group("processes")  # what starts processes of its own goes by the clock
 DRIVE = Path(__file__).parents[1].joinpath("helpers", "drive_study.py")
 
 

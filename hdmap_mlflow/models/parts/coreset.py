@@ -32,7 +32,7 @@ def greedy(features: Tensor, count: int, start: int) -> Tensor:
         return torch.from_numpy(_pruned(head.numpy(), tail.numpy(), count, start))
     picked = torch.full((count,), start, device=features.device)
     distance = torch.linalg.vector_norm(features - features[start], dim=1)
-    for i in range(1, count):  # one pass over the points a pick costs a GPU less than to choose among them
+    for i in range(1, count):  # one pass over the points per pick costs a GPU less than to choose among them
         distance[picked[i - 1]] = 0
         picked[i] = distance.argmax()
         distance = torch.minimum(distance, torch.linalg.vector_norm(features - features[picked[i]], dim=1))
