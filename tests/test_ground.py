@@ -17,7 +17,7 @@ TAGS = {value.removeprefix(PREFIX) for name, value in vars(Tag).items() if name.
 
 
 def test_tags_are_written_in_one_file_and_only_known_ones_are_read():
-    written = {path.name for path, text in SOURCES.items() if re.search(rf'"{re.escape(PREFIX)}\w+"', text)}
+    written = {path.name for path, text in SOURCES.items() if re.search(rf"""["']{re.escape(PREFIX)}\w+["']""", text)}
     assert written == set()
     read = {name for text in SOURCES.values() for name in re.findall(r'\.tag\("(\w+)"\)', text)}
     assert {"model", "oracle", "data_digest"} <= read <= TAGS

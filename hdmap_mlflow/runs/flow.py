@@ -85,7 +85,7 @@ def execute(
     planned = (tags or {}).get(Tag.FINGERPRINT, identity[Tag.FINGERPRINT])
     if planned != identity[Tag.FINGERPRINT]:
         raise BadInput(f"the maps, the code or a library on {platform.node()} are not those of the plan (fingerprint "
-                       f"{identity['hdmap.fingerprint']}, planned {planned}); make them the same")  # fmt: skip
+                       f"{identity[Tag.FINGERPRINT]}, planned {planned}); make them the same")  # fmt: skip
     tags = {**(tags or {}), Tag.KIND: kind, **identity}
     with tracking.start(uri, config.tracking.experiment, config.name, tags, parent) as record:
         say(f"run {config.name}, id {record.run_id}")

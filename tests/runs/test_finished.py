@@ -50,8 +50,10 @@ def test_a_run_that_is_right_stays_as_it_is(one, uri):
     same(history.read_json(uri, one.finished.run_id, "cards.json"), one.cards)
 
 
-@pytest.mark.parametrize("name", ["source/image_AP", f"target/{TARGETS[0]}/image_AUROC", "transfer/ratio"])
-@pytest.mark.parametrize("part", [1.5, 1 + 1e-3, 1 - 1e-7])
+@pytest.mark.parametrize(
+    ("name", "part"),
+    [("source/image_AP", 1.5), (f"target/{TARGETS[0]}/image_AUROC", 1 + 1e-3), ("transfer/ratio", 1 - 1e-7)],
+)
 def test_a_metric_that_is_wrong_by_little_is_repaired_too(one, uri, name, part):
     right = one.found.data.metrics[name]
     reopen(uri, one.finished.run_id).metrics({name: right * part})
