@@ -3,11 +3,12 @@
 import json
 import os
 import signal
+import subprocess
 import sys
 from pathlib import Path
 
 import pytest
-from fakes import alive, drain
+from fakes import alive, drain, until
 from small import SMALL
 
 from hdmap_mlflow.config import RunConfig
@@ -67,6 +68,23 @@ def test_how_a_fork_ends_is_told_as_of_any_process(store, config):
 def test_a_fork_may_use_the_threads_of_its_share(store, config):
     run(store, config, [("hooks:note", {"file": str(Path("notes").absolute())})], Share(cpus=2))
     assert json.loads(Path("notes").read_text())["threads"] == 2
+
+
+def test_a_fork_and_its_server_end_when_the_driver_is_gone(config, monkeypatch):
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(sys.path))
+    notes = Path("notes").absolute()
+    task = Task(
+        index=0, config=config, folder=Path("logs").absolute(), hook="hooks:waits", arguments={"file": str(notes)}
+    )
+    Path("task.json").write_text(task.model_dump_json())
+    code = ("from hdmap_mlflow.execution.watch import *; from hdmap_mlflow.execution.task import *; "
+            "list(watch(Task.model_validate_json(open('task.json').read()), Share()))")  # fmt: skip
+    driver = subprocess.Popen([sys.executable, "-c", code])
+    until(lambda: notes.exists() and notes.read_text().endswith("\n"), seconds=60)
+    facts = json.loads(notes.read_text())
+    driver.send_signal(signal.SIGKILL)
+    driver.wait()
+    until(lambda: not alive(facts["pid"]) and not alive(facts["parent"]), seconds=30)
 
 
 def test_where_nothing_can_be_forked_a_new_interpreter_runs_the_task(store, config, monkeypatch):

@@ -2,6 +2,7 @@
 
 import json
 import os
+import time
 from pathlib import Path
 
 
@@ -14,6 +15,11 @@ def note(file, **more):
     with Path(file).open("a") as stream:
         print(json.dumps(facts), file=stream)
     return lambda values, epoch: None
+
+
+def waits(file):
+    note(file)
+    time.sleep(120)
 
 
 def exits(code):
