@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import os
 import signal
@@ -13,8 +14,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import psutil
+
 from hdmap_mlflow.errors import BadInput, OutOfMemory, Pruned, Stopped
-from hdmap_mlflow.execution.process import GRACE_SECONDS, is_gone, process_name
+from hdmap_mlflow.execution.process import GRACE_SECONDS, process_name
 from hdmap_mlflow.execution.task import Outcome, Status, Task
 from hdmap_mlflow.files import write_whole
 from hdmap_mlflow.names import Artifact, Tag
@@ -56,7 +59,7 @@ def main(file: str, flow: Callable[[Task], dict[str, Any]] = flow) -> int:
     signal.signal(signal.SIGTERM, _interrupt)
     os.environ.setdefault("TQDM_DISABLE", "1")
     task = Task.model_validate_json(Path(file).read_text())
-    threading.Thread(target=_end_with, args=(process_name(int(os.environ["HDMAP_WATCHER"])),), daemon=True).start()
+    threading.Thread(target=_end_with, args=(int(os.environ["HDMAP_WATCHER"]),), daemon=True).start()
     status: Status = "finished"
     reason, found, bug = "", {}, False
     try:
@@ -80,10 +83,12 @@ def _interrupt(signum: int, frame: object) -> None:
     raise KeyboardInterrupt
 
 
-def _end_with(watcher: str) -> None:
+def _end_with(pid: int) -> None:
     """End this process when the one that watches it is gone: the run is then recorded as KILLED."""
-    while not is_gone(watcher):
-        time.sleep(0.5)
+    with contextlib.suppress(psutil.NoSuchProcess):
+        watcher = psutil.Process(pid)  # not by its name, which holds a time: setting the clock must end no run
+        while watcher.is_running() and watcher.status() != psutil.STATUS_ZOMBIE:
+            time.sleep(0.5)
     print("hdmap: the process that watched this run is gone", file=sys.stderr, flush=True)
     os.kill(os.getpid(), signal.SIGTERM)
     time.sleep(GRACE_SECONDS)

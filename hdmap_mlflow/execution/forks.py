@@ -7,7 +7,6 @@ children are processes of their own in everything else: session, environment, lo
 
 from __future__ import annotations
 
-import contextlib
 import multiprocessing
 import os
 import subprocess
@@ -61,8 +60,7 @@ def _run(file: str, log: str, environment: dict[str, str]) -> None:
     from hdmap_mlflow.execution import child
 
     assert not torch.cuda.is_initialized(), "a process that has used CUDA cannot be forked"
-    with contextlib.suppress(PermissionError):  # it leads its session already
-        os.setsid()
+    os.setsid()
     with open(log, "ab") as text, open(os.devnull, "rb") as nothing:
         for number, source in ((0, nothing), (1, text), (2, text)):
             os.dup2(source.fileno(), number)

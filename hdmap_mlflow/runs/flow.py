@@ -195,7 +195,7 @@ def record_pictures(record: Record, folder: Path, ready: Prepared, scored: Score
     """Draw and write the run's figures, and pictures of a few maps of every domain; where one fails, those before."""
     from hdmap_mlflow.evaluation import figures, pictures
 
-    tracking, threshold = result.config.tracking, result.metrics.get("val/threshold_F1")
+    tracking, threshold = result.config.tracking, result.metrics.get(metric_name(Scope.VAL, "threshold_F1"))
     everything = (scored.source, *scored.targets)
 
     def below(path: str) -> Path:

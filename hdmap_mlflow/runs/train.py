@@ -88,7 +88,7 @@ def fit(
     name = f"{stem}_{{epoch:02d}}_{{{MONITOR}:.4f}}" if trains else stem
     watch: Any = {"monitor": MONITOR, "mode": "max"} if trains else {}
     # The optimizer's state would triple the file.
-    best = ModelCheckpoint(workdir / "checkpoint", name, save_weights_only=True, **watch)
+    best = ModelCheckpoint(workdir / Artifact.CHECKPOINT, name, save_weights_only=True, **watch)
     callbacks: list[Callback] = [best]
     if trains:
         watched: Any = model.evaluator.val_metrics if model.evaluator else []

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from hdmap_mlflow.config import RunConfig
 from hdmap_mlflow.errors import BadInput
+from hdmap_mlflow.names import Artifact
 
 if TYPE_CHECKING:
     from hdmap_mlflow.tracking import Record
@@ -58,4 +59,4 @@ def logged(folder: Path, record: Record, say: Callable[[str], None]) -> Iterator
         ours.setLevel(level)
         root.removeHandler(file)
         file.close()
-        record.artifact(path, "logs")
+        record.artifact(path, Artifact.LOGS)

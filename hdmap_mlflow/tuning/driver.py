@@ -18,7 +18,7 @@ from hdmap_mlflow.errors import BadInput, Incomplete
 from hdmap_mlflow.execution.launch import Launch
 from hdmap_mlflow.execution.task import Outcome, Started, Task
 from hdmap_mlflow.models import builder
-from hdmap_mlflow.names import Scope, Tag, metric_name
+from hdmap_mlflow.names import Artifact, Scope, Tag, metric_name
 from hdmap_mlflow.runs import setup
 from hdmap_mlflow.runs.identity import identity_tags
 from hdmap_mlflow.tracking import Record, Store
@@ -196,7 +196,7 @@ def _record(search: Search, study: Study, end: Conclusion, record: Record, store
     for title, figure in findings.figures(study.optuna, search.objectives):
         path = search.folder / f"{title}.png"
         figure.savefig(path, dpi=100)
-        record.artifact(path, "figures")
+        record.artifact(path, Artifact.FIGURES)
 
 
 def _refit(search: Search, study: Study, end: Conclusion, launch: Launch, record: Record, store: Store) -> list[Refit]:

@@ -142,8 +142,7 @@ def test_the_maps_that_are_scored_again_are_spread_over_the_reported_ones(one, m
         assert found.differences[TARGETS[0]] == pytest.approx(0.5 * before / table.std(), rel=1e-4)
 
 
-def test_scores_without_any_spread_are_compared_as_they_are():
-    """One map has no spread; the difference is then in units of the score."""
+def test_a_run_is_verified_where_every_domain_is_within_the_tolerance():
     found = verify.Verified("r", 1, {"a": verify.TOLERANCE, "b": 0.0})
     assert found.holds and not dataclasses.replace(found, differences={"a": 0.0, "b": verify.TOLERANCE * 1.01}).holds
 
