@@ -131,8 +131,10 @@ def main() -> None:
 
 def show(sides: dict[str, list[dict[str, Any]]], arguments: argparse.Namespace) -> None:
     """A Markdown table: median seconds a stage, peak memory, the ratio, and how well the raw scores agree."""
-    print(f"{arguments.model}, {arguments.train} train and 4 x {2 * arguments.test} test maps, {arguments.size} px, "
-          f"{arguments.repeats} runs a side, medians")  # fmt: skip
+    print(
+        f"{arguments.model}, {arguments.train} train and 4 x {2 * arguments.test} test maps, {arguments.size} px, "
+        f"{arguments.repeats} runs a side, medians"
+    )
     print("\n| | " + " | ".join(PHASES) + " | all, s | peak MB |\n|---|" + "---:|" * (len(PHASES) + 2))
     for side, runs in filter(lambda item: item[1], sides.items()):
         cells = [statistics.median(r["seconds"].get(stage, 0.0) for r in runs) for stage in PHASES]
@@ -145,8 +147,10 @@ def show(sides: dict[str, list[dict[str, Any]]], arguments: argparse.Namespace) 
     expected, found = sides["plain"][0]["scores"], sides["ours"][0]["scores"]
     pairs = np.array([[expected[file], found[file]] for file in found])
     difference = np.abs(pairs[:, 1] / pairs[:, 0] - 1)
-    print(f"raw scores of {len(pairs)} maps: largest relative difference {difference.max():.1e}, "
-          f"median {np.median(difference):.1e}, rank correlation {_ranks(pairs):.6f}")  # fmt: skip
+    print(
+        f"raw scores of {len(pairs)} maps: largest relative difference {difference.max():.1e}, "
+        f"median {np.median(difference):.1e}, rank correlation {_ranks(pairs):.6f}"
+    )
 
 
 def _ranks(pairs: np.ndarray) -> float:

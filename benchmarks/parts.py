@@ -77,9 +77,11 @@ def coreset(maps: int, ratio: float) -> None:
     found: list[int] = []
     new = seconds(lambda: found.extend(greedy(features, len(expected), expected[0]).tolist()))
     same = sum(a == b for a, b in zip(expected, found, strict=True))
-    print(f"{' x '.join(map(str, features.shape))} features, {len(expected)} picks: anomalib {old:.1f} s, "
-          f"ours {new:.1f} s, ratio {old / new:.1f}; {same} picks are the same in the same order, "
-          f"{len(set(expected) & set(found))} in any")  # fmt: skip
+    print(
+        f"{' x '.join(map(str, features.shape))} features, {len(expected)} picks: anomalib {old:.1f} s, "
+        f"ours {new:.1f} s, ratio {old / new:.1f}; {same} picks are the same in the same order, "
+        f"{len(set(expected) & set(found))} in any"
+    )
 
 
 def run_once(config: Any, folder: Path) -> tuple[float, dict[str, float]]:
@@ -114,8 +116,10 @@ def second(maps: int, backbone: str) -> None:
             total, metrics = run_once(configured("padim", str(root), 128, extra), folder)
             phases = {phase: metrics[f"cost/{phase}_seconds"] for phase in ("fit", "evaluate")}
             totals.append((total, sum(phases.values())))
-            print(f"n_features={channels}: {total:.1f} s, "
-                  + ", ".join(f"{phase} {seconds:.1f}" for phase, seconds in phases.items()))  # fmt: skip
+            print(
+                f"n_features={channels}: {total:.1f} s, "
+                + ", ".join(f"{phase} {seconds:.1f}" for phase, seconds in phases.items())
+            )
     (first, work), (after, less) = totals
     print(f"{backbone}: second condition {first / after:.2f} x faster, fit and evaluation alone {work / less:.2f} x")
 

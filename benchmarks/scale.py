@@ -76,8 +76,12 @@ def main() -> None:
                 _one_domain(root, *sizes)
             rows.append(_child(arguments, str(root), count if varies_train else TRAIN, f"{folder}/cache"))
             cells = [rows[-1][name] for name in ("read_seconds", "fit_seconds", "evaluate_seconds")]
-            print(f"| {count:,} | " + " | ".join(f"{cell:.1f}" for cell in cells)
-                  + f" | {rows[-1][f'{phase}_peak_MB']:,.0f} | {rows[-1]['AUROC']:.4f} |", flush=True)  # fmt: skip
+            print(
+                f"| {count:,} | "
+                + " | ".join(f"{cell:.1f}" for cell in cells)
+                + f" | {rows[-1][f'{phase}_peak_MB']:,.0f} | {rows[-1]['AUROC']:.4f} |",
+                flush=True,
+            )
     large = [i for i, count in enumerate(counts) if count >= 1000]
     if len(large) > 1:
         seconds = [rows[i][f"{phase}_seconds"] for i in large]

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import signal
+import sys
 from pathlib import Path
 
 import pytest
@@ -67,3 +69,34 @@ def _own_store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("MLFLOW_RUN_ID", "MLFLOW_EXPERIMENT_ID", "MLFLOW_EXPERIMENT_NAME"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path / 'mlflow.db'}")
+
+
+@pytest.fixture
+def exit_code(monkeypatch: pytest.MonkeyPatch):  # noqa: ANN201
+    """Runs `hdmap ARGUMENTS` in this process, which has imported torch already; returns the exit code."""
+
+    def call(*arguments):
+        monkeypatch.setattr(sys, "argv", ["hdmap", *arguments])
+        monkeypatch.setattr(sys, "path", list(sys.path))
+        before = signal.getsignal(signal.SIGTERM)
+        try:
+            from hdmap_mlflow import __main__
+
+            __main__.main()
+        except SystemExit as end:
+            return end.code or 0
+        finally:
+            signal.signal(signal.SIGTERM, before)
+        return 0
+
+    return call
+
+
+@pytest.fixture
+def refused(exit_code, capfd, tmp_path, monkeypatch):  # noqa: ANN001, ANN201
+    """Bad input, given to `hdmap` in the test's own folder, which also holds the cache; see `chaos.Refused`."""
+    from chaos import Refused
+
+    (tmp_path / "cache").mkdir()
+    monkeypatch.setenv("HDMAP_CACHE", str(tmp_path / "cache"))
+    return Refused(exit_code, capfd, tmp_path)

@@ -29,15 +29,24 @@ GRID = {
 # Of a record: what tells of the day and the machine, and not of the result.
 PASSING = ("cost/", "study/best_seconds")
 PLACES = ("data.root", "tracking.uri", "tracking.output_dir")
-PERSONAL = ("hdmap.process", "hdmap.fingerprint", "hdmap.planned", "hdmap.resume", "hdmap.storage", "hdmap.gpu",
-            "hdmap.mlflow_run", "mlflow.")  # fmt: skip
+PERSONAL = (
+    "hdmap.process",
+    "hdmap.fingerprint",
+    "hdmap.planned",
+    "hdmap.resume",
+    "hdmap.storage",
+    "hdmap.gpu",
+    "hdmap.mlflow_run",
+    "mlflow.",
+)
 MACHINE = ("mlflow.source", "mlflow.user")  # MLflow's own, different in a clone and in an archive
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("snapshot")]
 
 
 def hdmap(folder, *arguments):
-    done = subprocess.run([sys.executable, "-m", "hdmap_mlflow", *map(str, arguments)], cwd=folder, text=True,
-                          capture_output=True)  # fmt: skip
+    done = subprocess.run(
+        [sys.executable, "-m", "hdmap_mlflow", *map(str, arguments)], cwd=folder, text=True, capture_output=True
+    )
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
 
@@ -62,8 +71,11 @@ def record(client, run, root):
     """What a run's record says that another machine would say, too."""
     params = {name: "" if name in PLACES else value for name, value in run.data.params.items()}
     metrics = {name: 0.0 if name.startswith(PASSING) else value for name, value in run.data.metrics.items()}
-    tags = {name: "" if name.startswith(PERSONAL) else value for name, value in run.data.tags.items()
-            if not name.startswith(MACHINE)}  # fmt: skip
+    tags = {
+        name: "" if name.startswith(PERSONAL) else value
+        for name, value in run.data.tags.items()
+        if not name.startswith(MACHINE)
+    }
     out = {"params": params, "metrics": metrics, "tags": tags, "artifacts": below(client, run.info.run_id)}
     if "config.json" in out["artifacts"]:
         out["identity"] = identity(client, run.info.run_id, root)
@@ -77,21 +89,44 @@ def left(tmp_path_factory):
     write(folder / "maps")
     uri = new_store(folder / "mlflow.db")
     here = f",tracking.uri={uri},tracking.output_dir={folder / 'out'}"
-    blocks = [{"models": model, "seeds": seeds, "sources": SOURCE, "data_root": str(folder / "maps"),
-               "overrides": f"{overrides},{QUIET}{here}"} for model, (seeds, overrides) in GRID.items()]  # fmt: skip
+    blocks = [
+        {
+            "models": model,
+            "seeds": seeds,
+            "sources": SOURCE,
+            "data_root": str(folder / "maps"),
+            "overrides": f"{overrides},{QUIET}{here}",
+        }
+        for model, (seeds, overrides) in GRID.items()
+    ]
     (folder / "grid.yaml").write_text(json.dumps(blocks))
     grid = ("grid", "--grid", "grid.yaml", "--stagger", 0)
     said = [hdmap(folder, *grid), hdmap(folder, *grid, "--plan"), hdmap(folder, *grid)]
-    hdmap(folder, "tune", "patchcore", "--condition", "quickstart", "--trials", 3, "--refit-seeds", "",
-          "--data-root", folder / "maps", "--no-ray", "--overrides", GRID["patchcore"][1] + here)  # fmt: skip
+    hdmap(
+        folder,
+        "tune",
+        "patchcore",
+        "--condition",
+        "quickstart",
+        "--trials",
+        3,
+        "--refit-seeds",
+        "",
+        "--data-root",
+        folder / "maps",
+        "--no-ray",
+        "--overrides",
+        GRID["patchcore"][1] + here,
+    )
     hdmap(folder, "report", "--uri", uri, "--out", "report")
     client = MlflowClient(uri)
     runs = client.search_runs(["1"], max_results=100)
     named = {}
     for run in runs:
         kind = run.data.tags["hdmap.kind"]
-        named[f"trial {run.data.tags['hdmap.trial']}" if kind == "trial" else
-              run.info.run_name if kind == "run" else kind] = run  # fmt: skip
+        named[
+            f"trial {run.data.tags['hdmap.trial']}" if kind == "trial" else run.info.run_name if kind == "run" else kind
+        ] = run
     records = {name: record(client, run, folder / "maps") for name, run in sorted(named.items())}
     return SimpleNamespace(records=records, runs=named, said=said)
 

@@ -29,5 +29,9 @@ def show_model(model: str) -> None:
     own = [key for key in flat if key.startswith("model.")]
     keys = own + [key for key in entry.space if key not in own]
     searched = {key: one.describe() for key, one in entry.space.items()}
-    show_table("settings", ["setting", "published", "searched"],
-               [[key, flat[key], searched.get(key, "")] for key in keys], left=3)  # fmt: skip
+    show_table(
+        "settings",
+        ["setting", "published", "searched"],
+        [[key, flat[key], searched.get(key, "")] for key in keys],
+        left=3,
+    )

@@ -143,8 +143,15 @@ def grid(
 
     flags = {**vars(data), "models": models, "conditions": conditions, "sources": sources, "targets": targets}
     again = frozenset(word.strip() for word in (retry or "").split(",") if word.strip())
-    launch = Launch(share.share(idle.idle(max_wait) if wait_idle else None), jobs, not share.no_ray, share.ray_address,
-                    retry=again, force=force, **given(stagger=stagger))  # fmt: skip
+    launch = Launch(
+        share.share(idle.idle(max_wait) if wait_idle else None),
+        jobs,
+        not share.no_ray,
+        share.ray_address,
+        retry=again,
+        force=force,
+        **given(stagger=stagger),
+    )
     driver.run({**flags, "seeds": seeds}, grid, launch, plan_only=plan, **given(repeat=repeat))
 
 
@@ -178,9 +185,20 @@ def tune(
     from hdmap_mlflow.execution.launch import Launch
     from hdmap_mlflow.tuning import driver, search
 
-    said = given(model=model, condition=condition, condition_file=run.condition_file, overrides=run.overrides,
-                 objective=objective, trials=trials, timeout=timeout, sampler=sampler, pruner=pruner, storage=storage,
-                 study=study, refit_seeds=refit_seeds)  # fmt: skip
+    said = given(
+        model=model,
+        condition=condition,
+        condition_file=run.condition_file,
+        overrides=run.overrides,
+        objective=objective,
+        trials=trials,
+        timeout=timeout,
+        sampler=sampler,
+        pruner=pruner,
+        storage=storage,
+        study=study,
+        refit_seeds=refit_seeds,
+    )
     wanted = search.SearchRequest(**said, flags=run.flags())
     if status:
         driver.status(wanted)
@@ -196,8 +214,17 @@ def gpus(*, idle: IdleOptions = IdleOptions()) -> int:
     from hdmap_mlflow.execution.gpus import visible
 
     free, there = idle.idle().holds, visible()
-    rows = [[g.index, g.name, f"{g.utilisation:g} %", f"{g.used_mb:,.0f} of {g.total_mb:,.0f}", g.processes,
-             "idle" if free(g) else "busy"] for g in there]  # fmt: skip
+    rows = [
+        [
+            g.index,
+            g.name,
+            f"{g.utilisation:g} %",
+            f"{g.used_mb:,.0f} of {g.total_mb:,.0f}",
+            g.processes,
+            "idle" if free(g) else "busy",
+        ]
+        for g in there
+    ]
     if rows:
         show_table("GPUs", ("GPU", "name", "used", "MB", "processes", "is"), rows, left=2)
     print(f"{sum(map(free, there))} of {len(there)} GPUs idle" if there else "no NVIDIA GPU, or no driver for it")
@@ -229,8 +256,10 @@ def rescore(
     records, left_out = ([history.read_run(store, run)], []) if run else history.read_experiment(store, name)
     for record in records:
         done = rescore.rescore(store, record)
-        print(f"{done.name} ({done.run_id[:8]}): {len(done.new)} new, {len(done.changed)} changed "
-              f"{', '.join([*done.new, *done.changed][:4])}".rstrip())  # fmt: skip
+        print(
+            f"{done.name} ({done.run_id[:8]}): {len(done.new)} new, {len(done.changed)} changed "
+            f"{', '.join([*done.new, *done.changed][:4])}".rstrip()
+        )
     for line in left_out:
         print(f"left out: {line}")
 

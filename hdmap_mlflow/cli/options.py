@@ -109,8 +109,13 @@ class RunOptions(DataOptions):
         """What is said of the data and the seeds, by setting; here a default counts as said."""
         from hdmap_mlflow.config import DataConfig, TrainConfig
 
-        named = {"root": self.data_root, "source_domain": self.source_domain, "target_domains": self.target_domains,
-                 "validation": self.validation, "split_seed": self.split_seed}  # fmt: skip
+        named = {
+            "root": self.data_root,
+            "source_domain": self.source_domain,
+            "target_domains": self.target_domains,
+            "validation": self.validation,
+            "split_seed": self.split_seed,
+        }
         data = DataConfig().model_dump(include=set(named)) | given(**named)
         return {f"data.{name}": data[name] for name in named} | {"train.seed": self.seed or TrainConfig().seed}
 
@@ -130,8 +135,13 @@ class ShareOptions:
     def share(self, idle: Idle | None = None) -> Share:
         from hdmap_mlflow.execution.task import Share
 
-        return Share(gpus=self.gpus_per_run, cpus=self.cpus_per_run, memory_mb=self.memory_per_run,
-                     timeout=self.run_timeout, idle=idle)  # fmt: skip
+        return Share(
+            gpus=self.gpus_per_run,
+            cpus=self.cpus_per_run,
+            memory_mb=self.memory_per_run,
+            timeout=self.run_timeout,
+            idle=idle,
+        )
 
 
 @Parameter(name="*")

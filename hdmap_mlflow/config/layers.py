@@ -50,8 +50,9 @@ def _owner(key: str) -> tuple[str, str]:
     section, dot, field = key.partition(".")
     if dot:
         if section not in SECTIONS:
-            raise BadInput(f"unknown section '{section}' in '{key}'{nearest(section, SECTIONS)}; "
-                           f"known: {', '.join(SECTIONS)}")  # fmt: skip
+            raise BadInput(
+                f"unknown section '{section}' in '{key}'{nearest(section, SECTIONS)}; known: {', '.join(SECTIONS)}"
+            )
         return section, field
     for name, part in SECTIONS.items():
         if key in part.model_fields:

@@ -121,8 +121,10 @@ class CutPaste:
         widest = self.width[1]
         tallest = self.height[1] if self.height else max(1, round(self.ratio[1] * widest))  # type: ignore[index]
         if tallest > height or widest > width:
-            raise BadInput(f"a fault patch of up to {tallest}x{widest} (height x width) does not fit "
-                           f"a map of {height}x{width}; lower the patch's ranges")  # fmt: skip
+            raise BadInput(
+                f"a fault patch of up to {tallest}x{widest} (height x width) does not fit "
+                f"a map of {height}x{width}; lower the patch's ranges"
+            )
 
 
 def map_level(images: Tensor) -> Tensor:

@@ -134,8 +134,10 @@ def read_domains(
     for domain in domains[1:]:
         if domain.size != domains[0].size:
             (h, w), (other_h, other_w) = domains[0].size, domain.size
-            raise BadInput(f"map sizes differ: {domains[0].name} is {h}x{w}, {domain.name} is {other_h}x{other_w}; "
-                           "leave one out of target_domains")  # fmt: skip
+            raise BadInput(
+                f"map sizes differ: {domains[0].name} is {h}x{w}, {domain.name} is {other_h}x{other_w}; "
+                "leave one out of target_domains"
+            )
     return domains
 
 

@@ -141,8 +141,13 @@ def import_mat(spec_path: Path, source: Path, out: Path) -> dict[str, dict[str, 
         with new_folder(out) as partial:
             plans = {name: _plan(spec, name, source) for name in spec.domains}
             domains = _convert(spec, plans, partial)
-            record = {"package_version": __version__, "spec_file": str(spec_path), "source": str(source.resolve()),
-                      "spec": spec.model_dump(mode="json"), "domains": domains}  # fmt: skip
+            record = {
+                "package_version": __version__,
+                "spec_file": str(spec_path),
+                "source": str(source.resolve()),
+                "spec": spec.model_dump(mode="json"),
+                "domains": domains,
+            }
             (partial / RECORD).write_text(json.dumps(record, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
     except OSError as error:
         raise BadInput(f"cannot write {out} ({one_line(error)}); name a folder on a disk with room") from error
@@ -160,8 +165,10 @@ def _plan(spec: Spec, name: str, source: Path) -> Plan:
         whole = plan["train/good"][0][0] if plan else files[0]
         for file in files:
             if (file.height, file.width) != (whole.height, whole.width):
-                raise BadInput(f"{name}.{key}: maps of {file.path} are {file.height} x {file.width}, of {whole.path} "
-                               f"{whole.height} x {whole.width}; a domain has one size")  # fmt: skip
+                raise BadInput(
+                    f"{name}.{key}: maps of {file.path} are {file.height} x {file.width}, of {whole.path} "
+                    f"{whole.height} x {whole.width}; a domain has one size"
+                )
         present, wanted = sum(file.count for file in files), getattr(spec.samples, samples_key)
         if wanted is not None and wanted > present:
             raise BadInput(f"samples.{samples_key}: {wanted} asked of {name}, which has {present}; ask for fewer")
@@ -196,9 +203,16 @@ def _convert(spec: Spec, plans: dict[str, Plan], root: Path) -> dict[str, dict[s
                         progress.advance(bar, len(places))
                 record[name]["written"][folder] = len(chosen)
                 record[name]["files"][folder] = [
-                    {"path": str(f.path), "bytes": f.path.stat().st_size, "maps": f.count,
-                     "height": f.height, "width": f.width, "matlab": "7.3" if f.hdf5 else "5"} for f in files
-                ]  # fmt: skip
+                    {
+                        "path": str(f.path),
+                        "bytes": f.path.stat().st_size,
+                        "maps": f.count,
+                        "height": f.height,
+                        "width": f.width,
+                        "matlab": "7.3" if f.hdf5 else "5",
+                    }
+                    for f in files
+                ]
     return record
 
 
@@ -213,8 +227,10 @@ def _scale(spec: Spec, name: str, train: list[tuple[MatFile, Read]]) -> dict[str
     low, high = of["min"] if low is None else low, of["max"] if high is None else high
     offset, span = (of["mean"], of["sd"]) if spec.scaling == "zscore" else (low, high - low)
     if not span > 0:
-        raise BadInput(f"{name}: {spec.scaling} would divide by {span:g}, train maps are {of['min']:g} to {of['max']:g}"
-                       "; correct user_min and user_max or use scaling: original")  # fmt: skip
+        raise BadInput(
+            f"{name}: {spec.scaling} would divide by {span:g}, train maps are {of['min']:g} to {of['max']:g}"
+            "; correct user_min and user_max or use scaling: original"
+        )
     return {"method": spec.scaling, "offset": offset, "span": span, "train": of}
 
 
@@ -241,8 +257,10 @@ def _blocks(files: list[tuple[MatFile, Read]], chosen: NDArray[np.int64]) -> Ite
                 maps = read(places[0] - start, places[-1] + 1 - start)[places - places[0]]
                 wrong = places[~(np.abs(maps) <= np.finfo(np.float32).max).all(axis=(1, 2))]
                 if len(wrong):
-                    raise BadInput(f"{file.path}: map {wrong[0] - start} (the first is 0) of {file.variable} holds "
-                                   "NaN, infinity or a value beyond float32; repair or drop it in MATLAB")  # fmt: skip
+                    raise BadInput(
+                        f"{file.path}: map {wrong[0] - start} (the first is 0) of {file.variable} holds "
+                        "NaN, infinity or a value beyond float32; repair or drop it in MATLAB"
+                    )
                 yield places, maps
         start += file.count
 
@@ -263,8 +281,10 @@ def _header(path: Path, variable: str) -> MatFile:
     shape, kind = found[variable]
     height, width, one, count = (*shape, 1, 1)[:4] if 2 <= len(shape) <= 4 else (0, 0, 0, 0)  # MATLAB drops last ones
     if one != 1 or 0 in (height, width, count) or not kind.startswith(("double", "single", "int", "uint")):
-        raise BadInput(f"{path}: {variable} is {kind} of {' x '.join(map(str, shape))}, not numbers of H x W x 1 x N; "
-                       "reshape it in MATLAB")  # fmt: skip
+        raise BadInput(
+            f"{path}: {variable} is {kind} of {' x '.join(map(str, shape))}, not numbers of H x W x 1 x N; "
+            "reshape it in MATLAB"
+        )
     return MatFile(path, variable, height, width, count, hdf5)
 
 

@@ -131,8 +131,10 @@ def _space(path: Path, undo: Callable[[], None] = lambda: None) -> Iterator[None
     except OSError as error:
         undo()
         reason = "the disk is full" if error.errno == errno.ENOSPC else error.strerror
-        raise BadInput(f"maps cannot be packed in {path.parent} ({reason}); free some space, set HDMAP_CACHE to "
-                       "another folder, or give data.packed=false") from None  # fmt: skip
+        raise BadInput(
+            f"maps cannot be packed in {path.parent} ({reason}); free some space, set HDMAP_CACHE to "
+            "another folder, or give data.packed=false"
+        ) from None
 
 
 def _reserve(folder: Path, size: int) -> None:

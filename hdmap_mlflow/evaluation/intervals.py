@@ -121,8 +121,9 @@ def ap_interval(label: np.ndarray, score: np.ndarray) -> Interval:
     value = float(average_precision(fault, good))
     if min(len(fault), len(good)) < 2:
         return Interval(value, 0.0, 1.0)
-    spread = bootstrap((fault, good), average_precision, n_resamples=RESAMPLES, method="percentile",
-                       rng=np.random.default_rng(0)).standard_error  # fmt: skip
+    spread = bootstrap(
+        (fault, good), average_precision, n_resamples=RESAMPLES, method="percentile", rng=np.random.default_rng(0)
+    ).standard_error
     centre = value
     if spread < 1e-12:  # rounding alone makes more than 0
         centre = min(value, 1 - 1 / (2 * len(fault)))

@@ -78,20 +78,26 @@ class Metric:
 
 # All are in [0, 1]. What is added here is in the record, in the cards, in a run's table and in the report's CSV.
 METRICS: dict[str, Metric] = {
-    AUROC: Metric(roc_auc_score, joins=(Scope.TARGET_MEAN, Scope.TARGET_WORST), interval=auroc_interval,
-                  heading="AUROC", chooses=True),
+    AUROC: Metric(
+        roc_auc_score,
+        joins=(Scope.TARGET_MEAN, Scope.TARGET_WORST),
+        interval=auroc_interval,
+        heading="AUROC",
+        chooses=True,
+    ),
     "image_AP": Metric(average_precision_score, interval=ap_interval, heading="AP", chooses=True),
     "image_TPR_at_1FPR": Metric(tpr_at_fpr),
     "image_FPR_at_95TPR": Metric(fpr_at_tpr, higher_is_better=False),
     "image_F1": Metric(f1_score, threshold="F1", heading="F1", chooses=True),
-    "FPR_at_normal_q99": Metric(share, threshold="normal_q99", classes=(0,), higher_is_better=False,
-                                joins=(Scope.TARGET_MEAN,), heading="FPR"),
+    "FPR_at_normal_q99": Metric(
+        share, threshold="normal_q99", classes=(0,), higher_is_better=False, joins=(Scope.TARGET_MEAN,), heading="FPR"
+    ),
     "TPR_at_normal_q99": Metric(share, threshold="normal_q99", classes=(1,), heading="TPR"),
     "baseline_max_AUROC": Metric(roc_auc_score, of="image_max", heading="image max"),
     "baseline_mean_AUROC": Metric(roc_auc_score, of="image_mean", heading="image mean"),
     "pixel_AUROC": Metric(None),
     "pixel_AUPRO": Metric(None),
-}  # fmt: skip
+}
 
 
 def raw(table: pd.DataFrame) -> tuple[np.ndarray, np.ndarray]:

@@ -102,8 +102,10 @@ class Sheet:
         self.figure.subplots_adjust(0.05, 0.1, 0.99, 0.84, wspace=0.06, hspace=0.22)
         (plain, anomaly), (overlay, mask) = self.axes
         look = {"interpolation": "nearest", "aspect": "auto", "animated": True}
-        gray, warm = (look | {"cmap": name, "vmin": low, "vmax": high}
-                      for name, (low, high) in (("gray", limits), ("inferno", heat or (0, 1))))  # fmt: skip
+        gray, warm = (
+            look | {"cmap": name, "vmin": low, "vmax": high}
+            for name, (low, high) in (("gray", limits), ("inferno", heat or (0, 1)))
+        )
         empty = np.zeros(shape)
         self.maps = [plain.imshow(empty, **gray), overlay.imshow(empty, **gray)]
         self.heats = [anomaly.imshow(empty, **warm), overlay.imshow(empty, **warm)] if heat else []

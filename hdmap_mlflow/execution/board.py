@@ -80,8 +80,10 @@ class Board:
 
         eta = self.remaining()
         done, total = len(self.ended) - self.failed, len(self.names)
-        title = (f"{len(self.running)} running, {done} done, {self.failed} failed of {total}; "
-                 f"{'time left unknown' if eta is None else f'about {clock(eta)} left'}")  # fmt: skip
+        title = (
+            f"{len(self.running)} running, {done} done, {self.failed} failed of {total}; "
+            f"{'time left unknown' if eta is None else f'about {clock(eta)} left'}"
+        )
         table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD)
         for column in ("run", "host", "GPU", "since"):
             table.add_column(column, no_wrap=True)
@@ -108,6 +110,14 @@ def final_rows(
             continue
         auroc = outcome.metrics.get(MEAN_AUROC)
         where = f"{outcome.host} GPU {outcome.gpu}" if outcome.host else "-"
-        rows.append([name, outcome.status, f"{outcome.seconds:.0f}", "-" if auroc is None else f"{auroc:.3f}", where,
-                     (outcome.reason or "").split("\n")[0][:80]])  # fmt: skip
+        rows.append(
+            [
+                name,
+                outcome.status,
+                f"{outcome.seconds:.0f}",
+                "-" if auroc is None else f"{auroc:.3f}",
+                where,
+                (outcome.reason or "").split("\n")[0][:80],
+            ]
+        )
     return rows

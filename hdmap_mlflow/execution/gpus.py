@@ -88,6 +88,8 @@ def wait_until_idle(idle: Idle, stopped: Callable[[], bool] = lambda: False) -> 
             return
         if time.monotonic() >= deadline:
             names = ", ".join(f"{gpu.index} ({gpu.utilisation:g} %, {gpu.used_mb:,.0f} MB)" for gpu in busy)
-            raise BadInput(f"GPU {names} not idle after {idle.max_wait:g} s; wait longer (--max-wait) or choose "
-                           "others with CUDA_VISIBLE_DEVICES")  # fmt: skip
+            raise BadInput(
+                f"GPU {names} not idle after {idle.max_wait:g} s; wait longer (--max-wait) or choose "
+                "others with CUDA_VISIBLE_DEVICES"
+            )
         time.sleep(min(POLL_SECONDS, max(0.0, deadline - time.monotonic())))

@@ -149,8 +149,10 @@ def fit(share: Share, jobs: int | None, nodes: list[dict[str, float]]) -> tuple[
     if not held:
         have = {name: sum(node.get(name, 0) for node in nodes) for name in ("CPU", "GPU")}
         memory = share.memory_mb or 0
-        raise BadInput(f"no node holds a run of {cpus:g} CPUs, {gpus:g} GPUs and {memory:g} MB; all nodes together "
-                       f"have {have['CPU']:g} CPUs and {have['GPU']:g} GPUs; ask for less per run")  # fmt: skip
+        raise BadInput(
+            f"no node holds a run of {cpus:g} CPUs, {gpus:g} GPUs and {memory:g} MB; all nodes together "
+            f"have {have['CPU']:g} CPUs and {have['GPU']:g} GPUs; ask for less per run"
+        )
     return share, int(min(held, wanted))
 
 

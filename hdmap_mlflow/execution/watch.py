@@ -73,8 +73,7 @@ def _run(task: Task, share: Share, file: Path, log: Path, stopped: Callable[[], 
     finally:
         _stop(process)
     if code < 0:
-        return "failed", f"killed by {signal.Signals(-code).name} (SIGKILL: often the system, short of "\
-                         "memory)"  # fmt: skip
+        return "failed", f"killed by {signal.Signals(-code).name} (SIGKILL: often the system, short of memory)"
     return "failed", f"ended with exit code {code} and said nothing"
 
 
@@ -84,8 +83,14 @@ def _start(command: tuple[str, ...] | None, file: Path, log: Path, environment: 
         return forks.Fork(file, log, environment)
     command = command or (sys.executable, "-m", "hdmap_mlflow.execution.child")
     with log.open("ab") as stream:
-        return subprocess.Popen([*command, str(file)], env=environment, stdin=subprocess.DEVNULL, stdout=stream,
-                                stderr=stream, start_new_session=True)  # fmt: skip
+        return subprocess.Popen(
+            [*command, str(file)],
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            stdout=stream,
+            stderr=stream,
+            start_new_session=True,
+        )
 
 
 def _environment(task: Task, share: Share) -> dict[str, str]:

@@ -58,14 +58,24 @@ def show_plan(cells: Sequence[Cell], store: Store, launch: Launch) -> None:
             total, unknown = total + seconds, unknown + (not seconds)
         reason = cell.skipped or (cell.past.reason[:60] if cell.past and cell.status != "finished" else "")
         status = f"{cell.status}: {reason}" if cell.status not in ("finished", "missing") else cell.status
-        rows.append([cell.name, cell.tags.get(Tag.DATA_DIGEST, "-"), status, "run" if runs else "-",
-                     f"{seconds:.0f}" if seconds else "?", f"{memory:,.0f}" if memory else "?"])  # fmt: skip
+        rows.append(
+            [
+                cell.name,
+                cell.tags.get(Tag.DATA_DIGEST, "-"),
+                status,
+                "run" if runs else "-",
+                f"{seconds:.0f}" if seconds else "?",
+                f"{memory:,.0f}" if memory else "?",
+            ]
+        )
     show_table("grid", ("run", "data", "status", "will", "seconds", "peak MB"), rows, left=4)
     todo = sum(wants(launch, cell) for cell in cells)
     hint = f", {unknown} of them never run before and not counted" if unknown else ""
-    print(f"{len(cells)} runs, {sum(c.status == 'finished' for c in cells)} finished, {todo} to run: "
-          f"{clock(total)} of run time{hint}; to be divided by the runs at once{_skipped(cells)}. "
-          "Nothing was started.")  # fmt: skip
+    print(
+        f"{len(cells)} runs, {sum(c.status == 'finished' for c in cells)} finished, {todo} to run: "
+        f"{clock(total)} of run time{hint}; to be divided by the runs at once{_skipped(cells)}. "
+        "Nothing was started."
+    )
 
 
 def carry_out(cells: Sequence[Cell], store: Store, launch: Launch) -> None:
@@ -101,16 +111,26 @@ def _run(cells: Sequence[Cell], store: Store, launch: Launch, record: Record) ->
     with launch.executor(store) as pool, Board({i: c.name for i, c in todo.items()}, seconds, pool.at_once) as board:
         print(f"{pool.at_once} at once, each with {pool.share.cpus:g} CPUs and {pool.share.gpus or 0:g} GPUs")
         for i, cell in todo.items():
-            pool.submit(Task(index=i, config=cell.checked, folder=folders(cell), parent=record.run_id,
-                             tags={**cell.tags, Tag.PLANNED: cell.fingerprint}, command=launch.child))  # fmt: skip
+            pool.submit(
+                Task(
+                    index=i,
+                    config=cell.checked,
+                    folder=folders(cell),
+                    parent=record.run_id,
+                    tags={**cell.tags, Tag.PLANNED: cell.fingerprint},
+                    command=launch.child,
+                )
+            )
         halved: set[int] = set()
         while pool.busy:
             for event in pool.wait():
                 if isinstance(event, Outcome) and event.status == "out_of_memory" and event.index not in halved:
                     halved.add(event.index)
                     if task := _halved(todo[event.index], event, record, folders, launch.child):
-                        print(f"{cells[event.index].name} ran out of memory; again with batch size "
-                              f"{task.config.data.batch_size}")  # fmt: skip
+                        print(
+                            f"{cells[event.index].name} ran out of memory; again with batch size "
+                            f"{task.config.data.batch_size}"
+                        )
                         pool.submit(task)
                         continue
                 board.show(event)
@@ -132,8 +152,12 @@ def _halved(
     sizes = {"batch_size": data.batch_size // 2, "eval_batch_size": max(1, data.eval_batch_size // 2)}
     config = cell.checked.model_copy(update={"data": data.model_copy(update=sizes)})
     tags = {name: value for name, value in cell.tags.items() if name != Tag.FINGERPRINT}  # that of other settings
-    tags |= {Tag.PLANNED: cell.fingerprint, Tag.RETRY: "out_of_memory", Tag.RETRY_OF: event.run_id,
-             Tag.BATCH_SIZE_PLANNED: str(data.batch_size)}  # fmt: skip
+    tags |= {
+        Tag.PLANNED: cell.fingerprint,
+        Tag.RETRY: "out_of_memory",
+        Tag.RETRY_OF: event.run_id,
+        Tag.BATCH_SIZE_PLANNED: str(data.batch_size),
+    }
     return Task(index=event.index, config=config, folder=folders(cell), parent=record.run_id, tags=tags, command=child)
 
 
@@ -148,8 +172,10 @@ def _finish(cells: Sequence[Cell], outcomes: Mapping[int, Outcome], record: Reco
         record.note("\n".join(markdown_table(COLUMNS, rows, left=len(COLUMNS)))[:5000])
     if bad:
         hint = "elsewhere they still run, or add --retry running" if set(bad) == {"running"} else "add --retry failed"
-        raise Incomplete(f"{len(bad)} of {able} runs did not finish; the reasons stand above and in MLflow. "
-                         f"To run them again: {hint}")  # fmt: skip
+        raise Incomplete(
+            f"{len(bad)} of {able} runs did not finish; the reasons stand above and in MLflow. "
+            f"To run them again: {hint}"
+        )
     print(f"all {able} runs are finished" + _skipped(cells))
 
 

@@ -104,8 +104,9 @@ def read_blocks(flags: Mapping[str, object], file: str | None = None) -> list[Bl
         for key in block:
             if key not in Block.model_fields:
                 known = Block.model_fields
-                raise BadInput(f"grid file {file}: unknown key '{key}'{nearest(str(key), known)}; "
-                               f"known: {', '.join(known)}")  # fmt: skip
+                raise BadInput(
+                    f"grid file {file}: unknown key '{key}'{nearest(str(key), known)}; known: {', '.join(known)}"
+                )
         try:
             out.append(Block.model_validate({**block, **given}))
         except ValidationError as error:
@@ -123,8 +124,11 @@ def expand(blocks: Iterable[Block], repeat: int = 1) -> list[Cell]:
     from hdmap_mlflow.models.registry import find_model
 
     configs = [(config, find_model(config.model.name)) for block in blocks for config in _configs(block)]
-    skipped = {config.name: Cell(config, {}, 0, skipped=reason) for config, entry in configs
-               if (reason := entry.needs.missing(config.model.name))}  # fmt: skip
+    skipped = {
+        config.name: Cell(config, {}, 0, skipped=reason)
+        for config, entry in configs
+        if (reason := entry.needs.missing(config.model.name))
+    }
     checked = [_check(config) for config, _ in configs if config.name not in skipped]
     if not checked:
         raise BadInput("; ".join(dict.fromkeys(str(cell.skipped) for cell in skipped.values())))

@@ -84,8 +84,9 @@ def _hub(backbone: str, fetch: bool) -> Backbone:
         try:
             hf_hub_download(cfg.hf_hub_id, "model.safetensors", etag_timeout=5)
         except (LocalEntryNotFoundError, HfHubHTTPError, OSError) as error:
-            raise BadInput(f"the hub cannot be reached for the weights of '{backbone}' "
-                           f"({type(error).__name__}); {WAY_OUT}") from None  # fmt: skip
+            raise BadInput(
+                f"the hub cannot be reached for the weights of '{backbone}' ({type(error).__name__}); {WAY_OUT}"
+            ) from None
     return Backbone(backbone, tuple(cfg.mean), tuple(cfg.std))
 
 
@@ -126,8 +127,11 @@ def _embedded_folder() -> Path:
             model.load_state_dict(dict(zip(model.state_dict(), state.values(), strict=True)), strict=True, assign=True)
             weights = {name: value.contiguous() for name, value in model.state_dict().items()}
             save_file(weights, folder / "model.safetensors")
-            config = {"architecture": EMBEDDED, "num_classes": 1000,
-                      "pretrained_cfg": {"mean": [0.5] * 3, "std": [0.5] * 3, "input_size": [3, 224, 224]}}  # fmt: skip
+            config = {
+                "architecture": EMBEDDED,
+                "num_classes": 1000,
+                "pretrained_cfg": {"mean": [0.5] * 3, "std": [0.5] * 3, "input_size": [3, 224, 224]},
+            }
             (folder / "config.json").write_text(json.dumps(config))  # last: its presence says that all is there
     return folder
 
@@ -136,8 +140,10 @@ def _check_path(folder: Path, architecture: str) -> None:
     """anomalib tells transformers from other networks by the letters of the path."""
     if ("vit" in str(folder).lower()) != ("vit" in architecture):
         kind, word = ("a", "needs") if "vit" in architecture else ("no", "must not have")
-        raise BadInput(f"{architecture} is {kind} vision transformer, so the path of its weights {word} the letters "
-                       f"'vit' for anomalib: move {folder}, or set HDMAP_CACHE if it is the cache")  # fmt: skip
+        raise BadInput(
+            f"{architecture} is {kind} vision transformer, so the path of its weights {word} the letters "
+            f"'vit' for anomalib: move {folder}, or set HDMAP_CACHE if it is the cache"
+        )
 
 
 @contextlib.contextmanager

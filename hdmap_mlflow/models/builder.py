@@ -151,5 +151,7 @@ def downloads(model: str) -> Iterator[None]:
         yield
     except (URLError, LocalEntryNotFoundError, HfHubHTTPError, ConnectionError) as error:
         reason = str(getattr(error, "reason", "")) or type(error).__name__
-        raise BadInput(f"files of {model} cannot be downloaded ({' '.join(reason.split())}); connect to the internet, "
-                       f"or give model.weights=random where its quality does not matter") from None  # fmt: skip
+        raise BadInput(
+            f"files of {model} cannot be downloaded ({' '.join(reason.split())}); connect to the internet, "
+            f"or give model.weights=random where its quality does not matter"
+        ) from None

@@ -335,8 +335,10 @@ def find_model(name: str) -> ModelEntry:
     if name in REGISTRY:
         return REGISTRY[name]
     if ":" not in name:
-        raise BadInput(f"unknown model '{name}'{nearest(name, REGISTRY)}; known: {', '.join(REGISTRY)}; "
-                       "a class of your own is package.module:Class")  # fmt: skip
+        raise BadInput(
+            f"unknown model '{name}'{nearest(name, REGISTRY)}; known: {', '.join(REGISTRY)}; "
+            "a class of your own is package.module:Class"
+        )
     from hdmap_mlflow.models import signature
 
     takes = signature.parameters(name)

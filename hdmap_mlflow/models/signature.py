@@ -71,8 +71,9 @@ def _beside(file: Path) -> Iterator[Path]:
         if isinstance(node, ast.Import | ast.ImportFrom):
             of = (getattr(node, "module", None) or "").split(".")
             for parts in (of, *([*of, *alias.name.split(".")] for alias in node.names)):
-                candidates = (folder.joinpath(*parts[i:]).with_suffix(".py")
-                              for folder in folders for i in range(len(parts)))  # fmt: skip
+                candidates = (
+                    folder.joinpath(*parts[i:]).with_suffix(".py") for folder in folders for i in range(len(parts))
+                )
                 yield from (one for one in candidates if parts[-1] and one.is_file())
 
 

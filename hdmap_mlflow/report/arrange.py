@@ -133,8 +133,9 @@ def _refuse_mixtures(records: Sequence[RunRecord]) -> None:
         found = Counter(of(record) for record in records)
         if len(found) > 1:
             counts = ", ".join(f"{n} with {value or 'none'}" for value, n in found.most_common())
-            raise BadInput(f"the runs differ in their {what}: {counts}; these cannot be ranked together: "
-                           f"choose one with {flag}")  # fmt: skip
+            raise BadInput(
+                f"the runs differ in their {what}: {counts}; these cannot be ranked together: choose one with {flag}"
+            )
 
 
 def _setting(record: RunRecord) -> tuple:

@@ -48,8 +48,10 @@ def headline(tables: Tables) -> list[str]:
         return ["No target has both good and fault maps: nothing can be compared."]
     best = max(board, key=lambda s: s.target.value if s.target else 0)
     assert best.target
-    lines = [f"**{best.label}** has the highest mean target AUROC: {best.target.value:.3f} "
-             f"(95 % interval {best.target.low:.3f} to {best.target.high:.3f})."]  # fmt: skip
+    lines = [
+        f"**{best.label}** has the highest mean target AUROC: {best.target.value:.3f} "
+        f"(95 % interval {best.target.low:.3f} to {best.target.high:.3f})."
+    ]
     if not tables.grid.common:
         lines.append("It is not ranked: no (source, seed) is shared by all entries.")
     else:
@@ -64,8 +66,11 @@ def headline(tables: Tables) -> list[str]:
     if best.worst:
         lines.append(f"Its worst transfer is {best.worst[0]}: {best.worst[1]:.3f}.")
     beaten = [s.label for s in board if not s.beats_trivial]
-    lines.append(f"Not shown to beat the trivial scores: {', '.join(beaten)}." if beaten
-                 else "Every entry beats both trivial scores (image maximum, image mean).")  # fmt: skip
+    lines.append(
+        f"Not shown to beat the trivial scores: {', '.join(beaten)}."
+        if beaten
+        else "Every entry beats both trivial scores (image maximum, image mean)."
+    )
     return lines
 
 
@@ -95,13 +100,31 @@ def weights_of(entry: Entry) -> str:
 
 def sections(tables: Tables) -> list[Section]:
     """All tables but the matrices, in order."""
-    return [_leaderboard(tables), _tests(tables), _travels(tables), _picks(tables), _cost(tables), _shift(tables),
-            _oracles(tables)]  # fmt: skip
+    return [
+        _leaderboard(tables),
+        _tests(tables),
+        _travels(tables),
+        _picks(tables),
+        _cost(tables),
+        _shift(tables),
+        _oracles(tables),
+    ]
 
 
 def _leaderboard(tables: Tables) -> Section:
-    header = ["entry", "rank", "target mean", "95 % interval", "sd", "worst target", "source", "ratio", "gap", "skill",
-              "over trivial"]  # fmt: skip
+    header = [
+        "entry",
+        "rank",
+        "target mean",
+        "95 % interval",
+        "sd",
+        "worst target",
+        "source",
+        "ratio",
+        "gap",
+        "skill",
+        "over trivial",
+    ]
     rows = [_standing(standing) for standing in tables.leaderboard]
     for name, (mean, (domain, worst)) in tables.trivial.items():
         rows.append([f"trivial: {name}", "", number(mean), *[""] * 2, f"{worst:.3f} ({domain})", *[""] * 5])
@@ -114,8 +137,12 @@ def _leaderboard(tables: Tables) -> Section:
     ]
     count = len(tables.grid.common)
     if len({len(entry.runs) for entry in tables.grid.entries} | {count}) > 1:
-        notes.insert(0, f"Entries are compared on the {count} (source, seed) pairs that all of them have."
-                     if count else "No (source, seed) pair is shared by all entries: there is no ranking.")  # fmt: skip
+        notes.insert(
+            0,
+            f"Entries are compared on the {count} (source, seed) pairs that all of them have."
+            if count
+            else "No (source, seed) pair is shared by all entries: there is no ranking.",
+        )
     return Section("Leaderboard", header, rows, notes)
 
 
@@ -151,10 +178,15 @@ def _p(value: float) -> str:
 def _travels(tables: Tables) -> Section:
     header = ["entry", "FPR on the source", "mean FPR on targets", "mean TPR on targets", "worst FPR"]
     rows = [
-        [t.label, percent(t.source_fpr), percent(t.fpr), percent(t.tpr),
-         f"{t.worst_fpr[1]:.0%} ({t.worst_fpr[0]})" if t.worst_fpr else "-"]
+        [
+            t.label,
+            percent(t.source_fpr),
+            percent(t.fpr),
+            percent(t.tpr),
+            f"{t.worst_fpr[1]:.0%} ({t.worst_fpr[0]})" if t.worst_fpr else "-",
+        ]
         for t in tables.travels
-    ]  # fmt: skip
+    ]
     note = "The threshold allows 1 % false alarms on the source's validation maps and is applied unchanged everywhere."
     return Section("Thresholds that travelled", header, rows, [note])
 
@@ -181,10 +213,17 @@ def _cost(tables: Tables) -> Section:
     seeds = {e.label: sorted({seed for _, seed in e.runs}) for e in tables.grid.entries}
     weights = {entry.label: weights_of(entry) or "-" for entry in tables.grid.entries}
     rows = [
-        [s.label, weights[s.label], str(s.runs), ", ".join(map(str, seeds[s.label])), number(s.fit_seconds, 1),
-         number(s.evaluate_seconds, 1), number(s.peak_mb, 0)]
+        [
+            s.label,
+            weights[s.label],
+            str(s.runs),
+            ", ".join(map(str, seeds[s.label])),
+            number(s.fit_seconds, 1),
+            number(s.evaluate_seconds, 1),
+            number(s.peak_mb, 0),
+        ]
         for s in tables.leaderboard
-    ]  # fmt: skip
+    ]
     header = ["entry", "weights", "runs", "seeds", "fit, mean s", "evaluate, mean s", "peak memory of fit, MB"]
     return Section("Runs and cost", header, rows)
 
@@ -210,10 +249,15 @@ def _shift(tables: Tables) -> Section:
 def _oracles(tables: Tables) -> Section:
     """Runs whose settings a study chose on target data: what could have been had, never a result."""
     rows = [
-        [run.name, run.tag("study"), number(run.metrics.get(SOURCE_AUROC)),
-         number(run.metrics.get(MEAN_AUROC)), number(run.metrics.get(WORST_AUROC))]
+        [
+            run.name,
+            run.tag("study"),
+            number(run.metrics.get(SOURCE_AUROC)),
+            number(run.metrics.get(MEAN_AUROC)),
+            number(run.metrics.get(WORST_AUROC)),
+        ]
         for run in sorted(tables.oracles, key=lambda one: one.name)
-    ]  # fmt: skip
+    ]
     note = "These settings were chosen on the targets that they are measured on. They are ranked nowhere."
     return Section("Oracle studies", ["run", "study", "source", "target mean", "worst target"], rows, [note])
 
@@ -277,8 +321,15 @@ def html(tables: Tables, charts: Mapping[str, str], pictures: Mapping[str, str],
     )
     environment.filters |= {"rich": rich, "shade": shade, "number": number}
     template = environment.get_template("report.html.j2")
-    return template.render(tables=tables, headline=headline(tables), remarks=remarks(tables), made=made, charts=charts,
-                           sections=sections(tables), pictures=pictures)  # fmt: skip
+    return template.render(
+        tables=tables,
+        headline=headline(tables),
+        remarks=remarks(tables),
+        made=made,
+        charts=charts,
+        sections=sections(tables),
+        pictures=pictures,
+    )
 
 
 def shade(auroc: float) -> str:

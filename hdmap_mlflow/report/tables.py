@@ -100,10 +100,19 @@ def tabulate(grid: Grid, left_out: Sequence[str] = (), oracles: Sequence[RunReco
     board.sort(key=lambda s: (s.rank is None, -(s.target.value if s.target else 0), s.label))
     first = grid.runs[0]
     return Tables(
-        grid, matrices, board, _trivial(grid), pairs, picks(grid), [_travel(entry) for entry in grid.entries],
-        [*grid.missing(), *_unlike(grid, stacks), *left_out], first.tag("validation"), first.tag("data_digest"),
-        any(run.tag("simulated") == "true" for run in grid.runs), oracles,
-    )  # fmt: skip
+        grid,
+        matrices,
+        board,
+        _trivial(grid),
+        pairs,
+        picks(grid),
+        [_travel(entry) for entry in grid.entries],
+        [*grid.missing(), *_unlike(grid, stacks), *left_out],
+        first.tag("validation"),
+        first.tag("data_digest"),
+        any(run.tag("simulated") == "true" for run in grid.runs),
+        oracles,
+    )
 
 
 def matrix(grid: Grid, entry: Entry) -> dict[tuple[str, str], Cell]:

@@ -49,8 +49,12 @@ def write_report(
         long_table(grid).to_csv(out / "report.csv", index=False)
     except OSError as error:
         raise BadInput(f"cannot write the report to {out} ({error.strerror}); give --out another folder") from None
-    tags = {Tag.KIND: "report", Tag.VALIDATION: tables.validation, Tag.DATA_DIGEST: tables.data_digest,
-            Tag.SIMULATED: str(tables.simulated).lower()}  # fmt: skip
+    tags = {
+        Tag.KIND: "report",
+        Tag.VALIDATION: tables.validation,
+        Tag.DATA_DIGEST: tables.data_digest,
+        Tag.SIMULATED: str(tables.simulated).lower(),
+    }
     with tracking.start(uri, experiment, "report", tags) as record:
         record.note(text)
         for name in ("report.html", "report.md", "report.csv"):

@@ -84,8 +84,10 @@ def execute(
     identity = identity_tags(config, data)
     planned = (tags or {}).get(Tag.FINGERPRINT, identity[Tag.FINGERPRINT])
     if planned != identity[Tag.FINGERPRINT]:
-        raise BadInput(f"the maps, the code or a library on {platform.node()} are not those of the plan (fingerprint "
-                       f"{identity[Tag.FINGERPRINT]}, planned {planned}); make them the same")  # fmt: skip
+        raise BadInput(
+            f"the maps, the code or a library on {platform.node()} are not those of the plan (fingerprint "
+            f"{identity[Tag.FINGERPRINT]}, planned {planned}); make them the same"
+        )
     tags = {**(tags or {}), Tag.KIND: kind, **identity}
     with tracking.start(uri, config.tracking.experiment, config.name, tags, parent) as record:
         say(f"run {config.name}, id {record.run_id}")
@@ -114,13 +116,26 @@ def _flow(run: Run, data: Dataset, record: Record, meter: Meter, on_epoch: OnEpo
             run.prepared = ready = prepare(config, data)
         with meter.phase("fit"), builder.downloads(config.model.name):
             trains = builder.trains(config, ready.model)
-            run.fitted = train.fit(config, ready.model, ready.datamodule, trains=trains, workdir=run.folder,
-                                   on_epoch=report, progress=progress)  # fmt: skip
+            run.fitted = train.fit(
+                config,
+                ready.model,
+                ready.datamodule,
+                trains=trains,
+                workdir=run.folder,
+                on_epoch=report,
+                progress=progress,
+            )
         with meter.phase("evaluate"):
             run.scored = score(ready, data.names, progress)
         with meter.phase("record"):
-            run.result = summarise(*run.scored, shift.of_domains(data.domains), run_id=record.run_id, uri=record.uri,
-                                   config=config, simulated=data.simulated)  # fmt: skip
+            run.result = summarise(
+                *run.scored,
+                shift.of_domains(data.domains),
+                run_id=record.run_id,
+                uri=record.uri,
+                config=config,
+                simulated=data.simulated,
+            )
             ending.close()
     with meter.phase("pictures"):
         record_pictures(record, run.folder, ready, run.scored, run.result)
@@ -153,8 +168,10 @@ def score(ready: Prepared, domains: list[str], progress: bool) -> Scored:
     tested = one(source, "test")
     # With validation=source_test both are the same maps, scored once.
     val, test = (ready.datamodule.scored[source, split]["path"] for split in ("val", "test"))
-    return Scored(scoring.join(tested.as_split("val") if val.equals(test) else one(source, "val"), tested),
-                  [one(name, "test") for name in targets])  # fmt: skip
+    return Scored(
+        scoring.join(tested.as_split("val") if val.equals(test) else one(source, "val"), tested),
+        [one(name, "test") for name in targets],
+    )
 
 
 # --------------------------------------------------------------------------------------------------- the record
@@ -204,12 +221,14 @@ def record_pictures(record: Record, folder: Path, ready: Prepared, scored: Score
 
     try:
         if tracking.figures:
-            for path, figure in figures.of_run(result.config.name, everything, *result.bars(), result.cards["repair"],
-                                               result.simulated):  # fmt: skip
+            for path, figure in figures.of_run(
+                result.config.name, everything, *result.bars(), result.cards["repair"], result.simulated
+            ):
                 figure.savefig(below(path), dpi=90)
         for scores in everything if tracking.heatmaps else ():
-            for path, picture in pictures.of_domain(scores, ready.model, ready.datamodule, ready.device, threshold,
-                                                    tracking.heatmaps, result.simulated):  # fmt: skip
+            for path, picture in pictures.of_domain(
+                scores, ready.model, ready.datamodule, ready.device, threshold, tracking.heatmaps, result.simulated
+            ):
                 picture.save(below(path))
     finally:
         for name in (Artifact.FIGURES, Artifact.HEATMAPS):
@@ -227,6 +246,8 @@ def _memory(config: RunConfig) -> Iterator[None]:
         if not (cuda or isinstance(error, MemoryError) or "can't allocate memory" in str(error)):
             raise
         where, (height, width) = "GPU" if cuda else "the machine's", config.data.image_size
-        raise OutOfMemory(f"{config.model.name} ran out of {where} memory at batch size {config.data.batch_size}, "
-                          f"{height}x{width} px; lower data.batch_size, data.eval_batch_size, data.image_size or "
-                          "data.max_train, or take a smaller backbone") from error  # fmt: skip
+        raise OutOfMemory(
+            f"{config.model.name} ran out of {where} memory at batch size {config.data.batch_size}, "
+            f"{height}x{width} px; lower data.batch_size, data.eval_batch_size, data.image_size or "
+            "data.max_train, or take a smaller backbone"
+        ) from error

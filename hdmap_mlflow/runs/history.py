@@ -98,8 +98,17 @@ def _record(uri: str, run: Run, scores: bool) -> RunRecord:
         cards: Cards = read_json(uri, info.run_id, Artifact.CARDS) if scores else {}
     except BadInput:  # a run from before the cards; `hdmap rescore` makes them
         cards = {}
-    return RunRecord(info.run_id, info.run_name, info.status, data.params, data.metrics, data.tags,
-                     info.start_time or 0, found, cards)  # fmt: skip
+    return RunRecord(
+        info.run_id,
+        info.run_name,
+        info.status,
+        data.params,
+        data.metrics,
+        data.tags,
+        info.start_time or 0,
+        found,
+        cards,
+    )
 
 
 def read_scores(uri: str, run_id: str) -> dict[str, pd.DataFrame]:

@@ -33,8 +33,15 @@ def rescore(uri: str, record: RunRecord) -> Rescored:
 
     source, targets = history.as_scores(record)
     config, simulated = history.read_config(uri, record.run_id), record.tag("simulated") == "true"
-    result = summarise(source, targets, _distances(uri, record.run_id), run_id=record.run_id, uri=uri, config=config,
-                       simulated=simulated)  # fmt: skip
+    result = summarise(
+        source,
+        targets,
+        _distances(uri, record.run_id),
+        run_id=record.run_id,
+        uri=uri,
+        config=config,
+        simulated=simulated,
+    )
     measured, known = result.metrics, record.metrics
     new = sorted(name for name in measured if name not in known)
     changed = sorted(n for n in measured if n in known and not isclose(measured[n], known[n], rel_tol=1e-9))

@@ -99,8 +99,10 @@ class Result:
             lines.append(f"AUROC is undefined for {', '.join(undefined)}: only one class of maps is there.")
         own = self.metrics.get(SOURCE_AUROC)
         if own is not None and own <= max(0.5, *self._trivial(self.domains[0])):
-            lines.append("On the source the model does not beat chance and the trivial scores: its transfer ratio and "
-                         "grade mean nothing.")  # fmt: skip
+            lines.append(
+                "On the source the model does not beat chance and the trivial scores: its transfer ratio and "
+                "grade mean nothing."
+            )
         for domain, card in self.cards.get("saturation", {}).items():
             if card["alarm"]:
                 share, clamped = card["clamped_fraction"], card["clamped_AUROC"]

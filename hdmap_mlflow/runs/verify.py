@@ -49,8 +49,10 @@ def verify(uri: str, run_id: str, maps: int = 16, data_root: str | None = None) 
     checkpoint = next(tracking.artifacts(uri, run_id, Artifact.CHECKPOINT).iterdir())
     data = dataset.read(config)
     if data.digest != record.tag("data_digest"):
-        raise BadInput(f"the data in {data.root} (digest {data.digest}) is not what run {run_id[:8]} read "
-                       f"({record.tag('data_digest')}); give --data-root FOLDER")  # fmt: skip
+        raise BadInput(
+            f"the data in {data.root} (digest {data.digest}) is not what run {run_id[:8]} read "
+            f"({record.tag('data_digest')}); give --data-root FOLDER"
+        )
     train.seed(config.train)
     model = builder.build(config, fetch=False)
     train.load_checkpoint(model, checkpoint)

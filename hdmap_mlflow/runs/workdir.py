@@ -25,8 +25,9 @@ def create(config: RunConfig) -> Path:
     try:
         folder.mkdir(parents=True)
     except OSError as error:
-        raise BadInput(f"cannot write to tracking.output_dir={config.tracking.output_dir} ({error.strerror}); "
-                       "give another folder") from None  # fmt: skip
+        raise BadInput(
+            f"cannot write to tracking.output_dir={config.tracking.output_dir} ({error.strerror}); give another folder"
+        ) from None
     return folder
 
 

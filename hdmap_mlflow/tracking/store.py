@@ -42,8 +42,9 @@ class Store:
         """Runs with these `hdmap.` tags, the newest first; all of them, or the `newest` that finished."""
         wanted = [f'tags."{PREFIX}{name}" = {_quoted(value)}' for name, value in tags.items()]
         wanted += ["attributes.status = 'FINISHED'"] if newest else []
-        found = every(self.client.search_runs, newest, experiment_ids=[self.experiment_id],
-                     filter_string=" and ".join(wanted))  # fmt: skip
+        found = every(
+            self.client.search_runs, newest, experiment_ids=[self.experiment_id], filter_string=" and ".join(wanted)
+        )
         return [_past(run) for run in itertools.islice(found, newest)]
 
     def create(self, name: str, tags: Mapping[str, str], parent: str | None) -> str:

@@ -48,12 +48,25 @@ def tune(search: Search, launch: Launch) -> None:
                 return search.values(store.metrics(run_id) or {})
         return None
 
-    study = Study(place, search.name, search.space, search.terms(), [DIRECTIONS[name] for name in search.objectives],
-                  sampler=search.wanted.sampler, seed=search.config.train.seed, rescue=rescue)  # fmt: skip
+    study = Study(
+        place,
+        search.name,
+        search.space,
+        search.terms(),
+        [DIRECTIONS[name] for name in search.objectives],
+        sampler=search.wanted.sampler,
+        seed=search.config.train.seed,
+        rescue=rescue,
+    )
     known = study.optuna.user_attrs.get("mlflow_run", "")
     resume = launch.resume.replace(place.url, place.shown)  # a tag and a terminal are no places for a password
-    tags = {Tag.KIND: "study", Tag.STUDY: search.name, Tag.ORACLE: str(search.oracle).lower(),
-            Tag.RESUME: resume, Tag.STORAGE: place.shown}  # fmt: skip
+    tags = {
+        Tag.KIND: "study",
+        Tag.STUDY: search.name,
+        Tag.ORACLE: str(search.oracle).lower(),
+        Tag.RESUME: resume,
+        Tag.STORAGE: place.shown,
+    }
     identity = identity_tags(search.config, search.data, search.code)
     tags |= {name: value for name, value in identity.items() if name != Tag.FINGERPRINT}
     name = f"study/{search.name}" + (" (oracle)" if search.oracle else "")
@@ -130,14 +143,20 @@ def _settle(search: Search, study: Study, asked: Asked, outcome: Outcome, record
     if best:
         record.metrics({metric_name(Scope.STUDY, f"best_{search.objectives[0]}"): best.values[0]}, number)
     so_far = f" (best {best.values[0]:.4g}, trial {best.number})" if best else ""
-    settings = " ".join(f"{name}={value:.4g}" if isinstance(value, float) else f"{name}={value}"
-                        for name, value in asked.settings.items())  # fmt: skip
+    settings = " ".join(
+        f"{name}={value:.4g}" if isinstance(value, float) else f"{name}={value}"
+        for name, value in asked.settings.items()
+    )
     base = " (baseline)" if asked.baseline else ""
-    print(f"[{done}/{search.wanted.trials}] trial {number}{base}: {told}{so_far}, {outcome.seconds:.0f} s; {settings}",
-          flush=True)  # fmt: skip
+    print(
+        f"[{done}/{search.wanted.trials}] trial {number}{base}: {told}{so_far}, {outcome.seconds:.0f} s; {settings}",
+        flush=True,
+    )
     if outcome.bug:
-        raise Incomplete(f"trial {number} met an error that is not its settings' ({outcome.reason}); its log is "
-                         f"{outcome.log}. Mend it, then the same command goes on")  # fmt: skip
+        raise Incomplete(
+            f"trial {number} met an error that is not its settings' ({outcome.reason}); its log is "
+            f"{outcome.log}. Mend it, then the same command goes on"
+        )
 
 
 def _conclude(search: Search, study: Study, launch: Launch, record: Record, store: Store) -> None:
@@ -166,19 +185,33 @@ def _conclude(search: Search, study: Study, launch: Launch, record: Record, stor
     print(f"best settings: {search.folder / CONDITION}\n  {end.command}")
     failed = sum((one.best is None) + (one.baseline is None) for one in end.refits)
     if failed:
-        raise Incomplete(f"{failed} of the refits failed; the reasons stand above and in MLflow. The same command "
-                         "tries them again")  # fmt: skip
+        raise Incomplete(
+            f"{failed} of the refits failed; the reasons stand above and in MLflow. The same command tries them again"
+        )
 
 
 def conclude(search: Search, trials: Sequence[FrozenTrial], best: FrozenTrial) -> Conclusion:
     """What the study says of its trials, before the best settings are trained again."""
     name, data, chosen = f"{search.config.condition}-best", search.config.data, ", chosen on TARGETS"
     about = f"The best of {len(trials)} trials of study {search.name}{chosen if search.oracle else ''}"
-    content = findings.condition_file(search.space, search.condition, search.wanted.overrides, name, about,
-                                      best.user_attrs["settings"])  # fmt: skip
-    command = shlex.join(["hdmap", "train", search.wanted.model, "--data-root", data.root, "--source-domain",
-                          data.source_domain, "--condition-file", str(search.folder / CONDITION), "--condition",
-                          name])  # fmt: skip
+    content = findings.condition_file(
+        search.space, search.condition, search.wanted.overrides, name, about, best.user_attrs["settings"]
+    )
+    command = shlex.join(
+        [
+            "hdmap",
+            "train",
+            search.wanted.model,
+            "--data-root",
+            data.root,
+            "--source-domain",
+            data.source_domain,
+            "--condition-file",
+            str(search.folder / CONDITION),
+            "--condition",
+            name,
+        ]
+    )
     rows = [findings.trial_row(trial, search.objectives) for trial in trials]
     return Conclusion(trials, best, rows, content, command)
 
@@ -209,8 +242,11 @@ def _refit(search: Search, study: Study, end: Conclusion, launch: Launch, record
         best = setup.configure(search.wanted.model, name, str(search.folder / CONDITION), search.wanted.flags)
         data = best.data.model_copy(update={"root": search.config.data.root})
         pairs["best"] = best.model_copy(update={"data": data, "tracking": search.config.tracking})
-    configs = {(role, seed): builder.check(with_values(config, {"train.seed": seed}))
-               for seed in search.seeds for role, config in pairs.items()}  # fmt: skip
+    configs = {
+        (role, seed): builder.check(with_values(config, {"train.seed": seed}))
+        for seed in search.seeds
+        for role, config in pairs.items()
+    }
     found: dict[tuple[str, int], Mapping[str, float] | None] = {}
     todo: dict[int, tuple[str, int]] = {}
     with launch.executor(store) as pool:
@@ -223,8 +259,16 @@ def _refit(search: Search, study: Study, end: Conclusion, launch: Launch, record
             todo[index] = key
             oracle = search.oracle and key[0] == "best"
             tags |= {Tag.STUDY: search.name, Tag.ROLE: key[0], Tag.ORACLE: str(oracle).lower()}
-            pool.submit(Task(index=index, config=config, folder=search.folder, parent=record.run_id, tags=tags,
-                             command=launch.child))  # fmt: skip
+            pool.submit(
+                Task(
+                    index=index,
+                    config=config,
+                    folder=search.folder,
+                    parent=record.run_id,
+                    tags=tags,
+                    command=launch.child,
+                )
+            )
         while pool.busy:
             for event in pool.wait():
                 if isinstance(event, Outcome):
@@ -247,8 +291,9 @@ def status(wanted: SearchRequest) -> None:
     rows = [findings.trial_row(trial, objectives) for trial in trials]
     settings = list(dict.fromkeys(key for row in rows for key in row if "." in key))
     columns = ["trial", "state", *objectives, "seconds", *settings, "reason"]
-    show_table(f"study {name}", columns, [["-" if row.get(c) is None else row[c] for c in columns] for row in rows],
-               left=2)  # fmt: skip
+    show_table(
+        f"study {name}", columns, [["-" if row.get(c) is None else row[c] for c in columns] for row in rows], left=2
+    )
     for line in findings.headline(trials, winner(found), objectives):
         print(line.replace("**", ""))
     print(f"to look closer: {place.dashboard}")

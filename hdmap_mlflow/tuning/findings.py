@@ -151,10 +151,15 @@ def note(name: str, end: Conclusion, objectives: Sequence[str], space: Space) ->
     """The study run's description: which trial won and why, whether it carried over, and the best trials."""
     best, baseline, settings = end.best, space.baseline(), end.best.user_attrs["settings"]
     lines = [f"# Study {name}", "", *headline(end.trials, best, objectives)]
-    lines += [f"Trained again, {of}: {change} over {seeds} seeds."
-              for of, _, _, change, seeds in gains(end.refits) if "mean" in of]  # fmt: skip
-    rows = [[setting, one.describe(), _cell(baseline.get(setting, "-")), f"**{_cell(settings.get(setting, '-'))}**"]
-            for setting, one in space.dimensions.items()]  # fmt: skip
+    lines += [
+        f"Trained again, {of}: {change} over {seeds} seeds."
+        for of, _, _, change, seeds in gains(end.refits)
+        if "mean" in of
+    ]
+    rows = [
+        [setting, one.describe(), _cell(baseline.get(setting, "-")), f"**{_cell(settings.get(setting, '-'))}**"]
+        for setting, one in space.dimensions.items()
+    ]
     lines += [
         "",
         "## Settings",
@@ -165,8 +170,12 @@ def note(name: str, end: Conclusion, objectives: Sequence[str], space: Space) ->
     if end.refits:
         lines += ["## Trained again, all domains", "", "Mean ± sd over seeds; the difference is paired by seed.", ""]
         lines += [*markdown_table(GAIN_COLUMNS, gains(end.refits)), ""]
-        failed = [f"- seed {one.seed}: the {role} failed" for one in end.refits
-                  for role, metrics in (("baseline", one.baseline), ("best", one.best)) if metrics is None]  # fmt: skip
+        failed = [
+            f"- seed {one.seed}: the {role} failed"
+            for one in end.refits
+            for role, metrics in (("baseline", one.baseline), ("best", one.best))
+            if metrics is None
+        ]
         lines += [*failed, ""] if failed else []
     first = f" (the first {TOP} of {len(end.trials)})" if len(end.trials) > TOP else ""
     lines += ["To train with these settings:", "", f"    {end.command}", "", f"## Trials{first}", ""]

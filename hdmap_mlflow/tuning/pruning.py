@@ -22,9 +22,11 @@ def pruning(
 ) -> Callable[[Mapping[str, float], int], None]:
     """A child's hook: reports every epoch's validation AUROC to the study, and stops the run that it gives up."""
     found = optuna.load_study(
-        study_name=study, storage=StudyStorage.of(storage).open(), pruner=PRUNERS[pruner](epochs),
+        study_name=study,
+        storage=StudyStorage.of(storage).open(),
+        pruner=PRUNERS[pruner](epochs),
         sampler=optuna.samplers.RandomSampler(),
-    )  # fmt: skip
+    )
     trial = Trial(found, trial_id)
 
     def on_epoch(values: Mapping[str, float], epoch: int) -> None:

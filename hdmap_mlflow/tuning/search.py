@@ -86,8 +86,16 @@ class Search:
                 "hook": "hdmap_mlflow.tuning.pruning:pruning",
                 "arguments": told | {"epochs": config.train.max_epochs},
             }
-        return Task(index=asked.number, config=builder.check(config), folder=self.folder, kind="trial", parent=parent,
-                    tags=tags, command=launch.child, **more)  # fmt: skip
+        return Task(
+            index=asked.number,
+            config=builder.check(config),
+            folder=self.folder,
+            kind="trial",
+            parent=parent,
+            tags=tags,
+            command=launch.child,
+            **more,
+        )
 
     def values(self, metrics: Mapping[str, float]) -> list[float]:
         """The objectives from a run's metrics. Raises KeyError for one that the run does not have."""
@@ -125,8 +133,9 @@ def check(wanted: SearchRequest) -> Search:
     if pruner not in PRUNERS:
         raise BadInput(f"--pruner {pruner}{nearest(pruner, PRUNERS)}; known: {', '.join(PRUNERS)}")
     if pruner != "none" and not alone:
-        raise BadInput("pruning needs one objective: a trial can be judged early by its validation AUROC only; give "
-                       "--pruner none")  # fmt: skip
+        raise BadInput(
+            "pruning needs one objective: a trial can be judged early by its validation AUROC only; give --pruner none"
+        )
     if pruner != "none" and entry.trains is False:
         raise BadInput(f"{wanted.model} has no epochs at which to prune; leave --pruner out")
     seeds = tuple(int(word) for word in wanted.refit_seeds.replace(" ", "").split(",") if word.isdigit())

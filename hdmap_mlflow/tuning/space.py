@@ -18,8 +18,17 @@ if TYPE_CHECKING:
 
 
 # These decide what is measured, where and on which data: a search over them would compare what cannot be compared.
-NEVER = {"data.root", "data.source_domain", "data.target_domains", "data.validation", "data.val_fraction",
-         "data.split_seed", "train.seed", "train.device", "model.name"}  # fmt: skip
+NEVER = {
+    "data.root",
+    "data.source_domain",
+    "data.target_domains",
+    "data.validation",
+    "data.val_fraction",
+    "data.split_seed",
+    "train.seed",
+    "train.device",
+    "model.name",
+}
 
 
 def suggest(one: Dimension, name: str, trial: BaseTrial) -> Plain:
@@ -113,8 +122,10 @@ def _dimension(name: str, law: Mapping[str, object], known: Mapping[str, Dimensi
     """A range that replaces the registry's (with a type) or lies within it (without)."""
     before = known.get(name)
     if "type" not in law and before is None:
-        raise BadInput(f"search: {name} has no range of its own{nearest(name, known)}; give its type (float, int or "
-                       f"categorical) as well; known: {', '.join(known) or 'none'}")  # fmt: skip
+        raise BadInput(
+            f"search: {name} has no range of its own{nearest(name, known)}; give its type (float, int or "
+            f"categorical) as well; known: {', '.join(known) or 'none'}"
+        )
     try:
         found = DIMENSION.validate_python(law if before is None or "type" in law else before.model_dump() | dict(law))
     except ValidationError as error:
@@ -123,8 +134,9 @@ def _dimension(name: str, law: Mapping[str, object], known: Mapping[str, Dimensi
         problem = " ".join(filter(None, (where, first["msg"].removeprefix("Value error, "))))
         raise BadInput(f"search: the range of {name} is impossible: {problem}, got {dict(law)}") from None
     if before and "type" not in law and not all(map(before.holds, found.ends())):
-        raise BadInput(f"search: {name} {dict(law)} does not lie within {before.describe()}; give a type to replace "
-                       "that range")  # fmt: skip
+        raise BadInput(
+            f"search: {name} {dict(law)} does not lie within {before.describe()}; give a type to replace that range"
+        )
     return found
 
 

@@ -100,8 +100,9 @@ class Study:
                 f"{key}: {before.get(key, 'none')} then, {terms.get(key, 'none')} now" for key in keys[:4]
             )
             more = f"; and {len(keys) - 4} more" if len(keys) > 4 else ""
-            raise BadInput(f"study {self.name} was begun otherwise ({shown}{more}); give --study another name, or the "
-                           "old settings")  # fmt: skip
+            raise BadInput(
+                f"study {self.name} was begun otherwise ({shown}{more}); give --study another name, or the old settings"
+            )
 
     @contextlib.contextmanager
     def _turn(self) -> Iterator[None]:
@@ -144,8 +145,14 @@ class Study:
             self._free()
             while sum(map(counts, trials := self.optuna.get_trials(deepcopy=False))) < total:
                 asked = self._draw(len(trials))
-                same = next((t for t in trials if t.state == TrialState.COMPLETE
-                             and t.user_attrs["settings"] == asked.settings), None)  # fmt: skip
+                same = next(
+                    (
+                        t
+                        for t in trials
+                        if t.state == TrialState.COMPLETE and t.user_attrs["settings"] == asked.settings
+                    ),
+                    None,
+                )
                 if same is None:
                     return asked
                 trial = self._mine.pop(asked.number)

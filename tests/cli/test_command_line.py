@@ -11,39 +11,21 @@ import mlflow
 import pytest
 from maps import write_domain
 
-from hdmap_mlflow import __main__
 from hdmap_mlflow.errors import BadInput
 from hdmap_mlflow.execution.gpus import Idle
 from hdmap_mlflow.execution.launch import Launch
 from hdmap_mlflow.execution.task import Share
 from hdmap_mlflow.tuning.request import SearchRequest
 
-SMALL = ("data.image_size=[32,96],data.batch_size=4,model.weights=random,model.backbone=resnet18,"
-         "model.layers=[layer1],tracking.output_dir=out")  # fmt: skip
+SMALL = (
+    "data.image_size=[32,96],data.batch_size=4,model.weights=random,model.backbone=resnet18,"
+    "model.layers=[layer1],tracking.output_dir=out"
+)
 
 
 def hdmap(*arguments, **environment):
     command = [sys.executable, "-m", "hdmap_mlflow", *arguments]
     return subprocess.run(command, capture_output=True, text=True, env=os.environ | environment)
-
-
-@pytest.fixture
-def exit_code(monkeypatch):
-    """Runs `hdmap ARGUMENTS` in this process, which has imported torch already; returns the exit code."""
-
-    def call(*arguments):
-        monkeypatch.setattr(sys, "argv", ["hdmap", *arguments])
-        monkeypatch.setattr(sys, "path", list(sys.path))
-        before = signal.getsignal(signal.SIGTERM)
-        try:
-            __main__.main()
-        except SystemExit as end:
-            return end.code or 0
-        finally:
-            signal.signal(signal.SIGTERM, before)
-        return 0
-
-    return call
 
 
 @pytest.mark.parametrize(
@@ -144,30 +126,50 @@ def _without_resume(call):
 
 
 def test_every_option_of_a_grid_reaches_it(asked, exit_code):
-    words = ("--models padim --conditions baseline --sources a --targets b --seeds 1 --data-root r --validation v "
-             "--split-seed 2 --overrides x=1 --condition-file f --grid g --plan --retry failed,running --force "
-             "--repeat 3 --jobs 4 --gpus-per-run 0.5 --cpus-per-run 2 --memory-per-run 5 --run-timeout 6 --stagger 0 "
-             "--no-ray --ray-address h:1")  # fmt: skip
+    words = (
+        "--models padim --conditions baseline --sources a --targets b --seeds 1 --data-root r --validation v "
+        "--split-seed 2 --overrides x=1 --condition-file f --grid g --plan --retry failed,running --force "
+        "--repeat 3 --jobs 4 --gpus-per-run 0.5 --cpus-per-run 2 --memory-per-run 5 --run-timeout 6 --stagger 0 "
+        "--no-ray --ray-address h:1"
+    )
     exit_code("grid", *words.split())
     ((flags, file, launch), more) = asked[0]
-    assert flags == {"models": "padim", "conditions": "baseline", "sources": "a", "targets": "b", "seeds": "1",
-                     "data_root": "r", "validation": "v", "split_seed": "2", "overrides": "x=1",
-                     "condition_file": "f"}  # fmt: skip
+    assert flags == {
+        "models": "padim",
+        "conditions": "baseline",
+        "sources": "a",
+        "targets": "b",
+        "seeds": "1",
+        "data_root": "r",
+        "validation": "v",
+        "split_seed": "2",
+        "overrides": "x=1",
+        "condition_file": "f",
+    }
     assert (file, more) == ("g", {"plan_only": True, "repeat": 3})
     share = Share(gpus=0.5, cpus=2, memory_mb=5, timeout=6)
-    assert replace(launch, resume="") == Launch(share, 4, False, "h:1", stagger=0, force=True, resume="",
-                                                retry=frozenset({"failed", "running"}))  # fmt: skip
+    assert replace(launch, resume="") == Launch(
+        share, 4, False, "h:1", stagger=0, force=True, resume="", retry=frozenset({"failed", "running"})
+    )
     exit_code("grid", "--wait-idle", "--idle-utilisation", "3", "--idle-memory", "4", "--max-wait", "5")
     assert asked[1][0][2].share.idle == Idle(utilisation=3, memory_mb=4, max_wait=5)
 
 
 def test_every_option_of_a_search_reaches_it(asked, exit_code):
-    words = ("padim --status --condition c --condition-file f --data-root r --source-domain s --target-domains t "
-             "--validation v --split-seed 2 --seed 3 --overrides x=1 --objective o --trials 4 --timeout 5 "
-             "--sampler tpe --pruner none --storage u --study n --refit-seeds")  # fmt: skip
+    words = (
+        "padim --status --condition c --condition-file f --data-root r --source-domain s --target-domains t "
+        "--validation v --split-seed 2 --seed 3 --overrides x=1 --objective o --trials 4 --timeout 5 "
+        "--sampler tpe --pruner none --storage u --study n --refit-seeds"
+    )
     exit_code("tune", *words.split(), "")
-    flags = {"data.root": "r", "data.source_domain": "s", "data.target_domains": "t", "data.validation": "v",
-             "data.split_seed": "2", "train.seed": "3"}  # fmt: skip
+    flags = {
+        "data.root": "r",
+        "data.source_domain": "s",
+        "data.target_domains": "t",
+        "data.validation": "v",
+        "data.split_seed": "2",
+        "train.seed": "3",
+    }
     wanted = SearchRequest("padim", "c", "f", flags, "x=1", "o", 4, 5, "tpe", "none", "u", "n", "")
     assert asked == [((wanted,), {})], "no refit is an empty list of seeds, and not the default"
 
@@ -218,8 +220,20 @@ def test_a_project_run_is_marked_failed_with_the_reason(store, monkeypatch, exit
 @pytest.mark.slow
 def test_a_terminated_process_leaves_a_killed_run(maps):
     overrides = SMALL.replace("model.layers=[layer1],", "") + ",train.max_epochs=500,train.early_stopping_patience=500"
-    process = subprocess.Popen([sys.executable, "-m", "hdmap_mlflow", "train", "reverse_distillation", "--data-root",
-                                str(maps), "--overrides", overrides], stderr=subprocess.DEVNULL)  # fmt: skip
+    process = subprocess.Popen(
+        [
+            sys.executable,
+            "-m",
+            "hdmap_mlflow",
+            "train",
+            "reverse_distillation",
+            "--data-root",
+            str(maps),
+            "--overrides",
+            overrides,
+        ],
+        stderr=subprocess.DEVNULL,
+    )
     client = mlflow.MlflowClient()
     deadline = time.time() + 120
     while time.time() < deadline:

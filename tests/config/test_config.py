@@ -133,8 +133,16 @@ def test_every_setting_is_there_by_its_dotted_name_and_as_a_word():
 
 def test_settings_are_put_into_a_run_by_dotted_name_and_checked():
     base = build_config("patchcore", CONDITION)
-    changed = with_values(base, {"train.learning_rate": 1, "model.num_neighbors": 7, "model.weights": "random",
-                            "model.a.b": 1, "data.image_size": [32, 32]})  # fmt: skip
+    changed = with_values(
+        base,
+        {
+            "train.learning_rate": 1,
+            "model.num_neighbors": 7,
+            "model.weights": "random",
+            "model.a.b": 1,
+            "data.image_size": [32, 32],
+        },
+    )
     assert changed.train.learning_rate == 1.0 and changed.data.image_size == (32, 32)
     assert changed.model.settings == {"num_neighbors": 7, "a.b": 1} and changed.model.weights == "random"
     assert changed.data.batch_size == 8 and base.model.settings == {"num_neighbors": 3}
@@ -211,8 +219,9 @@ def test_a_broken_condition_file_is_named(tmp_path, content, says):
 def test_a_condition_is_found_by_its_whole_name_before_that_behind_the_models(tmp_path):
     path = tmp_path / "mine.json"
     names = ("m_x", "x", "m_y", "z")
-    path.write_text(json.dumps([{"name": name, "config": {}, "search": {}, "description": "ö"} for name in names]),
-                    encoding="utf-8")  # fmt: skip
+    path.write_text(
+        json.dumps([{"name": name, "config": {}, "search": {}, "description": "ö"} for name in names]), encoding="utf-8"
+    )
     assert [find_condition("m", name, path)["name"] for name in ("x", "y", "m_x", "z")] == ["x", "m_y", "m_x", "z"]
     assert list(load_conditions(path)) == list(names) and load_conditions(path)["z"]["description"] == "ö"
     with pytest.raises(BadInput, match=r"^unknown condition 'yy' in mine.json \(did .* 'y'\?\); known: x, x, y, z$"):

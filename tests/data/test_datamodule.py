@@ -115,8 +115,13 @@ def test_packed_maps_are_taken_from_the_pack_by_every_loader(root, tmp_path, mon
     domains = layout.read_domains(root, ["domain_A", "domain_B"])
     made = MultiDomainHDMAPDataModule(domains, DataConfig(image_size=(31, 95)))
     monkeypatch.setattr("hdmap_mlflow.data.datamodule.read_map", None)
-    for loader in (made.train_dataloader(), made.val_dataloader(), made.test_dataloader(),
-                   made.scoring_dataloader("domain_B", "test"), made.chosen_dataloader("domain_B", [3])):  # fmt: skip
+    for loader in (
+        made.train_dataloader(),
+        made.val_dataloader(),
+        made.test_dataloader(),
+        made.scoring_dataloader("domain_B", "test"),
+        made.chosen_dataloader("domain_B", [3]),
+    ):
         np.testing.assert_array_equal(loader.dataset[0].image[0], tifffile.imread(loader.dataset[0].image_path))
 
 

@@ -162,10 +162,13 @@ def test_check_tells_of_every_part_what_its_files_hold(tmp_path):
     assert problems == []
     for row, (role, masks, groups, dtype) in zip(
         table.to_dict("records"),
-        (("train/good", 0, "- 3", "float32"), ("test/good", 0, "warm 2, - 1", "float32/uint16"),
-         ("test/fault", 2, "- 3", "float32")),
+        (
+            ("train/good", 0, "- 3", "float32"),
+            ("test/good", 0, "warm 2, - 1", "float32/uint16"),
+            ("test/fault", 2, "- 3", "float32"),
+        ),
         strict=True,
-    ):  # fmt: skip
+    ):
         pixels = np.stack([tifffile.imread(file).astype(np.float64) for file in (folder / role).iterdir()])
         expected = {"domain": "domain_A", "split": role, "maps": 3, "size": "31x95", "dtype": dtype}
         expected |= {"min": pixels.min(), "mean": pytest.approx(pixels.mean()), "max": pixels.max()}
@@ -181,8 +184,9 @@ def test_check_goes_on_after_a_part_and_a_domain_without_maps(tmp_path):
                 file.unlink()
     table, problems = layout.check(tmp_path)
     assert (table["domain"] + "/" + table["split"] + " " + table["size"]).tolist() == [
-        f"{part} 31x95" for part in ("a/test/good", "a/test/fault", "c/train/good", "c/test/good", "c/test/fault",
-                                     "d/train/good")]  # fmt: skip
+        f"{part} 31x95"
+        for part in ("a/test/good", "a/test/fault", "c/train/good", "c/test/good", "c/test/fault", "d/train/good")
+    ]
     assert [problem.split(" holds no map")[0] for problem in problems] == [
         str(tmp_path / part) for part in ("a/train/good", "b/train/good", "b/test/good", "d/test/good", "d/test/fault")
     ]
@@ -213,8 +217,22 @@ def test_the_table_of_a_domain_holds_what_its_files_hold_ordered_by_content(tmp_
         assert row["mean"] == pixels.astype(np.float64).mean()
         assert (row["group"], row["mask"]) == (("7", "test/masks/000001.png") if marked else ("", ""))
         assert row["severity"] == 2.0 if marked else np.isnan(row["severity"])
-    assert set(table) == {"path", "split", "label", "group", "severity", "mask", "height", "width", "dtype", "minimum",
-                          "mean", "maximum", "pixels", "digest"}  # fmt: skip
+    assert set(table) == {
+        "path",
+        "split",
+        "label",
+        "group",
+        "severity",
+        "mask",
+        "height",
+        "width",
+        "dtype",
+        "minimum",
+        "mean",
+        "maximum",
+        "pixels",
+        "digest",
+    }
 
 
 @pytest.mark.parametrize("pack", [True, False])
@@ -280,7 +298,9 @@ def test_metadata_that_cannot_be_used_is_a_problem_each(tmp_path):
     assert len(problems("group\nx\n")) == 1
     (folder / "notes.txt").write_text("there, but no map")
     assert ["notes.txt" in problem for problem in problems("path\ntest/good/000000.tiff\nnotes.txt\nno.tiff\n")] == [
-        True, False]  # fmt: skip
+        True,
+        False,
+    ]
     assert len(problems("path\n" + "\n".join(f"{i}.tiff" for i in range(9)))) == 5
     (folder / "test/good/000000.tiff").write_text("no image")
     assert len(problems("path,group\ntest/good/000000.tiff,a\n")) == 1  # its map is the problem, not its line

@@ -269,9 +269,15 @@ def test_the_record_says_what_was_imported_from_where_and_how(tmp_path, raw, spe
     assert (domain["scaling"]["method"], domain["scaling"]["offset"], domain["scaling"]["span"]) == ("minmax", 0, 5)
     assert domain["written"] == {"train/good": 7, "test/good": 2, "test/fault": 3}
     assert domain["files"]["test/good"] == [
-        {"path": str(raw / "good.mat"), "bytes": (raw / "good.mat").stat().st_size, "maps": 4,
-         "height": H, "width": W, "matlab": "7.3"}
-    ]  # fmt: skip
+        {
+            "path": str(raw / "good.mat"),
+            "bytes": (raw / "good.mat").stat().st_size,
+            "maps": 4,
+            "height": H,
+            "width": W,
+            "matlab": "7.3",
+        }
+    ]
 
 
 def test_the_same_spec_gives_the_same_bytes(tmp_path, raw, spec):

@@ -53,8 +53,11 @@ def test_targets_keep_every_test_map(domains, validation):
 
 def test_holdout_halves_every_label_and_group(tmp_path):
     folder = write_domain(tmp_path, "domain_A", good=12, fault=8)
-    rows = [f"test/{kind}/{i:06d}.tiff,{'warm' if i % 4 == 0 else 'cold'},"
-            for kind, n in (("good", 12), ("fault", 8)) for i in range(n)]  # fmt: skip
+    rows = [
+        f"test/{kind}/{i:06d}.tiff,{'warm' if i % 4 == 0 else 'cold'},"
+        for kind, n in (("good", 12), ("fault", 8))
+        for i in range(n)
+    ]
     (folder / "metadata.csv").write_text("\n".join(["path,group,severity", *rows]))
     parts = split([layout.read_domain(tmp_path, "domain_A")], DataConfig())
     val, reported = (part.groupby(["label", "group"]).size() for part in (parts.val, parts.source_test))

@@ -57,8 +57,9 @@ def test_the_normalised_scores_are_those_of_anomalib():
     val, target = drawn(0), drawn(1, offset=1, gain=2)
     score = val["score"].to_numpy()
     cut = torch.tensor(thresholds(val)["F1"])
-    theirs = PostProcessor._normalize(torch.tensor(target["score"].to_numpy()), torch.tensor(score.min()),
-                                      torch.tensor(score.max()), cut)  # fmt: skip
+    theirs = PostProcessor._normalize(
+        torch.tensor(target["score"].to_numpy()), torch.tensor(score.min()), torch.tensor(score.max()), cut
+    )
     np.testing.assert_allclose(cards.normalised(val, target["score"].to_numpy()), theirs.numpy(), atol=1e-6)
 
 

@@ -144,8 +144,11 @@ def test_every_interval_and_test_is_the_naive_references(seed):
     same(auroc_interval(more, third[0]), reference.auroc_interval(more, third[0]))
     cells = {"b": (label, one), "c": (more, third)}
     same(mean_interval(cells), reference.mean_interval(cells))
-    for cells in ({"b": (label, one, other)}, {"b": (label, one, other), "c": (more, third, fourth)},
-                  {"b": (label, one, one[::-1]), "c": (more, third, fourth)}):  # fmt: skip
+    for cells in (
+        {"b": (label, one, other)},
+        {"b": (label, one, other), "c": (more, third, fourth)},
+        {"b": (label, one, one[::-1]), "c": (more, third, fourth)},
+    ):
         same(compare(cells), reference.compare(cells))
     same(rate_interval(seed, 40), reference.rate_interval(seed, 40))
     p_values = np.random.default_rng(seed).uniform(size=seed % 6 + 1)

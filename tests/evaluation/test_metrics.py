@@ -125,8 +125,10 @@ def test_one_row_of_the_table_is_a_metric_with_its_column_and_its_interval_every
     near, far = (Scores(name, frame(label, rng.normal(size=100) + gap * label)) for name, gap in (("b", 2), ("c", 0.5)))
     measured, told = summary(source, [near, far]), cards.build(source, [near, far])
     cut = thresholds(source.part("val"))["F1"]
-    wanted = {d: decisions(one.part("test"), cut)["balanced_accuracy"]
-              for d, one in (("source", source), ("target/b", near), ("target/c", far))}  # fmt: skip
+    wanted = {
+        d: decisions(one.part("test"), cut)["balanced_accuracy"]
+        for d, one in (("source", source), ("target/b", near), ("target/c", far))
+    }
     wanted["val"] = decisions(source.part("val"), cut)["balanced_accuracy"]
     wanted |= {"target_mean": (wanted["target/b"] + wanted["target/c"]) / 2}
     wanted |= {"target_worst": min(wanted["target/b"], wanted["target/c"])}

@@ -73,8 +73,9 @@ def test_the_reference_imports_nothing_of_the_package():
 def test_every_metric_is_the_references_whatever_the_maps(made):
     source, given, val, reported, targets = made
     found = metrics.summary(source, given)
-    expected = reference.run_metrics(val, reported, targets, {"pixel_AUROC": 0.7},
-                                     {name: {"pixel_AUPRO": 0.6} for name in targets})  # fmt: skip
+    expected = reference.run_metrics(
+        val, reported, targets, {"pixel_AUROC": 0.7}, {name: {"pixel_AUPRO": 0.6} for name in targets}
+    )
     assert found == pytest.approx(expected, abs=1e-12)
     assert all(type(value) is float for value in found.values())
 
@@ -98,8 +99,14 @@ def test_the_tpr_at_one_percent_is_that_of_a_threshold_within_a_straight_line_of
     score[[100, 101]], score[[0, *range(102, 106)]], score[[1, *range(106, 110)]] = 9, 8, 7
     found = metrics.image_metrics(pd.DataFrame({"label": label, "score": score, "image_max": 0, "image_mean": 0}))
     assert found["image_TPR_at_1FPR"] == 0.3 and found["image_FPR_at_95TPR"] == 1
-    assert set(found) == {"image_AUROC", "image_AP", "image_TPR_at_1FPR", "image_FPR_at_95TPR",
-                          "baseline_max_AUROC", "baseline_mean_AUROC"}  # fmt: skip
+    assert set(found) == {
+        "image_AUROC",
+        "image_AP",
+        "image_TPR_at_1FPR",
+        "image_FPR_at_95TPR",
+        "baseline_max_AUROC",
+        "baseline_mean_AUROC",
+    }
 
 
 def test_of_two_thresholds_that_may_be_fitted_one_is_enough():
@@ -159,9 +166,15 @@ def test_the_worst_target_is_the_lowest_and_targets_without_an_auroc_count_in_ne
         "d": {"FPR_at_normal_q99": 0.3},
     }
     assert metrics.transfer({"image_AUROC": 0.9}, away) == pytest.approx(
-        {"target_mean/FPR_at_normal_q99": 0.2, "target_mean/image_AUROC": 0.7, "target_worst/image_AUROC": 0.6,
-         "transfer/ratio": 0.7 / 0.9, "transfer/gap": 0.2, "transfer/skill": 0.5}
-    )  # fmt: skip
+        {
+            "target_mean/FPR_at_normal_q99": 0.2,
+            "target_mean/image_AUROC": 0.7,
+            "target_worst/image_AUROC": 0.6,
+            "transfer/ratio": 0.7 / 0.9,
+            "transfer/gap": 0.2,
+            "transfer/skill": 0.5,
+        }
+    )
 
 
 @pytest.mark.parametrize(

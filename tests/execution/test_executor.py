@@ -115,8 +115,10 @@ def test_cancelled_runs_are_killed_and_waiting_ones_never_start(store):
 def test_a_child_ends_when_its_watcher_is_gone():
     order(0, "sleep 60")
     Path("task.json").write_text(task(0).model_dump_json())
-    code = ("from hdmap_mlflow.execution.watch import *; from hdmap_mlflow.execution.task import *; "
-            "list(watch(Task.model_validate_json(open('task.json').read()), Share()))")  # fmt: skip
+    code = (
+        "from hdmap_mlflow.execution.watch import *; from hdmap_mlflow.execution.task import *; "
+        "list(watch(Task.model_validate_json(open('task.json').read()), Share()))"
+    )
     watcher = subprocess.Popen([sys.executable, "-c", code])
     child = until(lambda: notes(0))[0]["pid"]
     watcher.send_signal(signal.SIGKILL)

@@ -25,13 +25,20 @@ FRESH = (sys.executable, "-m", "hdmap_mlflow.execution.child")
 @pytest.fixture
 def config(maps, store, tmp_path) -> RunConfig:
     (tmp_path / "toy.json").write_text(json.dumps(TOY))
-    return setup.configure("toys:Fitted", "toy", str(tmp_path / "toy.json"), {"data.root": str(maps)},
-                           f"{SMALL},data.image_size=[31,95],tracking.uri={store.uri}")  # fmt: skip
+    return setup.configure(
+        "toys:Fitted",
+        "toy",
+        str(tmp_path / "toy.json"),
+        {"data.root": str(maps)},
+        f"{SMALL},data.image_size=[31,95],tracking.uri={store.uri}",
+    )
 
 
 def run(store, config, hooks, share=None, command=()):
-    tasks = [Task(index=i, config=config, folder=Path("logs").absolute(), hook=hook, arguments=arguments,
-                  command=command) for i, (hook, arguments) in enumerate(hooks)]  # fmt: skip
+    tasks = [
+        Task(index=i, config=config, folder=Path("logs").absolute(), hook=hook, arguments=arguments, command=command)
+        for i, (hook, arguments) in enumerate(hooks)
+    ]
     with LocalExecutor(store, share or Share(cpus=1), jobs=1) as pool:
         for task in tasks:
             pool.submit(task)
@@ -52,8 +59,10 @@ def test_a_fork_has_the_environment_session_log_and_metrics_of_a_new_interpreter
         assert facts["stdin"] == "/dev/null" and facts["output"] == str(outcome.log) and facts["threads"] == 1
         assert facts["environment"]["MLFLOW_RUN_ID"] == outcome.run_id and "id " + outcome.run_id in outcome.text
         assert facts["environment"]["HDMAP_TEST"] == "seen" and not alive(facts["pid"])
-    same = [{k: v for k, v in facts["environment"].items() if k not in ("MLFLOW_RUN_ID", "LC_CTYPE")}
-            for facts in (one, two, new)]  # fmt: skip
+    same = [
+        {k: v for k, v in facts["environment"].items() if k not in ("MLFLOW_RUN_ID", "LC_CTYPE")}
+        for facts in (one, two, new)
+    ]
     assert same[0] == same[1] == same[2]
     kept = [{k: v for k, v in o.metrics.items() if not k.startswith("cost/")} for o in (forked, again, fresh)]
     assert kept[0] == kept[1] == kept[2] and "target_mean/image_AUROC" in kept[0]
@@ -77,8 +86,10 @@ def test_a_fork_and_its_server_end_when_the_driver_is_gone(config, monkeypatch):
         index=0, config=config, folder=Path("logs").absolute(), hook="hooks:waits", arguments={"file": str(notes)}
     )
     Path("task.json").write_text(task.model_dump_json())
-    code = ("from hdmap_mlflow.execution.watch import *; from hdmap_mlflow.execution.task import *; "
-            "list(watch(Task.model_validate_json(open('task.json').read()), Share()))")  # fmt: skip
+    code = (
+        "from hdmap_mlflow.execution.watch import *; from hdmap_mlflow.execution.task import *; "
+        "list(watch(Task.model_validate_json(open('task.json').read()), Share()))"
+    )
     driver = subprocess.Popen([sys.executable, "-c", code])
     until(lambda: notes.exists() and notes.read_text().endswith("\n"), seconds=60)
     facts = json.loads(notes.read_text())

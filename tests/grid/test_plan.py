@@ -36,24 +36,32 @@ def test_the_grid_is_the_product_and_every_run_has_its_own_fingerprint(maps):
     assert len({cell.fingerprint for cell in found}) == 6
     assert found[2].config.data.target_domains == ("domain_C",), "a source is no target of its own"
     assert names(expand(maps, 2, sources="domain_A")) == [
-        "patchcore/quickstart/domain_A/s0", "patchcore/quickstart/domain_A/s0 #2"
-    ]  # fmt: skip
+        "patchcore/quickstart/domain_A/s0",
+        "patchcore/quickstart/domain_A/s0 #2",
+    ]
 
 
 def test_blocks_of_a_file_are_joined_and_a_run_of_two_blocks_is_there_once(maps):
     Path("grid.yaml").write_text("- {sources: [domain_A, domain_B]}\n- {sources: domain_B, seeds: [0, 1]}\n")
     blocks = plan.read_blocks({"data_root": str(maps), "overrides": PATCHCORE}, "grid.yaml")
-    assert names(plan.expand(blocks)) == [f"patchcore/quickstart/{x}" for x in
-                                          ("domain_A/s0", "domain_B/s0", "domain_B/s1")]  # fmt: skip
+    assert names(plan.expand(blocks)) == [
+        f"patchcore/quickstart/{x}" for x in ("domain_A/s0", "domain_B/s0", "domain_B/s1")
+    ]
     assert [b.sources for b in plan.read_blocks({"sources": "domain_C"}, "grid.yaml")] == ["domain_C"] * 2
 
 
 def test_a_block_says_all_that_its_runs_have_in_common_and_what_differs(maps):
-    block = plan.Block(models="padim, patchcore", conditions=["baseline", "quickstart"], sources="domain_B,domain_A",
-                       seeds="3, 4,", targets=["domain_A", "domain_B", "domain_C"], validation="synthetic",
-                       split_seed=7, data_root=str(maps),
-                       overrides="data.batch_size=4,tracking.output_dir=there,tracking.uri=sqlite:///own.db",
-                       )  # fmt: skip
+    block = plan.Block(
+        models="padim, patchcore",
+        conditions=["baseline", "quickstart"],
+        sources="domain_B,domain_A",
+        seeds="3, 4,",
+        targets=["domain_A", "domain_B", "domain_C"],
+        validation="synthetic",
+        split_seed=7,
+        data_root=str(maps),
+        overrides="data.batch_size=4,tracking.output_dir=there,tracking.uri=sqlite:///own.db",
+    )
     found = plan._configs(block)
     assert [config.name for config in found] == [
         f"{model}/{condition}/domain_{source}/s{seed}"
@@ -101,13 +109,18 @@ def test_blocks_are_read_from_flags_and_a_file_and_a_given_flag_wins():
     ]
     default = plan.Block()
     assert (default.models, default.conditions, default.sources, default.targets) == (
-        "patchcore", "quickstart", "all", "auto"
-    )  # fmt: skip
+        "patchcore",
+        "quickstart",
+        "all",
+        "auto",
+    )
 
 
 def test_a_grid_is_of_one_store_and_one_experiment(maps):
-    blocks = [plan.Block(data_root=str(maps), sources="domain_A", overrides=f"{PATCHCORE},tracking.experiment={name}")
-              for name in "ab"]  # fmt: skip
+    blocks = [
+        plan.Block(data_root=str(maps), sources="domain_A", overrides=f"{PATCHCORE},tracking.experiment={name}")
+        for name in "ab"
+    ]
     assert len(plan.expand(blocks[:1])) == 1
     with pytest.raises(BadInput, match="several stores or experiments; give all one tracking.uri and experiment"):
         plan.expand(blocks)
@@ -136,8 +149,10 @@ def test_a_grid_packs_no_maps_where_a_run_would_not(maps):
     cache = Path(os.environ["HDMAP_CACHE"])
     plain = expand(maps, sources="domain_A", overrides=f"{PATCHCORE},data.packed=false")
     assert not (cache / "maps").exists()
-    blocks = [plan.Block(data_root=str(maps), sources=f"domain_{x}", overrides=f"{PATCHCORE},data.packed={packed}")
-              for x, packed in (("A", "true"), ("B", "false"))]  # fmt: skip
+    blocks = [
+        plan.Block(data_root=str(maps), sources=f"domain_{x}", overrides=f"{PATCHCORE},data.packed={packed}")
+        for x, packed in (("A", "true"), ("B", "false"))
+    ]
     packed, other = plan.expand(blocks)
     assert (cache / "maps").exists()
     assert {cell.tags["hdmap.data_digest"] for cell in (*plain, packed, other)} == {plain[0].tags["hdmap.data_digest"]}
@@ -250,8 +265,14 @@ def test_what_the_store_knows_decides_what_is_missing(store):
     made(found[5], "finished", **{"hdmap.fingerprint": "of half the batch", "hdmap.planned": found[5].fingerprint})
     known = plan.look_up(found, store)
     assert [cell.status for cell in known] == [
-        "finished", "failed", "running", "missing", "running", "finished", "missing"
-    ]  # fmt: skip
+        "finished",
+        "failed",
+        "running",
+        "missing",
+        "running",
+        "finished",
+        "missing",
+    ]
     assert store.client.get_run(dead).info.status == "KILLED"
     twice = [plan.Cell(found[0].config, found[0].tags, i) for i in range(2)]
     made(found[0], "finished")
@@ -274,8 +295,12 @@ def test_only_runs_of_the_same_data_and_kind_count_and_the_best_of_each_come_fir
     repeats = [plan.Cell(cell.config, cell.tags, i) for i in range(5)]
     found = plan.look_up(repeats, store)
     assert [c.past and c.past.run_id for c in found] == [
-        ids["finished"], ids["running"], ids["failed"], ids["killed"], None
-    ]  # fmt: skip
+        ids["finished"],
+        ids["running"],
+        ids["failed"],
+        ids["killed"],
+        None,
+    ]
     assert [c.status for c in found] == ["finished", "running", "failed", "missing", "missing"]
     assert [(c.config, c.tags, c.repeat) for c in found] == [(cell.config, cell.tags, i) for i in range(5)]
 
@@ -292,8 +317,10 @@ def test_a_run_of_a_dead_process_is_closed_with_the_reason_and_is_missing(store)
 def test_a_cells_name_counts_its_repeats():
     (cell,) = cells(1)
     assert [plan.Cell(cell.config, cell.tags, i).name for i in (0, 1, 2)] == [
-        "patchcore/quick/domain_A/s0", "patchcore/quick/domain_A/s0 #2", "patchcore/quick/domain_A/s0 #3"
-    ]  # fmt: skip
+        "patchcore/quick/domain_A/s0",
+        "patchcore/quick/domain_A/s0 #2",
+        "patchcore/quick/domain_A/s0 #3",
+    ]
     assert cell.status == "missing" and cell.fingerprint == "0" * 16
 
 

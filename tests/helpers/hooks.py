@@ -9,9 +9,15 @@ from pathlib import Path
 def note(file, **more):
     import torch
 
-    facts = {"pid": os.getpid(), "parent": os.getppid(), "session": os.getsid(0), "threads": torch.get_num_threads(),
-             "stdin": os.readlink("/proc/self/fd/0"), "output": os.readlink("/proc/self/fd/1"),
-             "environment": dict(os.environ)} | more  # fmt: skip
+    facts = {
+        "pid": os.getpid(),
+        "parent": os.getppid(),
+        "session": os.getsid(0),
+        "threads": torch.get_num_threads(),
+        "stdin": os.readlink("/proc/self/fd/0"),
+        "output": os.readlink("/proc/self/fd/1"),
+        "environment": dict(os.environ),
+    } | more
     with Path(file).open("a") as stream:
         print(json.dumps(facts), file=stream)
     return lambda values, epoch: None

@@ -21,8 +21,17 @@ def scores(domain, quality, seed, split="test", n=40):
     score = np.round(norm.ppf((rng.permutation(n) + 0.5) / n) + quality * label, 6)
     trivial = np.round(maps.uniform(size=n) + 0.3 * label, 6)
     paths = [f"{split}/{i:03d}.tiff" for i in range(n)]
-    return pd.DataFrame({"path": paths, "label": label, "group": "", "split": split, "score": score,
-                         "image_max": trivial, "image_mean": trivial[::-1]})  # fmt: skip
+    return pd.DataFrame(
+        {
+            "path": paths,
+            "label": label,
+            "group": "",
+            "split": split,
+            "score": score,
+            "image_max": trivial,
+            "image_mean": trivial[::-1],
+        }
+    )
 
 
 def record(model, source, seed, quality, **changes):
@@ -32,8 +41,16 @@ def record(model, source, seed, quality, **changes):
     tags |= {"fingerprint": f"{model}{source}{seed}", "simulated": "true", "weights": "embedded:1"}
     params = {"train.seed": str(seed), "data.source_domain": source, "model.depth": "3"}
     metrics = {"cost/fit_seconds": 2.0 + seed, "cost/evaluate_seconds": 1.0, "cost/fit_peak_MB": 500.0}
-    base = RunRecord(f"{model}{source}{seed}", f"{model}/{source}/s{seed}", "FINISHED", params, metrics,
-                     {f"hdmap.{k}": v for k, v in tags.items()}, started=seed, scores=found)  # fmt: skip
+    base = RunRecord(
+        f"{model}{source}{seed}",
+        f"{model}/{source}/s{seed}",
+        "FINISHED",
+        params,
+        metrics,
+        {f"hdmap.{k}": v for k, v in tags.items()},
+        started=seed,
+        scores=found,
+    )
     return replace(base, **changes)
 
 

@@ -71,10 +71,18 @@ def postgresql() -> Iterator[str]:
     pg_ctl = [*as_user, str(Path(initdb).with_name("pg_ctl")), "-D", str(folder / "data"), "-w"]
     options = f"-p {port} -k {folder} -c listen_addresses=127.0.0.1 -c fsync=off"
     try:
-        subprocess.run([*as_user, initdb, "-D", str(folder / "data"), "-U", "postgres", "-A", "trust", "-E", "UTF8"],
-                       check=True, capture_output=True, cwd=folder)  # fmt: skip
-        subprocess.run([*pg_ctl, "-l", str(folder / "log"), "-o", options, "start"], check=True, cwd=folder,
-                       stdout=subprocess.DEVNULL)  # fmt: skip
+        subprocess.run(
+            [*as_user, initdb, "-D", str(folder / "data"), "-U", "postgres", "-A", "trust", "-E", "UTF8"],
+            check=True,
+            capture_output=True,
+            cwd=folder,
+        )
+        subprocess.run(
+            [*pg_ctl, "-l", str(folder / "log"), "-o", options, "start"],
+            check=True,
+            cwd=folder,
+            stdout=subprocess.DEVNULL,
+        )
         try:
             yield f"postgresql+psycopg://postgres@127.0.0.1:{port}/postgres"
         finally:
@@ -87,8 +95,22 @@ def postgresql() -> Iterator[str]:
 def mlflow_server(backend: str, artifacts: Path) -> Iterator[str]:
     """URI of an MLflow server on a backend store, which takes the artifacts of its clients."""
     uri = f"http://127.0.0.1:{free_port()}"
-    command = [sys.executable, "-m", "mlflow", "server", "--backend-store-uri", backend, "--artifacts-destination",
-               str(artifacts), "--host", "127.0.0.1", "--port", uri.rpartition(":")[2], "--workers", "2"]  # fmt: skip
+    command = [
+        sys.executable,
+        "-m",
+        "mlflow",
+        "server",
+        "--backend-store-uri",
+        backend,
+        "--artifacts-destination",
+        str(artifacts),
+        "--host",
+        "127.0.0.1",
+        "--port",
+        uri.rpartition(":")[2],
+        "--workers",
+        "2",
+    ]
     clean = {name: value for name, value in os.environ.items() if not name.startswith("MLFLOW_")}
     log = artifacts.with_name("server.log").open("w")
     server = subprocess.Popen(command, stdout=log, stderr=log, env=clean, start_new_session=True)

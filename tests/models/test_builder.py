@@ -280,7 +280,7 @@ def test_settings_are_completed_and_weights_that_do_not_exist_are_said_to_be_non
         ({"weights": Weights()}, {"backbone": "zzzzz"}, "hub", "no backbone 'zzzzz'; e.g. resnet10"),
         ({"weights": Weights()}, {"layers": ["layer1", "layer7"]}, "hub", "'layer7'; it has: act1, layer1"),
     ],
-)  # fmt: skip
+)
 def test_what_a_model_cannot_do_is_one_line(known: Any, entry: Any, settings: Any, weights: str, says: str) -> None:
     known(Frozen if "weights" in entry else Plain, **entry)
     with pytest.raises(BadInput, match=says) as raised:

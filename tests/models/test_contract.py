@@ -183,10 +183,12 @@ BROKEN: list[tuple[type, str, str]] = [
     (Scaling, "components reach the base class unchanged: pre_processor is PreProcessor", "not what was passed in"),
     *((model, "pred_score is raw, one number per map: ", "neither normalised nor clamped") for model in RAW),
     *((model, "a map's score is its own: a map that scored .* scores", "without chance") for model in (*OWN, Learning)),
-    *((model, "parameters and buffers hold what scoring needs: ", "register_buffer")
-      for model in (Forgetting, Fleeting, Growing, Late)),
+    *(
+        (model, "parameters and buffers hold what scoring needs: ", "register_buffer")
+        for model in (Forgetting, Fleeting, Growing, Late)
+    ),
     (Unwatched, "its training can be watched: its validation has no scores", "return the batch with pred_score"),
-]  # fmt: skip
+]
 
 
 @pytest.mark.parametrize(("model", "promise", "remedy"), BROKEN, ids=[one[0].__name__ for one in BROKEN])

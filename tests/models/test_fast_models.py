@@ -299,8 +299,9 @@ def test_the_watched_auroc_takes_scores_of_any_shape_and_ties() -> None:
     metric = AUROC(fields=["pred_score", "gt_label"], prefix="val_image_")
     scores, labels = torch.tensor([[90.0], [20], [20], [-5]], dtype=torch.float64), torch.tensor([1, 1, 0, 0])
     for part in (slice(0, 3), slice(3, 4)):
-        metric.update(ImageBatch(image=torch.zeros(len(scores[part]), 3, 4, 4), pred_score=scores[part],
-                                 gt_label=labels[part]))  # fmt: skip
+        metric.update(
+            ImageBatch(image=torch.zeros(len(scores[part]), 3, 4, 4), pred_score=scores[part], gt_label=labels[part])
+        )
     found = metric.compute()
     assert found == 3.5 / 4 and found.dtype is torch.float32 and metric.higher_is_better
     assert all(not part.requires_grad and part.ndim == 1 for part in metric.scores + metric.labels)

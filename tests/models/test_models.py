@@ -163,10 +163,15 @@ def test_a_configuration_that_went_through_json_is_the_same_run(model):
         ("glass", "data.image_size=[64,96]", "input_shape", [64, 96], (64, 96)),
         ("draem_sevnet", "model.patch_width_range=[10,40]", "patch_width_range", [10, 40], (10, 40)),
         ("draem_sevnet", "", "score_weights", [0.5, 0.5], (0.5, 0.5)),
-        ("reverse_distillation", "model.anomaly_map_mode=multiply", "anomaly_map_mode", "multiply",
-         AnomalyMapGenerationMode.MULTIPLY),
+        (
+            "reverse_distillation",
+            "model.anomaly_map_mode=multiply",
+            "anomaly_map_mode",
+            "multiply",
+            AnomalyMapGenerationMode.MULTIPLY,
+        ),
     ],
-)  # fmt: skip
+)
 def test_settings_are_plain_until_the_constructor_gets_them_in_its_own_types(model, given, setting, kept, argument):
     settings = setup.configure(model, overrides=given).model.settings
     found = signature.arguments(registry.find_model(model).path, settings)[setting]
@@ -262,9 +267,16 @@ class Odd(AnomalibModule):
     learning_type, trainer_arguments = LearningType.ONE_CLASS, {}
 
     def __init__(
-        self, needed: int, folder: Path = Path("here"), mode: Mode = Mode.FAST, pair: tuple[float, int] = (1, 2),
-        names: list[str] = None, either: Mode | str = Mode.SLOW, made: Any = torch.nn.ReLU, **components: Any,  # type: ignore[assignment]
-    ) -> None:  # fmt: skip
+        self,
+        needed: int,
+        folder: Path = Path("here"),
+        mode: Mode = Mode.FAST,
+        pair: tuple[float, int] = (1, 2),
+        names: list[str] = None,
+        either: Mode | str = Mode.SLOW,
+        made: Any = torch.nn.ReLU,
+        **components: Any,  # type: ignore[assignment]
+    ) -> None:
         super().__init__(**components)
 
 

@@ -88,8 +88,12 @@ def test_runs_that_kept_other_shares_for_validation_are_not_ranked():
 
 def test_runs_are_chosen_by_the_beginning_of_their_datas_digest_and_by_protocol():
     first, second, third, last = grid(sources="A")
-    mixed = [retagged(first, data_digest="abc"), retagged(second, data_digest="cab"),
-             retagged(third, data_digest="abd", validation="synthetic"), last]  # fmt: skip
+    mixed = [
+        retagged(first, data_digest="abc"),
+        retagged(second, data_digest="cab"),
+        retagged(third, data_digest="abd", validation="synthetic"),
+        last,
+    ]
     assert [run.run_id for run in arrange(mixed, data_digest="abc").runs] == [first.run_id]
     assert [run.run_id for run in arrange(mixed, "synthetic").runs] == [third.run_id]
     assert [run.run_id for run in arrange(mixed, "source_holdout", "d1").runs] == [last.run_id]

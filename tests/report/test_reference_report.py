@@ -67,8 +67,10 @@ def halves(records):
 
 def priced(records):
     """Costs that differ, and one run without any."""
-    told = [{"cost/fit_seconds": 3.0 * i, "cost/evaluate_seconds": i / 4, "cost/fit_peak_MB": 100.0 + i}
-            for i in range(len(records))]  # fmt: skip
+    told = [
+        {"cost/fit_seconds": 3.0 * i, "cost/evaluate_seconds": i / 4, "cost/fit_peak_MB": 100.0 + i}
+        for i in range(len(records))
+    ]
     return [replace(r, metrics=costs if i else {}) for i, (r, costs) in enumerate(zip(records, told, strict=True))]
 
 
@@ -101,8 +103,13 @@ CASES = {
     "other halves of the source, and costs that differ": priced(halves(ONE_SOURCE)),
 }
 # Cases whose report.csv differs in kind.
-READ = ["a target of one class", "validation without faults", "validation without good maps", "scores with ties",
-        "other halves of the source, and costs that differ"]  # fmt: skip
+READ = [
+    "a target of one class",
+    "validation without faults",
+    "validation without good maps",
+    "scores with ties",
+    "other halves of the source, and costs that differ",
+]
 
 
 @cache
@@ -138,8 +145,10 @@ def check_tables(tables, wanted):
     found = {f.name: getattr(tables, f.name) for f in dataclasses.fields(tables) if f.name not in ("grid", "oracles")}
     pairs = {(one, other): (c.difference, c.low, c.high, c.p, p) for one, other, c, p in tables.pairs}
     left_out = ("common", "missing", "pairs")
-    agree(flat({k: v for k, v in found.items() if k not in left_out}),
-          flat({k: v for k, v in wanted.items() if k not in left_out}))  # fmt: skip
+    agree(
+        flat({k: v for k, v in found.items() if k not in left_out}),
+        flat({k: v for k, v in wanted.items() if k not in left_out}),
+    )
     agree(flat(pairs), flat(wanted["pairs"]))
 
 
@@ -153,8 +162,10 @@ def check_missing(tables, wanted):
 def shown(cell):
     """The numbers of a cell of Markdown as (value, half a unit of the last place)."""
     found = re.findall(r"(?<!\w)([+-]?\d+(?:\.(\d+))?)(%?)(?!\w)", cell.replace("n=", ""))
-    return [(float(n) / (100 if percent else 1), 0.5 * 10 ** -(len(digits) + 2 * bool(percent)) + 1e-9)
-            for n, digits, percent in found]  # fmt: skip
+    return [
+        (float(n) / (100 if percent else 1), 0.5 * 10 ** -(len(digits) + 2 * bool(percent)) + 1e-9)
+        for n, digits, percent in found
+    ]
 
 
 def says(cell, words, numbers):
@@ -174,10 +185,21 @@ def expected_cells(entries, wanted):
     for s in wanted["leaderboard"]:
         target, over, worst = s["target"] or {}, s["over_trivial"] or {}, s["worst"] or (None, None)
         bounds = [over.get("difference"), over.get("low"), over.get("high")]
-        board.append([([s["label"]], []), ([], [s["rank"]]), ([], [target.get("value")]),
-                      ([], [target.get("low"), target.get("high")]), ([], [s["target_sd"]]),
-                      ([worst[0]] if worst[0] else [], [worst[1]]), ([], [s["source"]]), ([], [s["ratio"]]),
-                      ([], [s["gap"]]), ([], [s["skill"]]), ([], bounds)])  # fmt: skip
+        board.append(
+            [
+                ([s["label"]], []),
+                ([], [s["rank"]]),
+                ([], [target.get("value")]),
+                ([], [target.get("low"), target.get("high")]),
+                ([], [s["target_sd"]]),
+                ([worst[0]] if worst[0] else [], [worst[1]]),
+                ([], [s["source"]]),
+                ([], [s["ratio"]]),
+                ([], [s["gap"]]),
+                ([], [s["skill"]]),
+                ([], bounds),
+            ]
+        )
     for name, (value, (domain, worst)) in wanted["trivial"].items():
         empty = ([], [])
         board.append([([name], []), empty, ([], [value]), empty, empty, ([domain], [worst]), *[empty] * 5])
@@ -187,25 +209,44 @@ def expected_cells(entries, wanted):
     domains = sorted({domain for run in runs for domain in run.scores})
     for label, cells in wanted["matrices"].items():
         out[label] = [[([s], []), *(matrix_cell(cells.get((s, d))) for d in domains)] for s in sources]
-    out["Paired tests"] = [[([one, other], []), ([], [d]), ([], [low, high]), ([], [max(p, 0.001)])]
-                           for (one, other), (d, low, high, _, p) in wanted["pairs"].items()]  # fmt: skip
+    out["Paired tests"] = [
+        [([one, other], []), ([], [d]), ([], [low, high]), ([], [max(p, 0.001)])]
+        for (one, other), (d, low, high, _, p) in wanted["pairs"].items()
+    ]
     out["Thresholds that travelled"] = [
-        [([t["label"]], []), ([], [t["source_fpr"]]), ([], [t["fpr"]]), ([], [t["tpr"]]),
-         ([t["worst_fpr"][0]], [t["worst_fpr"][1]]) if t["worst_fpr"] else ([], [])]
+        [
+            ([t["label"]], []),
+            ([], [t["source_fpr"]]),
+            ([], [t["fpr"]]),
+            ([], [t["tpr"]]),
+            ([t["worst_fpr"][0]], [t["worst_fpr"][1]]) if t["worst_fpr"] else ([], []),
+        ]
         for t in wanted["travels"]
-    ]  # fmt: skip
+    ]
     rules = {(p["source"], p["rule"]): p for p in wanted["picks"]}
     out["Choosing a model without target labels"] = [
-        [([source], []), ([p["label"]], []), ([], [p["value"]]), ([rules[source, "oracle"]["label"]], []),
-         ([], [rules[source, "oracle"]["value"]]), ([], [p["regret"]])]
-        for (source, rule), p in rules.items() if rule != "oracle"
-    ]  # fmt: skip
+        [
+            ([source], []),
+            ([p["label"]], []),
+            ([], [p["value"]]),
+            ([rules[source, "oracle"]["label"]], []),
+            ([], [rules[source, "oracle"]["value"]]),
+            ([], [p["regret"]]),
+        ]
+        for (source, rule), p in rules.items()
+        if rule != "oracle"
+    ]
     seeds = {label: sorted({reference.key(run)[1] for run in runs}) for label, runs in entries.items()}
     out["Runs and cost"] = [
-        [([s["label"]], []), (["embedded"], []), ([], [s["runs"]]), ([], seeds[s["label"]]),
-         *(([], [s[name]]) for name in ("fit_seconds", "evaluate_seconds", "peak_mb"))]
+        [
+            ([s["label"]], []),
+            (["embedded"], []),
+            ([], [s["runs"]]),
+            ([], seeds[s["label"]]),
+            *(([], [s[name]]) for name in ("fit_seconds", "evaluate_seconds", "peak_mb")),
+        ]
         for s in wanted["leaderboard"]
-    ]  # fmt: skip
+    ]
     return {title: rows for title, rows in out.items() if rows}
 
 

@@ -115,7 +115,8 @@ def test_the_page_is_one_small_file_that_says_simulated(full):
     page = html(tables, charts(tables), {"a picture": "AAAA"}, "today")
     assert len(page) < 300_000 and "SIMULATED maps" in page and page.count("<svg") == 3
     assert "http://" not in page.replace("http://www.w3.org", "").replace("http://purl.org", "").replace(
-        "http://creativecommons.org", "")  # fmt: skip
+        "http://creativecommons.org", ""
+    )
     assert 'src="data:image/png;base64,AAAA"' in page and "<script" not in page
     shown = re.findall(r'<td style="background:(rgb[^"]+)"( class="own")?><span class="auroc">([\d.]+)<', page)
     cells = [(s == d, cell.mean) for found in tables.matrices.values() for (s, d), cell in found.items()]

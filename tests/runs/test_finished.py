@@ -24,8 +24,15 @@ pytestmark = pytest.mark.xdist_group("finished")  # the run is made once
 def one(tmp_path_factory):
     """A run of the toy model with two targets, the first with masks and groups, the second with neither."""
     lab = write(tmp_path_factory.mktemp("lab"))
-    return execute(lab, tmp_path_factory.mktemp("run"), "toy_model:Toy", "toy", "source_holdout", "data.batch_size=8",
-                   **{"data.target_domains": [TARGETS[0], TARGETS[2]]})  # fmt: skip
+    return execute(
+        lab,
+        tmp_path_factory.mktemp("run"),
+        "toy_model:Toy",
+        "toy",
+        "source_holdout",
+        "data.batch_size=8",
+        **{"data.target_domains": [TARGETS[0], TARGETS[2]]},
+    )
 
 
 @pytest.fixture

@@ -68,9 +68,16 @@ def test_a_run_leaves_the_whole_record(finished):
     assert tags["hdmap.weights"].startswith("random:")
     assert tags["hdmap.status"] == "finished" and tags["hdmap.simulated"] == "false"
     assert {"hdmap.fingerprint", "hdmap.data_digest", "hdmap.grade", "mlflow.note.content"} <= set(tags)
-    for name in ("val/image_AUROC", "source/image_AUROC", "source/image_F1", "target/domain_B/image_AP",
-                 "target_mean/image_AUROC", "target_worst/image_AUROC", "transfer/ratio",
-                 "cost/fit_seconds"):  # fmt: skip
+    for name in (
+        "val/image_AUROC",
+        "source/image_AUROC",
+        "source/image_F1",
+        "target/domain_B/image_AP",
+        "target_mean/image_AUROC",
+        "target_worst/image_AUROC",
+        "transfer/ratio",
+        "cost/fit_seconds",
+    ):
         assert name in found.data.metrics
     assert {dataset.dataset.name for dataset in found.inputs.dataset_inputs} == {"domain_A", "domain_B", "domain_C"}
     result = json.loads(text(finished.run_id, "result.json", finished.uri))
@@ -322,8 +329,9 @@ def test_the_optimizer_settings_reach_the_optimizer(maps, caplog):
 
     def spy(self, trainer, module):
         original(self, trainer, module)
-        seen["groups"] = [(type(o).__name__, o.param_groups[0]["lr"], o.param_groups[0]["weight_decay"])
-                          for o in trainer.optimizers]  # fmt: skip
+        seen["groups"] = [
+            (type(o).__name__, o.param_groups[0]["lr"], o.param_groups[0]["weight_decay"]) for o in trainer.optimizers
+        ]
 
     train._OptimizerSettings.on_train_start = spy
     try:

@@ -30,8 +30,14 @@ from hdmap_mlflow.runs.identity import identity_tags
 
 PARTS = {"data": DataConfig, "model": ModelConfig, "train": TrainConfig, "tracking": TrackingConfig}
 # Written here once more: a setting added to the package counts, until somebody adds it here as well.
-WHERE_IT_HAPPENS = {"data.root", "data.workers", "data.packed", "data.feature_cache_mb", "data.eval_batch_size",
-                    "train.device"}  # fmt: skip
+WHERE_IT_HAPPENS = {
+    "data.root",
+    "data.workers",
+    "data.packed",
+    "data.feature_cache_mb",
+    "data.eval_batch_size",
+    "train.device",
+}
 SETTINGS = [f"{part}.{name}" for part, fields in PARTS.items() for name in fields.model_fields]
 BASE = RunConfig(condition="c", model=ModelConfig(name="m", settings={"layers": ["a"], "deep": {"x": 1, "y": 2}}))
 RESNET = "data.image_size=[32,96],model.weights=random,model.backbone=resnet18,model.layers=[layer1]"
@@ -227,8 +233,10 @@ def test_a_line_of_a_models_code_counts_in_whatever_file_it_stands(own_model, tm
 
 
 def test_a_model_of_anomalibs_or_ours_counts_with_the_parts_that_it_imports():
-    names = {model: [f"{file.parent.name}/{file.stem}" for file in signature.sources(REGISTRY[model].path)]
-             for model in ("stfpm", "patchcore")}  # fmt: skip
+    names = {
+        model: [f"{file.parent.name}/{file.stem}" for file in signature.sources(REGISTRY[model].path)]
+        for model in ("stfpm", "patchcore")
+    }
     assert set(names["stfpm"]) == {
         f"stfpm/{name}" for name in ("lightning_model", "torch_model", "loss", "anomaly_map")
     }

@@ -29,8 +29,13 @@ from hdmap_mlflow.tuning.search import SearchRequest, check
 from hdmap_mlflow.tuning.study import Asked
 
 FITTED, TRAINED = "toys:Fitted", "toys:Trained"
-CONDITIONS = {"condition_1": {"name": "toy", "config": {"image_size": list(SIZE)}, "search": {"rate": {
-    "type": "float", "low": 0.01, "high": 0.1}}}}  # fmt: skip
+CONDITIONS = {
+    "condition_1": {
+        "name": "toy",
+        "config": {"image_size": list(SIZE)},
+        "search": {"rate": {"type": "float", "low": 0.01, "high": 0.1}},
+    }
+}
 QUIET = "tracking.figures=false,tracking.heatmaps=0,data.batch_size=4,data.eval_batch_size=8"
 
 

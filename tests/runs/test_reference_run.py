@@ -15,8 +15,16 @@ from reference.network import features
 from hdmap_mlflow.data import dataset
 
 # Of result.json: what is no number, and the training, which has tests of its own.
-NOT_NUMBERS = {"condition", "experiment_name", "training_info", "best_checkpoint", "experiment_path", "run_id",
-               "simulated", "status"}  # fmt: skip
+NOT_NUMBERS = {
+    "condition",
+    "experiment_name",
+    "training_info",
+    "best_checkpoint",
+    "experiment_path",
+    "run_id",
+    "simulated",
+    "status",
+}
 PHASES = ("read", "build", "fit", "evaluate", "record", "pictures")
 
 
@@ -38,8 +46,15 @@ STRATEGIES = {"source_holdout": list(TARGETS[:2]), "synthetic": [TARGETS[2]], "s
 def done(request, lab, tmp_path_factory):
     """A run of the toy model under every strategy, and what the reference makes of it."""
     targets = STRATEGIES[request.param]
-    one = execute(lab, tmp_path_factory.mktemp("run"), "toy_model:Toy", "toy", request.param,
-                  "data.batch_size=8,data.eval_batch_size=5", **{"data.target_domains": targets})  # fmt: skip
+    one = execute(
+        lab,
+        tmp_path_factory.mktemp("run"),
+        "toy_model:Toy",
+        "toy",
+        request.param,
+        "data.batch_size=8,data.eval_batch_size=5",
+        **{"data.target_domains": targets},
+    )
     expected = reference.record(
         lab, SOURCE, targets, one.kept, features, lambda _domain, _path, pixels: pixels[::2, ::2]
     )
@@ -137,9 +152,15 @@ def test_a_domain_of_one_class_is_absent_and_said(done):
 
 def test_a_model_that_one_pass_fits_has_a_plain_training_record(done):
     training = done.result["training_info"]
-    assert training == {"completion": "fitted", "max_epochs_configured": 1, "last_epoch": 0,
-                        "total_steps": {"synthetic": 6}.get(done.validation, 7),
-                        "early_stopped": False, "reason": "", "best_val_image_AUROC": None}  # fmt: skip
+    assert training == {
+        "completion": "fitted",
+        "max_epochs_configured": 1,
+        "last_epoch": 0,
+        "total_steps": {"synthetic": 6}.get(done.validation, 7),
+        "early_stopped": False,
+        "reason": "",
+        "best_val_image_AUROC": None,
+    }
     assert not [name for name in done.found.data.metrics if name.startswith("epoch/")]
 
 
@@ -160,8 +181,15 @@ def fitted(request, lab, tmp_path_factory):
     from hdmap_mlflow.runs import train
 
     targets = list(TARGETS[:2])
-    one = execute(lab, tmp_path_factory.mktemp("run"), request.param, "quickstart", "source_holdout",
-                  MODELS[request.param], **{"data.target_domains": targets})  # fmt: skip
+    one = execute(
+        lab,
+        tmp_path_factory.mktemp("run"),
+        request.param,
+        "quickstart",
+        "source_holdout",
+        MODELS[request.param],
+        **{"data.target_domains": targets},
+    )
     model = builder.build(one.finished.config)
     train.load_checkpoint(model, one.result["best_checkpoint"])
     module = MultiDomainHDMAPDataModule(dataset.read(one.finished.config).domains, one.finished.config.data)
@@ -180,8 +208,9 @@ def fitted(request, lab, tmp_path_factory):
 def test_every_number_of_a_run_of_the_registrys_models_is_the_references(fitted):
     check_record(fitted)
     assert {name for name in fitted.expected["metrics"] if name.endswith("pixel_AUPRO")} == {
-        "source/pixel_AUPRO", "target/domain_B/pixel_AUPRO"
-    }  # fmt: skip
+        "source/pixel_AUPRO",
+        "target/domain_B/pixel_AUPRO",
+    }
 
 
 @pytest.mark.slow

@@ -55,8 +55,15 @@ def test_the_table_shows_intervals_and_the_saturation_alarm():
     assert "Saturation on domain_B" in one.markdown() and "50%" in one.markdown()
 
 
-NAMES = ("image_AUROC", "image_AP", "image_F1", "FPR_at_normal_q99", "TPR_at_normal_q99", "baseline_max_AUROC",
-         "baseline_mean_AUROC")  # fmt: skip
+NAMES = (
+    "image_AUROC",
+    "image_AP",
+    "image_F1",
+    "FPR_at_normal_q99",
+    "TPR_at_normal_q99",
+    "baseline_max_AUROC",
+    "baseline_mean_AUROC",
+)
 
 
 def whole():
@@ -71,11 +78,16 @@ def whole():
     metrics |= {"target_mean/image_AUROC": 0.71, "target_worst/image_AUROC": 0.61}
     metrics |= {"transfer/ratio": 0.7396, "transfer/gap": 0.25, "transfer/skill": 0.4565}
     cards = {
-        "intervals": {d: {"image_AUROC": [low, 0.99], "image_AP": [0.0, 1.0]}
-                      for d, low in (("domain_A", 0.91), ("domain_B", 0.72))} | {"domain_D": {"good": 8}},
-        "saturation": {"domain_B": {"alarm": True, "clamped_fraction": 0.375, "clamped_AUROC": 0.6125},
-                       "domain_C": {"alarm": False, "clamped_fraction": 0.0, "clamped_AUROC": 0.61}},
-    }  # fmt: skip
+        "intervals": {
+            d: {"image_AUROC": [low, 0.99], "image_AP": [0.0, 1.0]}
+            for d, low in (("domain_A", 0.91), ("domain_B", 0.72))
+        }
+        | {"domain_D": {"good": 8}},
+        "saturation": {
+            "domain_B": {"alarm": True, "clamped_fraction": 0.375, "clamped_AUROC": 0.6125},
+            "domain_C": {"alarm": False, "clamped_fraction": 0.0, "clamped_AUROC": 0.61},
+        },
+    }
     config = build_config("m", {"name": "c", "config": {}, "description": "as published"}, flags={"train.seed": 4})
     counts = {"domain_A": 4, "domain_B": 8, "domain_C": 9, "domain_D": 3}
     return Result("id", "sqlite:///x.db", config, list(counts), counts, metrics, True, cards)

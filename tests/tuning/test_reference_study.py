@@ -16,16 +16,28 @@ from hdmap_mlflow.tuning.search import DIRECTIONS, Search
 from hdmap_mlflow.tuning.space import Space
 from hdmap_mlflow.tuning.study import winner
 
-STATES = {"complete": TrialState.COMPLETE, "pruned": TrialState.PRUNED, "failed": TrialState.FAIL,
-          "lost": TrialState.FAIL, "running": TrialState.RUNNING}  # fmt: skip
+STATES = {
+    "complete": TrialState.COMPLETE,
+    "pruned": TrialState.PRUNED,
+    "failed": TrialState.FAIL,
+    "lost": TrialState.FAIL,
+    "running": TrialState.RUNNING,
+}
 CONFIG = RunConfig(condition="c", data=DataConfig(), model=ModelConfig(name="m", settings={"n": 3}))
 SPACE = Space({"model.n": Int(low=1, high=9)}, CONFIG)
 
 
 def trial(number, value=None, *more, state="complete", baseline=False, reason=""):
     found = None if value is None else [value, *more]
-    return {"number": number, "state": state, "values": found, "settings": {"model.n": number + 3},
-            "baseline": baseline, "seconds": 10.26 + number, "reason": reason}  # fmt: skip
+    return {
+        "number": number,
+        "state": state,
+        "values": found,
+        "settings": {"model.n": number + 3},
+        "baseline": baseline,
+        "seconds": 10.26 + number,
+        "reason": reason,
+    }
 
 
 def frozen(one):
@@ -107,11 +119,21 @@ def test_the_gain_of_trained_again_settings_is_paired_by_seed(refits):
         for cell, (mean, spread) in zip(row[1:4], columns, strict=True):
             assert numbers(cell) == pytest.approx([mean] if spread is None else [mean, spread], abs=5.1e-5)
     trials = [trial(0, 0.75, baseline=True), trial(1, 0.9)]
-    end = findings.Conclusion([frozen(one) for one in trials], frozen(trials[1]), [], {}, "hdmap train",
-                              [findings.Refit(*one) for one in refits])  # fmt: skip
+    end = findings.Conclusion(
+        [frozen(one) for one in trials],
+        frozen(trials[1]),
+        [],
+        {},
+        "hdmap train",
+        [findings.Refit(*one) for one in refits],
+    )
     note = findings.note("s", end, ONE, SPACE)
-    failed = [(seed, role) for seed, *both in refits
-              for role, found in zip(("baseline", "best"), both, strict=True) if found is None]  # fmt: skip
+    failed = [
+        (seed, role)
+        for seed, *both in refits
+        for role, found in zip(("baseline", "best"), both, strict=True)
+        if found is None
+    ]
     assert re.findall(r"seed (\d+): the (\w+) failed", note) == [(str(seed), role) for seed, role in failed]
     assert "| model.n | 1 to 9 | 3 | **4** |" in note and "| 1 | complete | 0.9 |" in note
 
@@ -119,8 +141,15 @@ def test_the_gain_of_trained_again_settings_is_paired_by_seed(refits):
 @pytest.mark.parametrize("objectives", [ONE, ["val_auroc", "seconds"], ["val_auroc", "memory", "seconds"], ORACLE])
 @pytest.mark.parametrize("without", ["", "val/image_AUROC", "cost/evaluate_seconds", "target_mean/image_AUROC"])
 def test_a_trial_is_judged_by_the_metrics_of_its_run(objectives, without):
-    found = {"val/image_AUROC": 0.7, "target_mean/image_AUROC": 0.6, "source/image_AUROC": 0.9, "cost/fit_seconds": 20,
-             "cost/evaluate_seconds": 3, "cost/fit_peak_MB": 100, "cost/evaluate_peak_MB": 300}  # fmt: skip
+    found = {
+        "val/image_AUROC": 0.7,
+        "target_mean/image_AUROC": 0.6,
+        "source/image_AUROC": 0.9,
+        "cost/fit_seconds": 20,
+        "cost/evaluate_seconds": 3,
+        "cost/fit_peak_MB": 100,
+        "cost/evaluate_peak_MB": 300,
+    }
     found.pop(without, None)
     wanted = reference.values(found, objectives)
     search = SimpleNamespace(objectives=tuple(objectives))

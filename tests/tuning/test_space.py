@@ -157,8 +157,10 @@ def test_a_setting_may_ask_for_several_others_that_are_not_searched(when, matter
 
 
 def test_what_others_ask_for_is_drawn_before_them_wherever_it_stands():
-    search = {"data.batch_size": {"type": "int", "low": 2, "high": 9, "when": {"data.interpolation": ["nearest"]}},
-              "data.interpolation": {"type": "categorical", "choices": ["nearest", "bilinear"]}}  # fmt: skip
+    search = {
+        "data.batch_size": {"type": "int", "low": 2, "high": 9, "when": {"data.interpolation": ["nearest"]}},
+        "data.interpolation": {"type": "categorical", "choices": ["nearest", "bilinear"]},
+    }
     found = read(search=search)
     published = found.baseline()
     assert "data.batch_size" not in published
@@ -168,8 +170,11 @@ def test_what_others_ask_for_is_drawn_before_them_wherever_it_stands():
 
 
 def test_a_narrowed_range_keeps_the_rest_of_the_law_and_one_with_a_type_keeps_nothing():
-    search = {"severity_weight": {"high": 1.0}, "score_combination": {"choices": ["maximum"]},
-              "severity_max": {"type": "float", "low": 0, "high": 99}}  # fmt: skip
+    search = {
+        "severity_weight": {"high": 1.0},
+        "score_combination": {"choices": ["maximum"]},
+        "severity_max": {"type": "float", "low": 0, "high": 99},
+    }
     found = read("draem_sevnet", search).dimensions
     when = {"model.severity_head_mode": ("single_scale", "multi_scale")}
     weight, choice, whole = (found[f"model.{name}"] for name in search)
@@ -179,8 +184,12 @@ def test_a_narrowed_range_keeps_the_rest_of_the_law_and_one_with_a_type_keeps_no
 
 
 def test_fixed_settings_flags_and_words_reach_the_run_and_others_are_published():
-    condition = {"name": "patchcore_mine", "description": "d", "config": {"num_neighbors": 3, "model.max_bank_mb": 20},
-                 "search": {"coreset_sampling_ratio": 0.2}}  # fmt: skip
+    condition = {
+        "name": "patchcore_mine",
+        "description": "d",
+        "config": {"num_neighbors": 3, "model.max_bank_mb": 20},
+        "search": {"coreset_sampling_ratio": 0.2},
+    }
     found = space.read("patchcore", condition, {"data.source_domain": "x"}, "data.batch_size=4")
     settings = found.config.model.settings
     assert (settings["num_neighbors"], settings["max_bank_mb"], settings["coreset_sampling_ratio"]) == (9, 20.0, 0.2)
@@ -202,9 +211,19 @@ def test_fixed_settings_flags_and_words_reach_the_run_and_others_are_published()
 
 @pytest.mark.parametrize(
     "name",
-    ["data.root", "data.source_domain", "data.target_domains", "data.validation", "data.val_fraction",
-     "data.split_seed", "train.seed", "train.device", "model.name", "tracking.figures"],
-)  # fmt: skip
+    [
+        "data.root",
+        "data.source_domain",
+        "data.target_domains",
+        "data.validation",
+        "data.val_fraction",
+        "data.split_seed",
+        "train.seed",
+        "train.device",
+        "model.name",
+        "tracking.figures",
+    ],
+)
 @pytest.mark.parametrize("law", [1, {"type": "categorical", "choices": [1]}])
 def test_what_decides_what_is_measured_is_not_searched(name, law):
     with pytest.raises(BadInput, match=f"search: {name} decides what is measured"):
@@ -218,12 +237,16 @@ def test_what_decides_what_is_measured_is_not_searched(name, law):
         ({"type": "int", "low": 1, "high": 9}, "1 to 9"),
         ({"type": "int", "low": 1, "high": 9, "step": 1}, "1 to 9"),
         ({"type": "int", "low": 30, "high": 120, "step": 10}, "30 to 120, step 10"),
-        ({"type": "float", "low": 0, "high": 1, "step": 0.25, "when": {"a.b": [1, "x"]}},
-         "0 to 1, step 0.25 (when a.b = 1 or x)"),
-        ({"type": "categorical", "choices": [True, None, "x"], "when": {"a": [1], "b": [2]}},
-         "True or None or x (when a = 1 and b = 2)"),
+        (
+            {"type": "float", "low": 0, "high": 1, "step": 0.25, "when": {"a.b": [1, "x"]}},
+            "0 to 1, step 0.25 (when a.b = 1 or x)",
+        ),
+        (
+            {"type": "categorical", "choices": [True, None, "x"], "when": {"a": [1], "b": [2]}},
+            "True or None or x (when a = 1 and b = 2)",
+        ),
     ],
-)  # fmt: skip
+)
 def test_a_range_in_words(law, words):
     assert DIMENSION.validate_python(law).describe() == words
 
@@ -257,7 +280,7 @@ def test_a_range_in_words(law, words):
         ({"num_neighbors": {"low": 2, "high": 4, "when": {"model.none": [1]}}}, "'model.none', which does not exist"),
         ({"num_neighbors": 3, "coreset_sampling_ratio": 0.1}, "nothing to tune"),
     ],
-)  # fmt: skip
+)
 def test_an_impossible_search_is_refused_in_one_line(search, message):
     with pytest.raises(BadInput) as problem:
         read(search=search)
@@ -282,8 +305,11 @@ def test_a_model_without_a_space_says_so(monkeypatch):
 
 def test_the_best_settings_as_a_condition_are_the_run_that_was_tried(tmp_path):
     """Flat and dotted keys, a fixed setting, an override and a setting that did not matter come together."""
-    condition = {"name": "c", "config": {"learning_rate": 0.5, "image_size": [64, 64], "severity_weight": 0.3},
-                 "search": {"score_combination": "maximum"}}  # fmt: skip
+    condition = {
+        "name": "c",
+        "config": {"learning_rate": 0.5, "image_size": [64, 64], "severity_weight": 0.3},
+        "search": {"score_combination": "maximum"},
+    }
     found = space.read("draem_sevnet", condition, FLAGS, "data.batch_size=2")
     settings = {"train.learning_rate": 2e-4, "model.severity_head_mode": "none"}
     content = condition_file(found, condition, "data.batch_size=2", "best", "", settings)

@@ -72,8 +72,9 @@ print(asked.settings["model.n"], asked.settings["model.x"])
 @pytest.mark.parametrize("kind", ["sqlite", "journal"])
 def test_a_trial_whose_driver_died_is_asked_for_again_and_one_that_had_finished_is_kept(kind):
     """The dead driver had the baseline, whose run never began, and trial 1, whose run finished in MLflow."""
-    found = subprocess.run([sys.executable, "-c", GONE, kind, HELPERS], text=True, check=True,
-                           capture_output=True).stdout.split()  # fmt: skip
+    found = subprocess.run(
+        [sys.executable, "-c", GONE, kind, HELPERS], text=True, check=True, capture_output=True
+    ).stdout.split()
     ours = study(kind, rescue={"run of 1": [0.9]}.get)
     again = ours.ask(3)
     assert again.baseline and again.number == 2, "the lost baseline is the next"

@@ -33,8 +33,9 @@ DRIVE = Path(__file__).parents[1].joinpath("helpers", "drive_study.py")
 
 def search(maps, model="patchcore", trials=6, refit_seeds="", overrides=SMALL, condition="quickstart", **more):
     flags = {"data.root": str(maps), "data.source_domain": "domain_A", "train.seed": 0}
-    wanted = SearchRequest(model, condition, flags=flags, overrides=overrides, trials=trials, refit_seeds=refit_seeds,
-                         study="s", **more)  # fmt: skip
+    wanted = SearchRequest(
+        model, condition, flags=flags, overrides=overrides, trials=trials, refit_seeds=refit_seeds, study="s", **more
+    )
     return check(wanted)
 
 
@@ -126,8 +127,16 @@ def test_a_trial_fails_alone_a_pruned_one_is_killed_and_a_bug_stops_the_study(ma
     assert trials[1].data.tags["hdmap.reason"] == "training diverged"
     assert trials[6].data.tags["hdmap.reason"].startswith("pruned at epoch 1 by median")
     found = look(asked.place, "s").trials
-    assert [t.state.name for t in found] == ["COMPLETE", "FAIL", "FAIL", "COMPLETE", "COMPLETE", "COMPLETE", "PRUNED",
-                                            "FAIL"]  # fmt: skip
+    assert [t.state.name for t in found] == [
+        "COMPLETE",
+        "FAIL",
+        "FAIL",
+        "COMPLETE",
+        "COMPLETE",
+        "COMPLETE",
+        "PRUNED",
+        "FAIL",
+    ]
     assert found[2].user_attrs["reason"] == "failed: its run has no val/image_AUROC"
     assert found[6].intermediate_values == {0: 0.3, 1: 0.3}, "it was stopped before its last epoch"
     assert study.info.status == "FAILED" and "trial 7" in study.data.tags["hdmap.reason"]
@@ -254,8 +263,9 @@ def drive(asked, jobs):
     Path("search").write_bytes(pickle.dumps(asked))
     path = f"{DRIVE.parent}{os.pathsep}{os.environ.get('PYTHONPATH', '')}"
     command = [sys.executable, "-W", "ignore", str(DRIVE), "search", str(jobs)]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-                            env=os.environ | {"PYTHONPATH": path})  # fmt: skip
+    return subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=os.environ | {"PYTHONPATH": path}
+    )
 
 
 @pytest.mark.slow
@@ -285,8 +295,11 @@ def test_a_killed_study_goes_on_where_it_was_and_two_drivers_share_the_rest(maps
     again = [trial.user_attrs["settings"] for trial in done].count(lost[0].user_attrs["settings"])
     assert again == 1, "the settings of the lost trial were run"
     until(lambda: not any(alive(note["pid"]) for note in trial_notes("begin")))
-    ended = until(lambda: (kinds := [r.info.status for r in runs(store, kind="trial").values()])
-                  and "RUNNING" not in kinds and kinds)  # fmt: skip
+    ended = until(
+        lambda: (
+            (kinds := [r.info.status for r in runs(store, kind="trial").values()]) and "RUNNING" not in kinds and kinds
+        )
+    )
     assert sorted(set(ended)) == ["FINISHED", "KILLED"] and ended.count("KILLED") == 1
     assert len(runs(store, kind="study")) == 1 and sum("another driver" in out for out, _ in said) <= 1
 

@@ -287,5 +287,7 @@ class DraemSevNet(CutPasteModule):
 def check_size(height: int, width: int) -> None:
     """Raises BadInput if a map of this size does not pass DRAEM's five halvings unchanged."""
     if height % STRIDE or width % STRIDE or min(height, width) < STRIDE:
-        raise BadInput(f"DRAEM-SevNet needs height and width in multiples of {STRIDE}, got {height}x{width}; "
-                       "set data.image_size, e.g. [96, 288]")  # fmt: skip
+        raise BadInput(
+            f"DRAEM-SevNet needs height and width in multiples of {STRIDE}, got {height}x{width}; "
+            "set data.image_size, e.g. [96, 288]"
+        )

@@ -57,8 +57,10 @@ class Patchcore(_Patchcore):
         largest = max(1, int(self.max_bank_mb * 1e6 / row))
         wanted = int(self.coreset_sampling_ratio * maps * patches)
         if wanted < 1:
-            raise BadInput(f"model.coreset_sampling_ratio={self.coreset_sampling_ratio} leaves no patch of "
-                           f"{maps} x {patches}; raise it")  # fmt: skip
+            raise BadInput(
+                f"model.coreset_sampling_ratio={self.coreset_sampling_ratio} leaves no patch of "
+                f"{maps} x {patches}; raise it"
+            )
         size = min(wanted, largest)
         fits = maps * patches <= WORKSPACE * largest
         how = "selected from all" if fits else f"selected as they come, {WORKSPACE * largest:,} at a time"

@@ -27,8 +27,10 @@ def check(model: str, setting: str, given: str) -> None:
         return
     path = Path(given).expanduser()
     if not any(file.suffix.lower() in READABLE for file in path.rglob("*")):
-        raise BadInput(f"model.{setting}={given}: {model} needs a folder with PNG or JPEG pictures there; "
-                       f"leave it out or give model.{setting}={GENERATED}")  # fmt: skip
+        raise BadInput(
+            f"model.{setting}={given}: {model} needs a folder with PNG or JPEG pictures there; "
+            f"leave it out or give model.{setting}={GENERATED}"
+        )
 
 
 def _generated() -> Path:

@@ -111,8 +111,12 @@ def saturation_card(val, table) -> dict[str, Any]:  # noqa: ANN001
     squeezed = clamped(val, score)
     before, after = scores.auroc(label, score), scores.auroc(label, np.array(squeezed))
     share = sum(value in (0.0, 1.0) for value in squeezed) / len(squeezed)
-    return {"image_AUROC": before, "clamped_AUROC": after, "clamped_fraction": share,
-            "alarm": abs(before - after) > 0.01}  # fmt: skip
+    return {
+        "image_AUROC": before,
+        "clamped_AUROC": after,
+        "clamped_fraction": share,
+        "alarm": abs(before - after) > 0.01,
+    }
 
 
 def shift_card(tables, source: str, distances) -> dict[str, dict[str, float]]:  # noqa: ANN001

@@ -140,8 +140,10 @@ def standing(label, entries, common, tests):
     ranked = bool(common) and bool(mine) and matched
     over = min(trivial, key=lambda found: found[0]) if trivial else None
     both = value is not None and source is not None
-    costs = {name: [run.metrics[f"cost/{name}"] for run in used if f"cost/{name}" in run.metrics]
-             for name in ("fit_seconds", "evaluate_seconds", "fit_peak_MB")}  # fmt: skip
+    costs = {
+        name: [run.metrics[f"cost/{name}"] for run in used if f"cost/{name}" in run.metrics]
+        for name in ("fit_seconds", "evaluate_seconds", "fit_peak_MB")
+    }
     return {
         "label": label,
         "rank": 1 + sum(1 for (_, o), found in tests.items() if o == label and found[4] < 0.05) if ranked else None,
@@ -217,8 +219,13 @@ def travel(label, runs):
             by_pair.setdefault(f"{source} to {domain}", []).append(fpr[-1])
     pairs = {name: value for name, values in sorted(by_pair.items()) if (value := mean(values)) is not None}
     worst = max(pairs, key=pairs.get) if pairs else None
-    return {"label": label, "source_fpr": mean(own), "fpr": mean(fpr), "tpr": mean(tpr),
-            "worst_fpr": (worst, pairs[worst]) if worst else None}  # fmt: skip
+    return {
+        "label": label,
+        "source_fpr": mean(own),
+        "fpr": mean(fpr),
+        "tpr": mean(tpr),
+        "worst_fpr": (worst, pairs[worst]) if worst else None,
+    }
 
 
 def best_f1(val):
@@ -275,12 +282,19 @@ def missing(entries, common):
     """What must be said: for each line the words that it holds."""
     runs = [run for found in entries.values() for run in found]
     have = {label: {key(run) for run in found} for label, found in entries.items()}
-    lines = [(label, source, f"seed {seed}") for label in entries for source, seed in set().union(*have.values())
-             if (source, seed) not in have[label]]  # fmt: skip
+    lines = [
+        (label, source, f"seed {seed}")
+        for label in entries
+        for source, seed in set().union(*have.values())
+        if (source, seed) not in have[label]
+    ]
     domains = {domain for run in runs for domain in run.scores}
     lines += [("no run was trained on", domain) for domain in domains - {tag(run, "source") for run in runs}]
-    lines += [(domain, "one class") for domain in domains
-              if all(auroc(rows(run, domain)) is None for run in runs if domain in run.scores)]  # fmt: skip
+    lines += [
+        (domain, "one class")
+        for domain in domains
+        if all(auroc(rows(run, domain)) is None for run in runs if domain in run.scores)
+    ]
     kept = {label: [r for r in found if key(r) in common] or found for label, found in entries.items()}
     for label, found in kept.items():
         for domain in {d for run in found for d in targets(run)}:

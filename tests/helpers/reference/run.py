@@ -34,8 +34,18 @@ def rows(folder: Path, kept: pd.DataFrame, split: str) -> pd.DataFrame:
         label = LABELS[str(Path(one.path).parent.as_posix())]
         label, pasted = (1, True) if one.path in seen else (label, False)
         seen.add(one.path)
-        out.append({"path": one.path, "label": label, "group": group, "severity": severity, "score": one.score,
-                    "image_max": pixels.max(), "image_mean": pixels.mean(), "pasted": pasted})  # fmt: skip
+        out.append(
+            {
+                "path": one.path,
+                "label": label,
+                "group": group,
+                "severity": severity,
+                "score": one.score,
+                "image_max": pixels.max(),
+                "image_mean": pixels.mean(),
+                "pasted": pasted,
+            }
+        )
     return pd.DataFrame(out)
 
 

@@ -72,8 +72,11 @@ def gains(refits):
     """
     out = {}
     for metric in COMPARED:
-        both = [(before[metric], after[metric]) for _, before, after in refits
-                if before is not None and after is not None and metric in before and metric in after]  # fmt: skip
+        both = [
+            (before[metric], after[metric])
+            for _, before, after in refits
+            if before is not None and after is not None and metric in before and metric in after
+        ]
         if both:
             columns = [[b for b, _ in both], [a for _, a in both], [a - b for b, a in both]]
             spread = [statistics.stdev(one) if len(both) > 1 else None for one in columns]
