@@ -27,6 +27,7 @@ class Tag:
     PROCESS = f"{PREFIX}process"
     GPU = f"{PREFIX}gpu"
     # Its place in a grid or a study.
+    PART_OF = f"{PREFIX}part_of"  # the name of the grid or study
     RESUME = f"{PREFIX}resume"  # the command that goes on with it
     PLANNED = f"{PREFIX}planned"  # the fingerprint that the plan expects
     RETRY = f"{PREFIX}retry"
@@ -39,6 +40,8 @@ class Tag:
     ROLE = f"{PREFIX}role"  # baseline or best, of a refit
     BEST = f"{PREFIX}best"
     BEST_TRIAL = f"{PREFIX}best_trial"
+    # Of an experiment.
+    DOMAINS = f"{PREFIX}domains"  # the target domains that its views have columns for
 
 
 class Scope:

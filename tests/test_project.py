@@ -42,7 +42,7 @@ HOUSE = {
     "models/own": "cflow cutpaste dinomaly draem_sevnet padim patchcore",
     "models ": "builder contract",
     "evaluation": "pixels intervals scoring metrics cards shift figures pictures",
-    "tracking": "client record store",
+    "tracking": "client record store views server",
     "runs": "meter setup identity train result history workdir flow export rescore verify",
     "execution": "gpus task board process child preload forks watch executor local ray launch",
     "grid": "plan driver",

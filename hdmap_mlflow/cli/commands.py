@@ -66,7 +66,7 @@ def train(
     said = given(model=model, condition=condition, conditions=run.condition_file, overrides=run.overrides)
     result = flow.execute(setup.configure(**said, flags=run.flags()))
     show(result)
-    print(f"\nrun {result.run_id}; to compare runs: {tracking.ui_command(result.uri)}")
+    print(f"\nrun {result.run_id}; {tracking.invitation(result.uri, result.run_id)}")
 
 
 @app.command
@@ -312,3 +312,28 @@ def report(
     page, tables = write_report(store, name, out, validation, data_digest)
     print("\n".join(line.replace("**", "") for line in headline(tables)))
     print(f"\nwrote {page}, and report.md and report.csv beside it")
+    print(tracking.invitation(store, tables.grid.runs[0].run_id))
+
+
+@app.command
+def ui(
+    *,
+    experiment: Experiment = None,
+    port: Annotated[Positive, says("Port on this machine.", of("tracking.server:shown", "port"))] = None,
+    browse: Annotated[Switch, says("Open the page in the browser.")] = False,
+    uri: Uri = None,
+) -> None:
+    """Show an experiment's runs side by side in MLflow's UI; starts its server where none answers, until Ctrl-C."""
+    import webbrowser
+
+    from hdmap_mlflow import tracking
+    from hdmap_mlflow.config import TrackingConfig
+    from hdmap_mlflow.tracking import server
+
+    store, name = tracking.absolute_uri(uri), experiment or TrackingConfig().experiment
+    with server.shown(store, name, **given(port=port)) as (address, process):
+        print(f"{name}: {address}", flush=True)
+        if browse:
+            webbrowser.open(address)
+        if process:
+            process.wait()

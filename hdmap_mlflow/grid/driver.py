@@ -83,7 +83,7 @@ def carry_out(cells: Sequence[Cell], store: Store, launch: Launch) -> None:
     from hdmap_mlflow import tracking
 
     if not any(wants(launch, cell) for cell in cells):
-        _finish(cells, {}, None)
+        _finish(cells, {}, store.uri, None)
         return
     able = [cell for cell in cells if not cell.skipped]
     fingerprint = hashlib.sha256("".join(sorted({c.fingerprint for c in able})).encode()).hexdigest()[:16]
@@ -98,7 +98,7 @@ def carry_out(cells: Sequence[Cell], store: Store, launch: Launch) -> None:
         except KeyboardInterrupt:
             print(f"interrupted; what finished is kept. To go on: {launch.resume}", file=sys.stderr)
             raise
-        _finish(cells, outcomes, record)
+        _finish(cells, outcomes, store.uri, record)
 
 
 def _run(cells: Sequence[Cell], store: Store, launch: Launch, record: Record) -> dict[int, Outcome]:
@@ -161,8 +161,10 @@ def _halved(
     return Task(index=event.index, config=config, folder=folders(cell), parent=record.run_id, tags=tags, command=child)
 
 
-def _finish(cells: Sequence[Cell], outcomes: Mapping[int, Outcome], record: Record | None) -> None:
+def _finish(cells: Sequence[Cell], outcomes: Mapping[int, Outcome], uri: str, record: Record | None) -> None:
     """The table at the end, on the terminal and as the grid run's description; raises Incomplete if any failed."""
+    from hdmap_mlflow import tracking
+
     before = {i: (cell.status, cell.skipped or "before this launch") for i, cell in enumerate(cells)}
     rows = final_rows([cell.name for cell in cells], outcomes, before)
     show_table("grid", COLUMNS, rows, left=2)
@@ -177,6 +179,8 @@ def _finish(cells: Sequence[Cell], outcomes: Mapping[int, Outcome], record: Reco
             f"To run them again: {hint}"
         )
     print(f"all {able} runs are finished" + _skipped(cells))
+    first = record.run_id if record else next(cell.past.run_id for cell in cells if cell.past)
+    print(tracking.invitation(uri, first))
 
 
 def _skipped(cells: Sequence[Cell]) -> str:

@@ -7,7 +7,7 @@ from hdmap_mlflow.tracking.client import (
     get_run,
     open_store,
     project_run,
-    ui_command,
 )
 from hdmap_mlflow.tracking.record import NOTE, PARENT, Record, fail_project_run, reopen, start
 from hdmap_mlflow.tracking.store import Past, Store
+from hdmap_mlflow.tracking.views import STUDIES, invitation

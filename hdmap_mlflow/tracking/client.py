@@ -81,7 +81,7 @@ def _answering(uri: str, way_out: str) -> Iterator[None]:
 # ------------------------------------------------------------------------------------------- reading back
 def find_runs(uri: str, experiment: str) -> list[Run]:
     """All runs of an experiment, the newest first. Raises BadInput that names the experiments there are."""
-    client = _reader(uri)
+    client = reader(uri)
     entity = client.get_experiment_by_name(experiment)
     if entity is None:
         names = ", ".join(one.name for one in every(client.search_experiments)) or "none"
@@ -101,12 +101,12 @@ def every(search: Callable[..., PagedList[Entity]], size: int | None = None, **w
 def get_run(uri: str, run_id: str) -> Run:
     """One run by its id. Raises BadInput for an id that the store does not know."""
     try:
-        return _reader(uri).get_run(run_id)
+        return reader(uri).get_run(run_id)
     except MlflowException:
         raise BadInput(f"no run {run_id} in {uri}; `mlflow ui` shows the ids, --uri names another store") from None
 
 
-def _reader(uri: str) -> MlflowClient:
+def reader(uri: str) -> MlflowClient:
     """A client for a store that exists: reading makes none. Raises BadInput if it does not answer."""
     path = Path(uri.removeprefix("sqlite:///"))
     if uri.startswith("sqlite:///") and not path.exists():
@@ -131,5 +131,5 @@ def project_run() -> str | None:
 
 
 def ui_command(uri: str) -> str:
-    """The command that shows a store, or the address of a server that already does."""
-    return f"open {uri}" if uri.startswith("http") else f"mlflow ui --backend-store-uri {uri}"
+    """The command that shows a store in a browser."""
+    return "hdmap ui" + ("" if uri == absolute_uri(None) else f" --uri {uri}")

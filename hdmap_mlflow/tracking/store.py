@@ -49,7 +49,7 @@ class Store:
 
     def create(self, name: str, tags: Mapping[str, str], parent: str | None) -> str:
         """Id of a new run for a child process to write; it is RUNNING until the child or `close` ends it."""
-        links = {PARENT: parent} if parent else {}
+        links = {PARENT: parent, Tag.PART_OF: self.client.get_run(parent).info.run_name} if parent else {}
         every = {**resolve_tags(links), **tags, Tag.STATUS: "running"}
         return self.client.create_run(self.experiment_id, run_name=name, tags=every).info.run_id
 

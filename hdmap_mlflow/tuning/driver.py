@@ -80,6 +80,7 @@ def tune(search: Search, launch: Launch) -> None:
             with launch.executor(store) as pool:
                 _search(search, study, pool, launch, record, store)
             _conclude(search, study, launch, record, store)
+            print(tracking.invitation(store.uri, record.run_id, tracking.STUDIES))
         except KeyboardInterrupt:
             print(f"interrupted; what finished is kept. To go on: {resume}", file=sys.stderr)
             raise
