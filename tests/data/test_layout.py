@@ -301,7 +301,7 @@ def test_metadata_that_cannot_be_used_is_a_problem_each(tmp_path):
         True,
         False,
     ]
-    assert len(problems("path\n" + "\n".join(f"{i}.tiff" for i in range(9)))) == 5
+    assert len(problems("path\n" + "\n".join(f"{i}.tiff" for i in range(9)))) == 9
     (folder / "test/good/000000.tiff").write_text("no image")
     assert len(problems("path,group\ntest/good/000000.tiff,a\n")) == 1  # its map is the problem, not its line
 
@@ -337,7 +337,7 @@ def test_metadata_gives_group_and_severity_and_its_mistakes_are_problems(tmp_pat
         ("path\n{0}\n{1}", "", None),
         ("path,group\n{0},a\n{1},", "a", None),
         ("path,severity\n{0},2\n{1},", "", 2.0),
-        ("severity,group,path\nstrong,07,{0}\n1,,{1}", "07", None),
+        ("severity,group,path\nNaN,07,{0}\n1,,{1}", "07", None),
     ],
 )
 def test_metadata_without_a_column_or_a_cell_says_nothing_of_it(tmp_path, text, group, severity):
