@@ -30,10 +30,9 @@ def _tiff(path: Path) -> np.ndarray:
         pixels, page = file.asarray(), file.pages.first
         if page.photometric == tifffile.PHOTOMETRIC.PALETTE:
             return np.moveaxis(np.asarray(page.colormap)[:, pixels], 0, -1)
-        if page.photometric == tifffile.PHOTOMETRIC.MINISWHITE:
-            if pixels.dtype != bool:
-                raise BadInput(f"{path} stores white as 0; save it with black as 0")
-            return ~pixels
+        # Truth values are written so by tifffile itself, and mean what they are.
+        if page.photometric == tifffile.PHOTOMETRIC.MINISWHITE and pixels.dtype != bool:
+            raise BadInput(f"{path} stores white as 0; save it with black as 0")
     return pixels
 
 
@@ -46,7 +45,7 @@ def _png(path: Path) -> np.ndarray:
         raise BadInput(f"{path} cannot be read as a map (not a whole PNG); replace or remove it")
     if b"acTL" in kinds:
         raise BadInput(f"{path} is animated; a map has one picture: save it alone")
-    _check_size(path, (int.from_bytes(content[16:20]), int.from_bytes(content[20:24])))
+    _check_size(path, (int.from_bytes(content[20:24]), int.from_bytes(content[16:20])))
     pixels = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_UNCHANGED)
     if pixels is None:
         raise BadInput(f"{path} cannot be read as a map (its pixels are damaged); replace or remove it")
