@@ -324,3 +324,61 @@ def test_too_few_training_maps_are_refused_before_the_run_starts(refused, root, 
     for file in sorted((root / "domain_A/train/good").iterdir())[1:]:
         file.unlink()
     refused("train", model, *arguments, "--data-root", root, says=says, leaves=("cache/maps",))
+
+
+MEDDLER = """
+from pathlib import Path
+import tifffile
+from toy_model import Toy
+
+class Meddler(Toy):
+    def __init__(self, victim: str = "", **components):
+        super().__init__(**components)
+        self.victim = victim
+
+    def on_train_epoch_end(self):
+        super().on_train_epoch_end()
+        file = Path(self.victim)
+        tifffile.imwrite(file, tifffile.imread(file)[::-1])
+"""
+
+
+@pytest.mark.parametrize("place", ["domain_A/test/fault/000003.tiff", "domain_B/test/masks/000001.tif"])
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_run_whose_maps_change_during_the_fit_fails_in_one_line(
+    exit_code, capfd, root, tmp_path, monkeypatch, place, workers
+):
+    import mlflow
+
+    put("domain_B/test/masks/000001.tif", tiff(MARKED))(root)
+    (tmp_path / "meddler.py").write_text(MEDDLER)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    overrides = f"model.victim={root / place},data.packed=false,data.workers={workers},train.device=cpu"
+    command = [
+        "train",
+        "meddler:Meddler",
+        "--data-root",
+        str(root),
+        "--overrides",
+        f"{overrides},tracking.figures=false",
+    ]
+    condition = tmp_path / "mine.json"
+    condition.write_text('{"condition_1": {"name": "mine", "description": "", "config": {"image_size": [31, 95]}}}')
+    assert exit_code(*command, "--condition-file", str(condition), "--condition", "mine") == 2
+    line = [line for line in capfd.readouterr().err.splitlines() if line.startswith("hdmap: ")]
+    says = f"{root / place} has changed since this run read and checked it; start the run again"
+    assert line == [f"hdmap: {says}"]
+    [run] = mlflow.search_runs(search_all_experiments=True, output_format="list")
+    assert run.info.status == "FAILED" and says in run.data.tags["hdmap.reason"]
+    assert not [name for name in run.data.metrics if name.startswith(("source/", "target"))]
+
+
+def test_a_domain_may_have_a_name_in_any_letters(exit_code, root):
+    """All the way into metrics and files."""
+    import mlflow
+
+    rename("domain_B", "기어 상자")(root)
+    overrides = "train.device=cpu,tracking.heatmaps=1"
+    assert exit_code("train", "padim", "--data-root", str(root), "--overrides", overrides) == 0
+    [run] = mlflow.search_runs(search_all_experiments=True, output_format="list")
+    assert "target/기어 상자/image_AUROC" in run.data.metrics
