@@ -11,6 +11,10 @@ class BadInput(Exception):
     started is marked FAILED with the line as its reason.
     """
 
+    def __init__(self, line: str) -> None:
+        # torch raises what happened in a loader's process once more, with the traceback from there before the line.
+        super().__init__(line.rpartition("errors.BadInput: ")[2].strip())
+
 
 class OutOfMemory(BadInput):
     """The run did not fit the memory of the machine or of the GPU; the line says what to lower."""

@@ -1,5 +1,7 @@
 """The names of the record, each written once: scopes and names of metrics, tags, artifacts."""
 
+import re
+
 PREFIX = "hdmap."  # of every tag of ours
 
 
@@ -74,11 +76,22 @@ class Artifact:
 
 
 AUROC = "image_AUROC"  # the metric by which runs are compared
+DOMAIN = r"^\w([\w.\- ]*[\w\-])?$"  # what MLflow takes as part of a metric's name, and Windows as a file's
+DOMAIN_BYTES = 100  # two of them and a metric fit the 250 characters of a name; one and a suffix, those of a file's
 
 
 def metric_name(scope: str, name: str) -> str:
     """`<scope>/<name>`: a metric's full name."""
     return f"{scope}/{name}"
+
+
+def domain_flaw(name: str) -> str:
+    """Why metrics and files cannot bear a domain's name, with what they can; empty for a good name."""
+    if not re.fullmatch(DOMAIN, name):
+        return "is no name of a domain: letters, digits, spaces and _ - . only, the last no space or dot"
+    if len(name.encode()) > DOMAIN_BYTES:
+        return f"is no name of a domain: longer than {DOMAIN_BYTES} bytes"
+    return ""
 
 
 def target_scope(domain: str) -> str:

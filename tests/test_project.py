@@ -36,7 +36,7 @@ MAIN_MODELS += ["fastflow", "cflow", "uninet", "supersimplenet", "stfpm"]
 HOUSE = {
     "": "names errors files console",
     "config": "protocols settings conditions layers identity",
-    "data": "faults formats simulate matfiles packed layout dataset splits datamodule",
+    "data": "faults formats simulate matfiles packed folder metadata layout dataset splits datamodule",
     "models": "searchspace entry signature backbones registry",
     "models/parts": "auroc blur coreset features textures",
     "models/own": "cflow cutpaste dinomaly draem_sevnet padim patchcore",

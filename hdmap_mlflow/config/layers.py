@@ -113,6 +113,8 @@ def one_line(error: ValidationError) -> str:
     first = error.errors()[0]
     part = str(error.title).removesuffix("Config").lower()
     where = ".".join(str(p) for p in (part, *first["loc"]) if not isinstance(p, int) and "[" not in str(p))
+    if first["type"] == "value_error":  # our own words, which name what was given
+        return f"{where}: {first['msg'].removeprefix('Value error, ')}"
     return f"{where}: {first['msg'][0].lower()}{first['msg'][1:]}, got {first['input']!r}"
 
 

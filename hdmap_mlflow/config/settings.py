@@ -5,20 +5,31 @@ from __future__ import annotations
 import json
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
 
 from hdmap_mlflow.config.protocols import PROTOCOLS
+from hdmap_mlflow.names import domain_flaw
 
 Validation = Literal[*PROTOCOLS]  # type: ignore[valid-type]
-DomainName = Annotated[str, Field(pattern=r"^\w[\w.\- ]*$")]
 Seed = Annotated[int, Field(ge=0, lt=2**32)]
 Count = Annotated[int, Field(ge=1)]
+
+
+def _domain(name: str) -> str:
+    if flaw := domain_flaw(name):
+        raise ValueError(f"{name!r:.120} {flaw}")
+    return name
+
+
+DomainName = Annotated[str, AfterValidator(_domain)]
 
 
 def _domains(value: object) -> object:
     """`auto`, a comma list or a sequence of names."""
     if isinstance(value, str) and value != "auto":
-        return tuple(name.strip() for name in value.split(",") if name.strip())
+        value = tuple(name.strip() for name in value.split(",") if name.strip())
+    if isinstance(value, list | tuple):
+        [_domain(name) for name in value if isinstance(name, str)]  # here, or else the line would say `auto` only
     return value
 
 

@@ -19,7 +19,7 @@ from hdmap_mlflow.data.layout import Domain
 from hdmap_mlflow.data.packed import Packed
 from hdmap_mlflow.data.splits import split
 
-COLUMNS = ["file", "path", "mask", "label", "synthetic"]  # of a table, what an item needs
+COLUMNS = ["file", "path", "mask", "label", "synthetic", "pixels", "digest"]  # of a table, what an item needs
 
 
 def resize(config: DataConfig) -> Resize:
@@ -33,7 +33,7 @@ class MapDataset(Dataset):
     Rows marked `synthetic` get a scaled-CutPaste fault at native size, the same one every time for a seed and a row.
     `transform` (a resize) comes last. At native size the fault mask comes along, (H, W) bool, where any map has one:
     empty for good maps, and for fault maps that lack theirs. Maps are taken
-    from `packed`, where it is given.
+    from `packed`, where it is given. What is read from files must be what the domain's digest was made of: BadInput.
     """
 
     def __init__(
@@ -58,8 +58,8 @@ class MapDataset(Dataset):
         return len(self.table)
 
     def __getitem__(self, index: int) -> ImageItem:
-        file, path, marked, label, synthetic = self.rows[index]
-        pixels = self.packed[self.places[index]] if self.packed else read_map(Path(file))
+        file, path, marked, label, synthetic, content, with_mask = self.rows[index]
+        pixels = self.packed[self.places[index]] if self.packed else read_map(Path(file), content)
         image = torch.from_numpy(pixels)[None]
         if synthetic:
             generator = torch.Generator().manual_seed(self.seed * 1_000_003 + index)
@@ -68,7 +68,8 @@ class MapDataset(Dataset):
         if self.masks:
             mask = torch.zeros(image.shape[1:], dtype=torch.bool)
             if marked and not synthetic:
-                mask = torch.from_numpy(read_mask(Path(file.removesuffix(path)) / marked))
+                folder = Path(file).parents[path.count("/")]
+                mask = torch.from_numpy(read_mask(folder / marked, with_mask, pixels))
         if self.transform:
             image = self.transform(image)
         return ImageItem(image=image.repeat(3, 1, 1), gt_label=torch.tensor(label), gt_mask=mask, image_path=file)

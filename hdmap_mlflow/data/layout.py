@@ -1,14 +1,12 @@
-"""The maps on disk: find them, read them, check them, and digest their content.
-
-<root>/<domain>/{train/good,test/good,test/fault}/*      of a suffix in `formats.READERS`
-<root>/<domain>/test/masks/<stem of the fault map>.*      optional
-<root>/<domain>/metadata.csv                              optional: path,group,severity
-"""
+"""The domains of a data root (see `folder`): choose them, read them, check them, and digest their content."""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Sequence
+import itertools
+import os
+import unicodedata
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,10 +14,12 @@ import numpy as np
 import pandas as pd
 
 from hdmap_mlflow.data import packed as store
-from hdmap_mlflow.data.formats import READERS, as_float, is_map, read_map, read_mask, read_stored
-from hdmap_mlflow.errors import BadInput, nearest, one_line
-
-ROLES = {"train/good": ("train", 0), "test/good": ("test", 0), "test/fault": ("test", 1)}
+from hdmap_mlflow.data.folder import ROLES, Listing, find_domains, look, printable
+from hdmap_mlflow.data.formats import READERS, as_float, read_map, read_mask, read_stored
+from hdmap_mlflow.data.formats import digest as content_digest
+from hdmap_mlflow.data.metadata import read_metadata
+from hdmap_mlflow.errors import BadInput, nearest
+from hdmap_mlflow.names import domain_flaw
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,8 @@ class Domain:
         """The maps (n, H, W) of some rows of the table."""
         if self.packed:
             return np.stack([self.packed[row] for row in rows["row"]])
-        return np.stack([read_map(self.folder / path) for path in rows["path"]])
+        contents = zip(rows["path"], rows["pixels"], strict=True)
+        return np.stack([read_map(self.folder / path, content) for path, content in contents])
 
     def digest(self) -> str:
         """SHA-256 of what was read: pixels, masks, splits, labels, groups and severities; not names, not times."""
@@ -70,18 +71,13 @@ def find_root(root: str) -> Path:
         from hdmap_mlflow.data.simulate import demo
 
         return demo()
-    path = Path(root).expanduser()
-    if not path.is_dir():
-        raise BadInput(f"data root {root} is not a folder; give -P data_root=FOLDER or data_root=demo")
-    return path.resolve()
-
-
-def find_domains(root: Path) -> list[str]:
-    """Names of the domains below a root, sorted: the folders that hold a `train` or a `test` folder."""
-    names = sorted(p.name for p in root.iterdir() if (p / "train").is_dir() or (p / "test").is_dir())
-    if not names:
-        raise BadInput(f"no domain below {root}; expected <root>/<domain>/{{{','.join(ROLES)}}}/*.tiff")
-    return names
+    path = Path(os.path.expanduser(root))
+    if not os.path.isdir(path):
+        raise BadInput(f"data root {root:.200} is not a folder; give -P data_root=FOLDER or data_root=demo")
+    path = path.resolve()
+    if str(path) != printable(str(path)):
+        raise BadInput(f"data root {printable(str(path))} has a name that is not UTF-8; rename it")
+    return path
 
 
 def choose_domains(root: Path, source: str, targets: str | Sequence[str]) -> list[str]:
@@ -90,12 +86,26 @@ def choose_domains(root: Path, source: str, targets: str | Sequence[str]) -> lis
     chosen = [source, *([name for name in known if name != source] if targets == "auto" else targets)]
     for name in chosen:
         if name not in known:
-            raise BadInput(f"unknown domain '{name}' below {root}{nearest(name, known)}; known: {', '.join(known)}")
+            names = printable(", ".join(known[:20]) + (f" and {len(known) - 20} more" if len(known) > 20 else ""))
+            raise BadInput(f"unknown domain '{name}' below {root}{nearest(name, known)}; known: {names}")
     if source in chosen[1:]:
         raise BadInput(f"source domain '{source}' is also among the targets; leave it out of target_domains")
     if len(set(chosen)) < len(chosen):
         raise BadInput("a domain stands twice in target_domains; name each once")
+    for flaw in _flaws(root, chosen):
+        raise BadInput(f"{flaw} or leave it out of target_domains")
     return chosen
+
+
+def _flaws(root: Path, names: Iterable[str]) -> list[str]:
+    """One line per name that metrics or files cannot bear, or that is another's where case or accents do not count."""
+    out, seen = [], dict[str, str]()
+    for name in names:
+        other = seen.setdefault(unicodedata.normalize("NFC", name).casefold(), name)
+        flaw = domain_flaw(name) or (f"differs from {other} in nothing that every disk tells apart" * (other != name))
+        if flaw:
+            out.append(f"domain {printable(str(root / name)):.300} {flaw}; rename the folder")
+    return out
 
 
 # --------------------------------------------------------------------------------------- one domain
@@ -104,16 +114,16 @@ def read_domain(root: Path, name: str, pack: bool = True) -> Domain:
 
     Raises BadInput with the first problem found and how many there are.
     """
-    if not pack:
-        return Domain(root, name, _whole(root, *inspect_domain(root, name)))
-    folder = root / name
-    path = store.entry(folder, [*_files(folder), *_masks(folder).values(), *folder.glob("metadata.csv")])
+    listing = look(root / name)
+    if not pack or listing.problems:
+        return Domain(root, name, _whole(root, *_inspect(root, listing)))
+    path = store.entry(listing.folder, listing.files)
     with store.lock(path):
         found = store.load(path)
         if found is None:
-            packer = store.Packer(path, len(_files(folder)))
+            packer = store.Packer(path, len(listing.maps))
             try:
-                found = packer.finish(_whole(root, *inspect_domain(root, name, packer)))
+                found = packer.finish(_whole(root, *_inspect(root, listing, packer)))
             finally:
                 packer.discard()
     return Domain(root, name, *found)
@@ -138,47 +148,51 @@ def read_domains(
                 f"map sizes differ: {domains[0].name} is {h}x{w}, {domain.name} is {other_h}x{other_w}; "
                 "leave one out of target_domains"
             )
+    _refuse_twins(domains)
     return domains
 
 
-def _files(folder: Path) -> dict[Path, str]:
-    """The maps of a domain and the role of each, in the order of the roles and of the names."""
-    found: dict[Path, str] = {}
-    for role in ROLES:
-        found |= {p: role for p in sorted((folder / role).glob("*")) if is_map(p)}
-    return found
+def _refuse_twins(domains: Sequence[Domain]) -> None:
+    """No map of the source, and none of another target, may be reported as a target's: it would count twice."""
+    seen: dict[str, str] = {}
+    for i, domain in enumerate(domains):
+        table = domain.table if i == 0 else domain.table[domain.table["split"] == "test"]
+        twins = table[table["pixels"].isin(seen)]
+        for path, pixels in zip(twins["path"], twins["pixels"], strict=True):
+            raise BadInput(
+                f"{domain.folder / path} is the same map as {seen[pixels]} ({len(twins)} such in {domain.name}); "
+                f"leave {domain.name} out of target_domains, or keep each map in one domain"
+            )
+        seen |= {pixels: f"{domain.name}/{path}" for path, pixels in zip(table["path"], table["pixels"], strict=True)}
 
 
-def _masks(folder: Path) -> dict[str, Path]:
-    return {p.stem: p for p in sorted((folder / "test/masks").glob("*")) if is_map(p)}
+def inspect_domain(root: Path, name: str) -> tuple[pd.DataFrame, list[str]]:
+    """The table of a domain (see `Domain`) and one line per problem that keeps it from being used."""
+    return _inspect(root, look(root / name))
 
 
-def inspect_domain(root: Path, name: str, packer: store.Packer | None = None) -> tuple[pd.DataFrame, list[str]]:
-    """The table of a domain (see `Domain`) and one line per problem; a packer gets the maps as they come."""
+def _inspect(root: Path, listing: Listing, packer: store.Packer | None = None) -> tuple[pd.DataFrame, list[str]]:
+    """See `inspect_domain`; a packer gets the maps as they come."""
     from rich.progress import track
 
-    folder = root / name
-    problems: list[str] = []
-    files = _files(folder)
+    folder, files, problems = listing.folder, listing.maps, list(listing.problems)
+    name = folder.relative_to(root).as_posix()
     for role in ROLES:
         if role not in files.values() and role != "test/fault":
             problems.append(f"{folder / role} holds no map ({', '.join(READERS)}); add maps or leave the domain out")
-    masks = _masks(folder)
-    metadata = _read_metadata(folder, problems)
+    paths = {path: path.relative_to(folder).as_posix() for path in files}
+    metadata, wrong = read_metadata(listing.metadata, paths.values()) if listing.metadata else ({}, [])
+    problems += wrong
     rows = []
     for path, role in track(files.items(), f"reading {name}", len(files), transient=True, disable=len(files) < 5000):
-        relative = path.relative_to(folder).as_posix()
-        mask = masks.get(path.stem) if role == "test/fault" else None
+        mask = listing.masks.get(path.stem) if role == "test/fault" else None
         try:
-            rows.append(_row(path, mask, packer) | {"path": relative, "role": role})
+            rows.append(_row(path, mask, packer) | {"path": paths[path], "role": role})
         except BadInput as problem:
             problems.append(str(problem))
             continue
-        group, severity = metadata.pop(relative, ("", float("nan")))
+        group, severity = metadata.get(paths[path], ("", float("nan")))
         rows[-1] |= {"group": group, "severity": severity, "mask": mask.relative_to(folder).as_posix() if mask else ""}
-    for path_name in list(metadata)[:5]:
-        if not (is_map(folder / path_name) and (folder / path_name).exists()):
-            problems.append(f"{folder / 'metadata.csv'} names {path_name}, which does not exist; correct the path")
     table = pd.DataFrame(rows)
     if table.empty:
         return table, problems
@@ -205,13 +219,11 @@ def _row(path: Path, mask: Path | None, packer: store.Packer | None) -> dict:
         raise BadInput(f"{path} holds NaN or infinite values; replace or remove it")
     if pixels.min() == pixels.max():
         raise BadInput(f"{path} is constant ({pixels.flat[0]:g} everywhere); replace or remove it")
-    content = hashlib.blake2b(pixels.tobytes(), digest_size=16)
-    of_pixels = content.hexdigest()
+    marked = None
     if mask is not None:
         marked = read_mask(mask)
         if marked.shape != pixels.shape:
             raise BadInput(f"{mask} is {marked.shape}, its map {pixels.shape}; a mask has its map's size")
-        content.update(marked.tobytes())
     return {
         **({"row": packer.put(pixels)} if packer else {}),
         "height": pixels.shape[0],
@@ -220,50 +232,35 @@ def _row(path: Path, mask: Path | None, packer: store.Packer | None) -> dict:
         "minimum": float(pixels.min()),
         "mean": float(pixels.mean(dtype=np.float64)),
         "maximum": float(pixels.max()),
-        "pixels": of_pixels,
-        "digest": content.hexdigest(),
+        "pixels": content_digest(pixels),
+        "digest": content_digest(pixels, marked),
     }
-
-
-def _read_metadata(folder: Path, problems: list[str]) -> dict[str, tuple[str, float]]:
-    path = folder / "metadata.csv"
-    if not path.exists():
-        return {}
-    try:
-        table = pd.read_csv(path, dtype={"path": str, "group": str})
-    except (ValueError, OSError) as error:
-        problems.append(f"{path} cannot be read ({one_line(error, 120)}); expected path,group,severity")
-        return {}
-    unknown = set(table.columns) - {"path", "group", "severity"}
-    if "path" not in table or unknown:
-        problems.append(f"{path} has columns {', '.join(map(str, table.columns))}; expected path,group,severity")
-        return {}
-    severity = pd.to_numeric(table.get("severity", pd.Series(np.nan, table.index)), errors="coerce")
-    group = table.get("group", pd.Series("", table.index)).fillna("")
-    return dict(zip(table["path"], zip(group, severity.astype(float), strict=True), strict=True))
 
 
 # ---------------------------------------------------------------------------------------- check-data
 def check(root: Path) -> tuple[pd.DataFrame, list[str]]:
     """One row per domain and split (counts, size, minimum, mean, maximum, groups), and every problem below a root."""
-    rows, problems, sizes = [], [], {}
-    for name in find_domains(root):
-        table, found = inspect_domain(root, name)
-        problems += found
-        if not table.empty:
-            sizes[name] = f"{table['height'].iloc[0]}x{table['width'].iloc[0]}"
-        if not table.empty and not (table["label"] == 1).any():
+    names = find_domains(root)
+    rows, problems, tables = [], _flaws(root, names), {}
+    for name in names:
+        listing = look(root / name)
+        table, found = _inspect(root, listing)
+        problems += found + listing.unread
+        if table.empty:
+            continue
+        tables[name] = table
+        if not (table["label"] == 1).any():
             problems.append(f"{root / name / 'test/fault'} holds no map; AUROC is undefined for {name}")
         for role, (split, label) in ROLES.items():
-            part = table[(table["split"] == split) & (table["label"] == label)] if not table.empty else table
+            part = table[(table["split"] == split) & (table["label"] == label)]
             if part.empty:
                 continue
             rows.append(
                 {
-                    "domain": name,
+                    "domain": printable(name),
                     "split": role,
                     "maps": len(part),
-                    "size": sizes[name],
+                    "size": _size(table),
                     "dtype": "/".join(sorted(part["dtype"].unique())),
                     "min": part["minimum"].min(),
                     "mean": part["mean"].mean(),
@@ -272,4 +269,22 @@ def check(root: Path) -> tuple[pd.DataFrame, list[str]]:
                     "groups": ", ".join(f"{g or '-'} {n}" for g, n in part["group"].value_counts().items()),
                 }
             )
-    return pd.DataFrame(rows), problems
+    return pd.DataFrame(rows), [printable(problem) for problem in problems + _across(root, tables)]
+
+
+def _across(root: Path, tables: Mapping[str, pd.DataFrame]) -> list[str]:
+    """One line where the domains differ in size, and one for every two that share maps."""
+    sizes = {name: _size(table) for name, table in tables.items()}
+    parts = [f"{size} in {', '.join(n for n in sizes if sizes[n] == size)}" for size in dict.fromkeys(sizes.values())]
+    problems = [f"map sizes differ below {root}: {'; '.join(parts)}; a run takes one size"] if len(parts) > 1 else []
+    places = {name: dict(zip(table["pixels"], table["path"], strict=True)) for name, table in tables.items()}
+    for one, other in itertools.combinations(tables, 2):
+        shared = sorted(places[one].keys() & places[other].keys())
+        if shared:
+            first, same = (root / name / places[name][shared[0]] for name in (other, one))
+            problems.append(f"{first} is the same map as {same} ({len(shared)} such); keep each map in one domain")
+    return problems
+
+
+def _size(table: pd.DataFrame) -> str:
+    return f"{table['height'].iloc[0]}x{table['width'].iloc[0]}"

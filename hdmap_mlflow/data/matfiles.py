@@ -290,8 +290,10 @@ def _header(path: Path, variable: str) -> MatFile:
 
 def _hdf5_kind(item: Any) -> tuple[tuple[int, ...], str]:
     """Shape and class as MATLAB has them: HDF5 holds the axes reversed, and an empty array as one axis, its shape."""
-    kind = getattr(item, "dtype", np.dtype("V")).kind
-    return getattr(item, "shape", ())[::-1], {"f": "double", "i": "int", "u": "uint"}.get(kind, "no plain array")
+    kind, said = getattr(item, "dtype", np.dtype("V")).kind, item.attrs.get("MATLAB_class", b"")
+    held = {"f": "double", "i": "int", "u": "uint"}.get(kind, "no plain array")
+    # Letters and truth values are held as numbers, and said to be none beside.
+    return getattr(item, "shape", ())[::-1], said.decode() if said in (b"char", b"logical") else held
 
 
 @contextmanager

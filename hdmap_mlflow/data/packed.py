@@ -24,7 +24,7 @@ from filelock import FileLock
 from hdmap_mlflow.errors import BadInput
 from hdmap_mlflow.files import cache_dir
 
-FORMAT = 2  # part of every key: raise it when what is stored changes
+FORMAT = 3  # part of every key: raise it when what is stored changes
 CHUNK = 64_000_000  # bytes looked at once
 
 

@@ -21,6 +21,7 @@ from hdmap_mlflow.runs import workdir
 from hdmap_mlflow.runs.identity import identity_tags
 from hdmap_mlflow.runs.meter import Meter
 from hdmap_mlflow.runs.result import Result, summarise
+from hdmap_mlflow.runs.setup import check_maps
 
 if TYPE_CHECKING:
     from hdmap_mlflow.data.datamodule import MultiDomainHDMAPDataModule
@@ -80,6 +81,7 @@ def execute(
     uri = tracking.absolute_uri(config.tracking.uri)
     with meter.phase("read"):
         data = read(config)
+        check_maps(config, data)
     run = Run(config, workdir.create(config))
     identity = identity_tags(config, data)
     planned = (tags or {}).get(Tag.FINGERPRINT, identity[Tag.FINGERPRINT])

@@ -9,6 +9,8 @@ from typing import Any, TypeVar
 from hdmap_mlflow import config as configuration
 from hdmap_mlflow.config import CheckedConfig, RunConfig
 from hdmap_mlflow.config.conditions import DEFAULT_CONDITION, DEFAULT_MODEL
+from hdmap_mlflow.data.dataset import Dataset
+from hdmap_mlflow.errors import BadInput
 
 Config = TypeVar("Config", bound=RunConfig)
 
@@ -37,6 +39,16 @@ def compose(
     config = configuration.build_config(model, found, defaults=entry.defaults, flags=flags, overrides=overrides)
     entry.check_new(config)
     return config
+
+
+def check_maps(config: RunConfig, data: Dataset) -> None:
+    """Raise BadInput where the source's maps cannot be divided as configured, or are too few for the model."""
+    from hdmap_mlflow.data.splits import split
+    from hdmap_mlflow.models import registry
+
+    few = registry.find_model(config.model.name).needs.too_few(config, len(split(data.domains, config.data).train))
+    if few:
+        raise BadInput(f"{config.model.name} {few}; add maps or choose another source or model")
 
 
 def anchored(config: Config) -> Config:

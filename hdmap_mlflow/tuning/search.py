@@ -147,6 +147,7 @@ def check(wanted: SearchRequest) -> Search:
     )
     space = spaces.read(wanted.model, condition, wanted.flags, wanted.overrides)
     data, code = dataset.read(space.config), signature.code_digest(entry.path)
+    setup.check_maps(space.config, data)
     config = setup.anchored(with_values(space.config, {"data.root": str(data.root)}))
     space = replace(space, config=config)
     return Search(wanted, study_name(wanted, config), place, condition, space, data, code, objectives, pruner, seeds)

@@ -1,7 +1,7 @@
 """Maps as the models get them: every item's pixels, label, mask and fault, and the loaders of every set."""
 
 from multiprocessing.reduction import ForkingPickler
-from pathlib import Path
+from pathlib import Path, PureWindowsPath
 
 import cv2
 import numpy as np
@@ -12,9 +12,10 @@ from maps import write_domain
 from torch.nn.functional import interpolate
 
 from hdmap_mlflow.config import DataConfig
-from hdmap_mlflow.data import layout
+from hdmap_mlflow.data import datamodule, layout
 from hdmap_mlflow.data.datamodule import MapDataset, MultiDomainHDMAPDataModule
 from hdmap_mlflow.data.faults import NATIVE, CutPaste
+from hdmap_mlflow.errors import BadInput
 
 LEFT = np.zeros((31, 95), bool)
 LEFT[3:5, :40] = True
@@ -184,10 +185,111 @@ def test_shuffles_of_all_epochs_and_random_numbers_after_them_do_not_depend_on_w
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("module", [True], ids=["packed"], indirect=True)
-def test_workers_that_are_not_forked_bring_the_same_batches(module):
-    """Each such worker imports torch and anomalib anew, so one set of two batches is all that is asked of them."""
-    loaders = [module(validation="synthetic", workers=n).val_dataloader() for n in (0, 2)]
-    loaders[1].multiprocessing_context = "forkserver"
+@pytest.mark.parametrize(
+    ("module", "how", "part"),
+    [(True, "forkserver", "val"), (False, "spawn", "scored")],
+    ids=["forkserver", "spawn"],
+    indirect=["module"],
+)
+def test_workers_that_are_not_forked_bring_the_same_batches(module, how, part):
+    """Each such worker imports torch and anomalib anew, so sets of a few batches are all that is asked of them."""
+    loaders = []
+    for workers in (0, 2):
+        made = module(validation="synthetic", workers=workers, eval_batch_size=8)
+        loaders.append(made.val_dataloader() if part == "val" else made.scoring_dataloader("domain_B", "test"))
+    loaders[1].multiprocessing_context = how
     for here, there in zip(*loaders, strict=True):
         assert torch.equal(here.image, there.image) and here.image_path == there.image_path
+        assert part == "val" or torch.equal(here.gt_mask, there.gt_mask)
+
+
+# ------------------------------------------------------------------------------- what is scored is what was digested
+def changed(path: Path) -> None:
+    if path.suffix == ".png":
+        cv2.imwrite(str(path), (~LEFT).astype(np.uint8))
+    else:
+        tifffile.imwrite(path, tifffile.imread(path) * 2)
+
+
+@pytest.fixture
+def own(tmp_path, monkeypatch):
+    """A function: the data module of maps that may be changed, packed or not."""
+    monkeypatch.setenv("HDMAP_CACHE", str(tmp_path / "cache"))
+    for name in ("domain_A", "domain_B"):
+        write_domain(tmp_path / "root", name, 3, 4, 4)
+        (tmp_path / "root" / name / "test/masks").mkdir()
+        cv2.imwrite(str(tmp_path / "root" / name / "test/masks/000002.png"), LEFT.astype(np.uint8))
+
+    def make(packed, **settings):
+        domains = layout.read_domains(tmp_path / "root", ["domain_A", "domain_B"], packed)
+        return domains, MultiDomainHDMAPDataModule(domains, DataConfig(image_size=(31, 95), **settings))
+
+    return make
+
+
+@pytest.mark.parametrize(
+    ("place", "packed", "readers"),
+    [
+        ("domain_A/train/good/000001.tiff", False, {"train"}),
+        ("domain_A/test/fault/000002.tiff", False, {"val", "test", "source"}),
+        ("domain_B/test/good/000003.tiff", False, {"target", "chosen"}),
+        ("domain_B/test/fault/000002.tiff", False, {"target", "chosen"}),
+        ("domain_A/test/masks/000002.png", False, {"source"}),
+        ("domain_B/test/masks/000002.png", False, {"target", "chosen"}),
+        ("domain_B/test/masks/000002.png", True, {"target", "chosen"}),
+        ("domain_B/test/good/000003.tiff", True, set()),
+        ("domain_B/train/good/000001.tiff", False, set()),
+    ],
+)
+def test_a_file_that_changes_after_it_was_digested_ends_what_reads_it(own, tmp_path, place, packed, readers):
+    _, made = own(packed, validation="source_test")
+    loaders = {
+        "train": made.train_dataloader(),
+        "val": made.val_dataloader(),
+        "test": made.test_dataloader(),
+        "source": made.scoring_dataloader("domain_A", "test"),
+        "target": made.scoring_dataloader("domain_B", "test"),
+        "chosen": made.chosen_dataloader("domain_B", range(8)),
+    }
+    for loader in loaders.values():
+        assert items(loader)
+    changed(tmp_path / "root" / place)
+    for name, loader in loaders.items():
+        if name in readers:
+            with pytest.raises(BadInput, match=f"{place} has changed since this run read and checked it"):
+                items(loader)
+        else:
+            items(loader)
+
+
+def test_maps_for_the_distances_of_domains_are_those_that_were_digested(own, tmp_path):
+    [domain, _], _ = own(False)
+    train = domain.table[domain.table["split"] == "train"]
+    assert domain.read(train).shape == (3, 31, 95)
+    changed(tmp_path / "root/domain_A/train/good/000001.tiff")
+    with pytest.raises(BadInput, match="000001.tiff has changed"):
+        domain.read(train)
+
+
+def test_what_a_worker_finds_is_said_in_one_line_too(own, tmp_path):
+    _, made = own(False, workers=1)
+    changed(tmp_path / "root/domain_B/test/good/000003.tiff")
+    with pytest.raises(BadInput) as caught:
+        list(made.scoring_dataloader("domain_B", "test"))
+    assert str(caught.value) == (
+        f"{tmp_path}/root/domain_B/test/good/000003.tiff has changed since this run read and checked it; "
+        "start the run again"
+    )
+
+
+def test_the_mask_of_a_map_is_found_where_paths_have_other_slashes(own, monkeypatch):
+    [domain, _], _ = own(False)
+    table = domain.table.query("mask != ''")
+    file = str(PureWindowsPath("C:/data/domain_A") / table["path"].iloc[0])
+    pixels = tifffile.imread(domain.folder / table["path"].iloc[0])
+    seen = []
+    monkeypatch.setattr(datamodule, "Path", PureWindowsPath)
+    monkeypatch.setattr(datamodule, "read_map", lambda path, content: seen.append(path) or pixels)
+    monkeypatch.setattr(datamodule, "read_mask", lambda path, content, pixels: seen.append(path) or LEFT)
+    MapDataset(table.assign(file=file, synthetic=False))[0]
+    assert list(map(str, seen)) == [file, r"C:\data\domain_A\test\masks\000002.png"]

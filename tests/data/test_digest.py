@@ -91,7 +91,6 @@ MATTERS = {
     "a mask is added": lambda folder: mark(folder / "test/masks/000000.png"),
     "a mask is removed": lambda folder: (folder / "test/masks/000001.png").unlink(),
     "a mask changes": lambda folder: mark(folder / "test/masks/000001.png", rows=slice(3, 6)),
-    "an empty mask is added": lambda folder: mark(folder / "test/masks/000000.png", value=0),
     "a mask goes to another map": move("test/masks/000001.png", "test/masks/000000.png"),
     "a group": metadata("warm", "hot"),
     "a group is gone": metadata("cold", ""),

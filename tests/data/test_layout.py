@@ -1,5 +1,8 @@
 """Maps on disk: read as they are, checked one by one, digested by content."""
 
+import os
+import re
+import shutil
 from hashlib import blake2b
 
 import cv2
@@ -7,9 +10,12 @@ import numpy as np
 import pytest
 import tifffile
 from maps import write_domain
+from pydantic import ValidationError
 
+from hdmap_mlflow.config import DataConfig
 from hdmap_mlflow.data import formats, layout
 from hdmap_mlflow.errors import BadInput
+from hdmap_mlflow.names import domain_flaw
 
 
 def test_float_maps_arrive_unclipped_and_non_zero(tmp_path):
@@ -301,7 +307,7 @@ def test_metadata_that_cannot_be_used_is_a_problem_each(tmp_path):
         True,
         False,
     ]
-    assert len(problems("path\n" + "\n".join(f"{i}.tiff" for i in range(9)))) == 5
+    assert len(problems("path\n" + "\n".join(f"{i}.tiff" for i in range(9)))) == 9
     (folder / "test/good/000000.tiff").write_text("no image")
     assert len(problems("path,group\ntest/good/000000.tiff,a\n")) == 1  # its map is the problem, not its line
 
@@ -337,7 +343,7 @@ def test_metadata_gives_group_and_severity_and_its_mistakes_are_problems(tmp_pat
         ("path\n{0}\n{1}", "", None),
         ("path,group\n{0},a\n{1},", "a", None),
         ("path,severity\n{0},2\n{1},", "", 2.0),
-        ("severity,group,path\nstrong,07,{0}\n1,,{1}", "07", None),
+        ("severity,group,path\nNaN,07,{0}\n1,,{1}", "07", None),
     ],
 )
 def test_metadata_without_a_column_or_a_cell_says_nothing_of_it(tmp_path, text, group, severity):
@@ -359,3 +365,167 @@ def test_masks_are_found_by_stem_and_must_fit(tmp_path):
     cv2.imwrite(str(folder / "test/masks/000002.png"), np.eye(3, dtype=np.uint8) * 255)
     with pytest.raises(BadInput, match="its map's size"):
         layout.read_domain(tmp_path, "domain_A")
+
+
+# -------------------------------------------------------------------------------------------------- names of domains
+@pytest.mark.parametrize("name", ["A", "domain_A", "north sensor", "B-2", "v1.2", "7", "_", "ü", "드라이브", "a" * 100])
+def test_a_name_that_mlflow_takes_is_a_name_of_a_domain(name):
+    from mlflow.utils.validation import _validate_metric_name
+
+    assert domain_flaw(name) == ""
+    for metric in (f"target/{name}/image_AUROC", f"cross/{name}-{name}/image_TPR_at_1FPR"):
+        _validate_metric_name(metric)
+        assert len(metric) <= 250
+    assert DataConfig(source_domain=name, target_domains=[name]).source_domain == name
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "",
+        "A (1)",
+        "A%",
+        "A#",
+        "A+",
+        "A'",
+        'A"',
+        "A,B",
+        "A;",
+        "A=",
+        "A?",
+        "A:",
+        "A/B",
+        "A\\B",
+        ".",
+        "..",
+        ".A",
+        "-A",
+        " A",
+    ]
+    + [" A", "A ", "A.", "A\n", "\nA", "e\u0301", os.fsdecode(b"A\xff")],
+)
+def test_a_name_that_a_metric_or_a_file_cannot_bear_is_refused_as_source_as_target_and_as_folder(tmp_path, name):
+    says = "is no name of a domain: letters, digits, spaces and _ - . only, the last no space or dot"
+    assert domain_flaw(name) == says
+    for given in ({"source_domain": name}, {"target_domains": ["domain_B", name]}):
+        with pytest.raises(ValidationError) as caught:
+            DataConfig(**given)
+        assert says in caught.value.errors()[0]["msg"]
+    if name.strip("./\n") == name and "/" not in name and name:
+        write_domain(tmp_path, "domain_A", 1, 1, 1)
+        write_domain(tmp_path, "other", 1, 1, 2).rename(tmp_path / name)
+        with pytest.raises(BadInput, match=re.escape(f"{says}; rename the folder or leave it out of target_domains")):
+            layout.choose_domains(tmp_path, "domain_A", "auto")
+        assert layout.choose_domains(tmp_path, "domain_A", []) == ["domain_A"]
+        table, [problem] = layout.check(tmp_path)
+        assert problem.endswith(f"{says}; rename the folder") and problem.isprintable()
+        assert len(table) == 6
+
+
+@pytest.mark.parametrize("name", ["a" * 101, "드" * 34])
+def test_a_name_of_more_than_100_bytes_is_refused(name):
+    assert domain_flaw(name) == "is no name of a domain: longer than 100 bytes"
+    assert domain_flaw(name[:-1]) == ""
+
+
+@pytest.mark.parametrize("pair", [("domain_A", "Domain_a"), ("ü", "u\u0308")], ids=ascii)
+def test_two_names_that_some_disks_take_for_one_are_refused(tmp_path, pair):
+    for number, name in enumerate(pair, 1):
+        write_domain(tmp_path, name, 1, 1, number)
+    one, other = sorted(pair)
+    told = layout.check(tmp_path)[1]
+    assert any("no name of a domain" in line or f"{other} differs from {one} in nothing" in line for line in told)
+    source = pair[0]
+    with pytest.raises(BadInput, match="rename the folder or leave it out of target_domains"):
+        layout.choose_domains(tmp_path, source, "auto")
+
+
+def test_of_many_domains_some_are_named(tmp_path):
+    for i in range(22):
+        (tmp_path / f"d{i:02d}" / "train").mkdir(parents=True)
+    with pytest.raises(BadInput, match="known: d00, d01, .*, d19 and 2 more$"):
+        layout.choose_domains(tmp_path, "elsewhere", "auto")
+
+
+@pytest.mark.parametrize(
+    "root", ["x" * 5000, "x/" * 3000, "~no such user/maps", "a\0b"], ids=lambda root: ascii(root)[:9]
+)
+def test_a_root_that_cannot_be_is_no_folder(root):
+    with pytest.raises(BadInput, match="is not a folder; give -P data_root=FOLDER") as caught:
+        layout.find_root(root)
+    assert len(str(caught.value)) < 300
+
+
+def test_a_root_whose_name_is_not_utf_8_is_refused(tmp_path):
+    root = tmp_path / os.fsdecode(b"\xff")
+    write_domain(root, "domain_A", 1, 1, 1)
+    with pytest.raises(BadInput, match=r"\\udcff has a name that is not UTF-8; rename it"):
+        layout.find_root(str(root))
+
+
+# ------------------------------------------------------------------------------------------- one map in two domains
+COPIES = {
+    "a training map of the source in a target's test": ("domain_A/train/good", "domain_B/test/good", "domain_B", 1),
+    "a training map of the source in a target's faults": (
+        "domain_A/train/good",
+        "domain_C/test/fault",
+        "domain_C",
+        1,
+    ),
+    "a test map of the source in a target's test": ("domain_A/test/good", "domain_B/test/good", "domain_B", 1),
+    "a test map of two targets": ("domain_B/test/good", "domain_C/test/good", "domain_C", 1),
+    "a training map of both": ("domain_A/train/good", "domain_B/train/good", "", 1),
+    "a training map of a target": ("domain_B/train/good", "domain_A/train/good", "", 1),
+    "a training map of a target in another's test": ("domain_B/train/good", "domain_C/test/good", "", 1),
+    "two maps": ("domain_A/test/fault", "domain_B/test/fault", "domain_B", 2),
+}
+
+
+@pytest.mark.parametrize("what", COPIES)
+def test_a_map_that_would_count_twice_is_refused_and_every_copy_is_told_by_check(tmp_path, what):
+    one, other, refused, count = COPIES[what]
+    names = ["domain_A", "domain_B", "domain_C"]
+    for name in names:
+        write_domain(tmp_path, name, 2, 2, 2)
+    for i in range(count):
+        shutil.copy(tmp_path / one / f"00000{i}.tiff", tmp_path / other / f"copy{i}.tiff")
+    [line] = layout.check(tmp_path)[1]
+    assert f"({count} such); keep each map in one domain" in line
+    if refused:
+        with pytest.raises(BadInput) as caught:
+            layout.read_domains(tmp_path, names, pack=False)
+        told = str(caught.value)
+        assert told.startswith(f"{tmp_path / other}/copy") and f"is the same map as {one}/00000" in told
+        assert f"({count} such in {refused}); leave {refused} out of target_domains" in told
+        names.remove(refused)
+    assert len(layout.read_domains(tmp_path, names, pack=False)) == len(names)
+
+
+def test_check_names_the_copy_and_what_it_copies(tmp_path):
+    write_domain(tmp_path, "A", 2, 2, 2)
+    shutil.copytree(tmp_path / "A", tmp_path / "A - Copy")
+    write_domain(tmp_path, "B", 2, 2, 2)
+    [line] = layout.check(tmp_path)[1]
+    one, _, other = line.partition(" (6 such)")[0].partition(" is the same map as ")
+    assert one.removeprefix(f"{tmp_path}/A - Copy/") == other.removeprefix(f"{tmp_path}/A/")
+
+
+def test_check_says_that_domains_differ_in_size(tmp_path):
+    for name in ("A", "B", "C"):
+        write_domain(tmp_path, name, 1, 1, 1)
+    for path in (tmp_path / "B").rglob("*.tiff"):
+        tifffile.imwrite(path, tifffile.imread(path)[:30])
+    assert layout.check(tmp_path)[1] == [
+        f"map sizes differ below {tmp_path}: 31x95 in A, C; 30x95 in B; a run takes one size"
+    ]
+
+
+@pytest.mark.parametrize("pack", [True, False])
+def test_a_domain_with_a_problem_beside_its_maps_is_not_packed(tmp_path, monkeypatch, pack):
+    monkeypatch.setenv("HDMAP_CACHE", str(tmp_path / "cache"))
+    folder = write_domain(tmp_path, "domain_A", 1, 1, 1)
+    os.mkfifo(folder / "test/good/pipe.tiff")
+    (folder / "test/good/bad.tiff").write_bytes(b"")
+    with pytest.raises(BadInput, match=r"pipe.tiff cannot be read .* \(and 1 more: `hdmap check-data"):
+        layout.read_domain(tmp_path, "domain_A", pack)
+    assert not (tmp_path / "cache").exists()

@@ -332,6 +332,7 @@ def test_json_indented_by_tabs_says_the_same_as_yaml(tmp_path, spec):
         ("domains: {A: {train: a, good: b, fault: c, user_max: .inf}}", ["user_max", "finite"]),
         ("domains: {A: {train: a, good: b, fault: c, user_min: 2, user_max: 1}}", ["user_max 1", "user_min 2"]),
         ("domains: {../A: {train: a, good: b, fault: c}}", ["../A"]),
+        ("domains: {A (1): {train: a, good: b, fault: c}}", ["'A (1)' is no name of a domain: letters, digits"]),
         ("domains: {A: {train: a, good: b, fault: c}, A: {train: d, good: e, fault: f}}", ["'A' stands twice"]),
     ],
 )
@@ -383,6 +384,15 @@ def test_a_variable_that_is_not_real_numbers_is_refused(tmp_path, raw, spec, val
     scipy.io.savemat(raw / "good.mat", {"Xdata": value})
     line = fails(spec(), raw, tmp_path / "out")
     assert "good.mat" in line and "numbers" in line
+
+
+@pytest.mark.parametrize("kind", ["char", "logical"])
+def test_letters_and_truth_values_of_73_are_no_numbers_though_held_as_such(tmp_path, raw, spec, kind):
+    save_73(raw / "good.mat", numbered(3).astype(np.uint16))
+    with h5py.File(raw / "good.mat", "a") as file:
+        file["Xdata"].attrs["MATLAB_class"] = np.bytes_(kind)
+    line = fails(spec(), raw, tmp_path / "out")
+    assert f"good.mat: Xdata is {kind} of {H} x {W} x 1 x 3, not numbers" in line
 
 
 @pytest.mark.parametrize("kind", ["group", "complex", "text", "empty"])
