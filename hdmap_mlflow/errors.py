@@ -1,7 +1,13 @@
 """The exceptions of our own: the input is wrong, a run was ended on purpose, some runs of many failed."""
 
 import difflib
+import re
 from collections.abc import Iterable
+
+SECRETS = (
+    (r"(://[^:/@\s]*):[^\s'\"]*@", r"\1:***@"),  # up to the last @: a password may hold one that nobody escaped
+    (r"([?&](?:password|passwd|pwd|token|secret)=)[^&\s'\"]*", r"\1***"),
+)
 
 
 class BadInput(Exception):
@@ -35,5 +41,12 @@ def nearest(word: str, known: Iterable[str]) -> str:
 
 
 def one_line(error: BaseException, limit: int = 160) -> str:
-    """What an error says, on one line of at most `limit` characters; its type where it says nothing."""
-    return " ".join(str(error).split())[:limit] or type(error).__name__
+    """What an error says, on one line of at most `limit` characters, no password in it; its type where it is silent."""
+    return masked(" ".join(str(error).split()))[:limit] or type(error).__name__
+
+
+def masked(text: str) -> str:
+    """A text in which `***` stands for the passwords of the addresses in it."""
+    for secret, shown in SECRETS:
+        text = re.sub(secret, shown, text)
+    return text

@@ -17,10 +17,10 @@ from typing import Any
 import psutil
 
 from hdmap_mlflow.errors import BadInput, OutOfMemory, Pruned, Stopped
-from hdmap_mlflow.execution.process import GRACE_SECONDS, process_name
 from hdmap_mlflow.execution.task import Outcome, Status, Task
 from hdmap_mlflow.files import write_whole
 from hdmap_mlflow.names import Artifact, Tag
+from hdmap_mlflow.process import GRACE_SECONDS, process_name
 
 EXIT_CODES = {"finished": 0, "failed": 1, "out_of_memory": 1, "killed": 130, "pruned": 130}
 

@@ -7,9 +7,9 @@ from abc import ABC, abstractmethod
 from collections import deque
 from typing import TYPE_CHECKING
 
-from hdmap_mlflow.execution.process import process_name
 from hdmap_mlflow.execution.task import Outcome, Share, Started, Task
 from hdmap_mlflow.names import Tag
+from hdmap_mlflow.process import process_name
 
 if TYPE_CHECKING:
     from hdmap_mlflow.tracking import Store

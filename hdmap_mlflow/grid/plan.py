@@ -19,9 +19,9 @@ from hdmap_mlflow.config import CheckedConfig, DataConfig, RunConfig, TrainConfi
 from hdmap_mlflow.config.conditions import DEFAULT_CONDITION, DEFAULT_MODEL
 from hdmap_mlflow.data import dataset
 from hdmap_mlflow.errors import BadInput, nearest, one_line
-from hdmap_mlflow.execution.process import is_gone
 from hdmap_mlflow.files import cache_dir, write_whole
 from hdmap_mlflow.names import Tag
+from hdmap_mlflow.process import is_gone
 from hdmap_mlflow.runs import setup
 from hdmap_mlflow.runs.identity import identity_tags
 from hdmap_mlflow.runs.setup import anchored

@@ -15,7 +15,7 @@ from tenacity import Retrying, stop_after_attempt, wait_exponential
 
 from hdmap_mlflow.errors import BadInput, Incomplete, Stopped, one_line
 from hdmap_mlflow.names import Artifact, Tag
-from hdmap_mlflow.tracking.client import absolute_uri, open_store, project_run
+from hdmap_mlflow.tracking.client import absolute_uri, connect, open_store, project_run
 
 NOTE = "mlflow.note.content"
 PARENT = "mlflow.parentRunId"
@@ -91,7 +91,7 @@ def start(
     Inside `mlflow run` the project's own run is written; its experiment was chosen by `mlflow run`. `resume` is the id
     of a run to go on with.
     """
-    client, experiment_id = open_store(uri, experiment) if not project_run() else (MlflowClient(uri), "")
+    client, experiment_id = open_store(uri, experiment) if not project_run() else (connect(uri), "")
     run_id = project_run() or resume
     if run_id:
         client.update_run(run_id, status="RUNNING", name=name)
@@ -117,13 +117,13 @@ def start(
 
 def reopen(uri: str, run_id: str) -> Record:
     """A finished run to which something is added."""
-    return Record(MlflowClient(tracking_uri=uri), run_id, uri)
+    return Record(connect(uri), run_id, uri)
 
 
 def fail_project_run(reason: str) -> None:
     """Mark the run that `mlflow run` started as FAILED with the reason, where it has not ended yet."""
     run_id = project_run()
     if run_id:
-        client = MlflowClient(absolute_uri(None))
+        client = connect(absolute_uri(None))
         if not RunStatus.is_terminated(RunStatus.from_string(client.get_run(run_id).info.status)):
             Record(client, run_id, "").end(RunStatus.to_string(RunStatus.FAILED), reason)

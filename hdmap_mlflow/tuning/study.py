@@ -20,7 +20,7 @@ from optuna.storages.journal import JournalFileSymlinkLock
 from optuna.trial import FrozenTrial, Trial, TrialState
 
 from hdmap_mlflow.errors import BadInput, nearest
-from hdmap_mlflow.execution.process import is_gone, process_name
+from hdmap_mlflow.process import is_gone, process_name
 from hdmap_mlflow.tuning.space import Plain, Space
 from hdmap_mlflow.tuning.storage import StudyStorage
 
