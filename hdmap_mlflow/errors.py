@@ -10,7 +10,14 @@ SECRETS = (
 )
 
 
-class BadInput(Exception):
+class _Said(Exception):
+    """An error whose text the user reads: it holds no password."""
+
+    def __str__(self) -> str:
+        return masked(super().__str__())
+
+
+class BadInput(_Said):
     """Wrong input from the user: one line that names the file, key or domain and the way out.
 
     The command line prints the line without a traceback and exits with code 2; a run that had already
@@ -22,7 +29,7 @@ class OutOfMemory(BadInput):
     """The run did not fit the memory of the machine or of the GPU; the line says what to lower."""
 
 
-class Stopped(Exception):
+class Stopped(_Said):
     """A run that was ended on purpose: it is recorded as KILLED with this reason."""
 
 
@@ -30,7 +37,7 @@ class Pruned(Stopped):
     """A trial that its study gave up early."""
 
 
-class Incomplete(Exception):
+class Incomplete(_Said):
     """Some of many runs failed: one line that says how many and how to go on. Exit code 1."""
 
 

@@ -6,6 +6,7 @@ import contextlib
 import logging
 import os
 import shlex
+import socket
 import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -20,6 +21,8 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from hdmap_mlflow import sqlite
 from hdmap_mlflow.errors import BadInput, masked, one_line
+from hdmap_mlflow.names import Tag
+from hdmap_mlflow.process import is_gone
 from hdmap_mlflow.tracking import database
 
 os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
@@ -121,6 +124,17 @@ def _answering(uri: str, way_out: str) -> Iterator[str]:
         for name, value in before.items():
             if value is None:
                 os.environ.pop(name, None)
+
+
+def close_gone(client: MlflowClient) -> None:
+    """End as KILLED the runs of a store, in whatever experiment, whose process is gone from this machine."""
+    here = f"attributes.status = 'RUNNING' and tags.\"{Tag.PROCESS}\" LIKE '{socket.gethostname()}:%'"
+    ids = [one.experiment_id for one in every(client.search_experiments)]
+    for run in list(every(client.search_runs, experiment_ids=ids, filter_string=here)):
+        if is_gone(run.data.tags[Tag.PROCESS]):
+            client.set_tag(run.info.run_id, Tag.STATUS, "killed")
+            client.set_tag(run.info.run_id, Tag.REASON, "its process is gone")
+            client.set_terminated(run.info.run_id, "KILLED")
 
 
 # ------------------------------------------------------------------------------------------- reading back

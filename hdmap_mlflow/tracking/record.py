@@ -13,9 +13,10 @@ from mlflow.tracking import MlflowClient
 from mlflow.tracking.context.registry import resolve_tags
 from tenacity import Retrying, stop_after_attempt, wait_exponential
 
-from hdmap_mlflow.errors import BadInput, Incomplete, Stopped, one_line
+from hdmap_mlflow.errors import BadInput, Incomplete, Stopped, masked, one_line
 from hdmap_mlflow.names import Artifact, Tag
-from hdmap_mlflow.tracking.client import absolute_uri, connect, open_store, project_run
+from hdmap_mlflow.process import process_name
+from hdmap_mlflow.tracking.client import absolute_uri, close_gone, connect, open_store, project_run
 
 NOTE = "mlflow.note.content"
 PARENT = "mlflow.parentRunId"
@@ -31,14 +32,14 @@ class Record:
         self.uri = uri
 
     def params(self, values: Mapping[str, str]) -> None:
-        self.client.log_batch(self.run_id, params=[Param(k, v[:MAX_VALUE]) for k, v in values.items()])
+        self.client.log_batch(self.run_id, params=[Param(k, masked(v)[:MAX_VALUE]) for k, v in values.items()])
 
     def metrics(self, values: Mapping[str, float], step: int = 0) -> None:
         now = int(time.time() * 1000)
         self.client.log_batch(self.run_id, metrics=[Metric(k, v, now, step) for k, v in values.items()])
 
     def tags(self, values: Mapping[str, str]) -> None:
-        self.client.log_batch(self.run_id, tags=[RunTag(k, str(v)[:MAX_VALUE]) for k, v in values.items()])
+        self.client.log_batch(self.run_id, tags=[RunTag(k, masked(str(v))[:MAX_VALUE]) for k, v in values.items()])
 
     def note(self, markdown: str) -> None:
         """The description that the UI shows on the run's page."""
@@ -93,13 +94,17 @@ def start(
     """
     client, experiment_id = open_store(uri, experiment) if not project_run() else (connect(uri), "")
     run_id = project_run() or resume
+    if Tag.PROCESS not in tags:  # that of a driver, which has looked
+        close_gone(client)
     if run_id:
         client.update_run(run_id, status="RUNNING", name=name)
+        if Tag.REASON in client.get_run(run_id).data.tags:  # why it ended before
+            client.delete_tag(run_id, Tag.REASON)
     else:
         links = {PARENT: parent} if parent else {}
         run_id = client.create_run(experiment_id, run_name=name, tags=resolve_tags(links)).info.run_id
     record = Record(client, run_id, uri)
-    record.tags({**tags, Tag.STATUS: "running"})
+    record.tags({Tag.PROCESS: process_name(), **tags, Tag.STATUS: "running"})
     try:
         yield record
     except KeyboardInterrupt:
