@@ -62,6 +62,8 @@ def new(file: Path) -> Iterator[Path]:
     part = file.with_name(f".{file.name}.{os.getpid()}.part")
     try:
         yield part
+        with part.open("rb+") as content:
+            os.fsync(content.fileno())
         part.replace(file)
     finally:
         part.unlink(missing_ok=True)

@@ -63,7 +63,9 @@ def connect(uri: str) -> MlflowClient:
 
 def check_store(uri: str, experiment: str) -> None:
     """Raises BadInput, in seconds, where `open_store` would; a store that is missing is not made."""
-    with _answering(uri, "change tracking.uri") as way_out:
+    with _answering(uri, "change tracking.uri") as way_out, contextlib.ExitStack() as stack:
+        if not sqlite.file_of(uri):
+            stack.enter_context(database.turn(uri))  # another process may be making its tables
         if not database.is_database(uri) or database.check(uri, way_out):
             _experiment(connect(uri), uri, experiment)
 
@@ -76,11 +78,10 @@ def open_store(uri: str, experiment: str) -> tuple[MlflowClient, str]:
     """
     with _answering(uri, "change tracking.uri") as way_out:
         file = sqlite.file_of(uri)
-        there = not database.is_database(uri) or database.check(uri, way_out)
-        if file:
+        if file and not database.check(uri, way_out):  # before its turn, which leaves a file behind
             file.parent.mkdir(parents=True, exist_ok=True)
         with database.turn(uri):
-            if file and not there and not database.check(uri, way_out):
+            if database.is_database(uri) and not database.check(uri, way_out) and file:
                 database.make(file)
             client = connect(uri)
             if known := _experiment(client, uri, experiment):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import zlib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -16,6 +15,7 @@ from hdmap_mlflow.errors import BadInput, masked
 
 ANSWER_SECONDS = 4  # for each address of a server's name
 DATABASES = ("postgresql", "mysql", "mssql")
+LOCK = 0x6864_6D61_70  # "hdmap"
 TIMEOUTS = {"mssql": "timeout"}  # by which name the drivers know it
 
 
@@ -26,7 +26,11 @@ def is_database(uri: str) -> bool:
 def check(uri: str, way_out: str, write: bool = True) -> bool:
     """Whether a database holds a store already. Raises BadInput for what is neither a store nor empty."""
     file = sqlite.file_of(uri)
-    names = sqlite.tables(file, way_out, write) if file else _answer(uri)
+    if file:
+        names = sqlite.tables(file, way_out, write)
+    else:
+        with _answering(uri).connect() as connection:
+            names = set(sqlalchemy.inspect(connection).get_table_names())
     if not names - {"alembic_version"}:
         return False
     if flaw := _flaw(uri, names):
@@ -34,13 +38,11 @@ def check(uri: str, way_out: str, write: bool = True) -> bool:
     return True
 
 
-def _answer(uri: str) -> set[str]:
-    """The tables of a server's database, which is asked once and not for long."""
+def _answering(uri: str) -> sqlalchemy.Engine:
+    """Connections to a server that is asked once and not for long."""
     kind = uri.partition("://")[0].partition("+")[0]
     waits = {TIMEOUTS.get(kind, "connect_timeout"): ANSWER_SECONDS}
-    engine = sqlalchemy.create_engine(uri, connect_args=waits, poolclass=sqlalchemy.NullPool)
-    with engine.connect() as connection:
-        return set(sqlalchemy.inspect(connection).get_table_names())
+    return sqlalchemy.create_engine(uri, connect_args=waits, poolclass=sqlalchemy.NullPool)
 
 
 def engine(uri: str) -> sqlalchemy.Engine:
@@ -79,13 +81,10 @@ def turn(uri: str) -> Iterator[None]:
         with sqlite.turn(file):
             yield
     elif uri.startswith("postgresql"):
-        with engine(uri).connect() as connection:
-            key = zlib.crc32(b"hdmap")
-            connection.execute(sqlalchemy.text(f"SELECT pg_advisory_lock({key})"))
-            try:
-                yield
-            finally:
-                connection.execute(sqlalchemy.text(f"SELECT pg_advisory_unlock({key})"))
+        with _answering(uri).connect() as connection:
+            connection.execute(sqlalchemy.text(f"SET LOCAL lock_timeout = '{sqlite.TURN_SECONDS}s'"))
+            connection.execute(sqlalchemy.text(f"SELECT pg_advisory_xact_lock({LOCK})"))
+            yield
     else:
         yield
 
@@ -99,6 +98,7 @@ def make(file: Path) -> None:
     """Make a SQLite store beside its place, so that nobody sees half of it. Call it within the store's turn."""
     with sqlite.new(file) as part:
         uri = sqlite.url(part)
-        engine(uri)
+        hasty = "PRAGMA synchronous = OFF"  # nothing is lost with a file that nobody has seen; each wait costs seconds
+        sqlalchemy.event.listen(engine(uri), "connect", lambda connection, _: connection.execute(hasty))
         SqlAlchemyStore(uri, artifacts(file))  # by name: MLflow's own, below the working folder, chokes on its quotes
         SqlAlchemyStore._engine_map.pop(uri).dispose()
