@@ -1,10 +1,23 @@
 """The exceptions of our own: the input is wrong, a run was ended on purpose, some runs of many failed."""
 
 import difflib
+import re
 from collections.abc import Iterable
 
+SECRETS = (
+    (r"(://[^:/@\s]*):[^\s'\"]*@", r"\1:***@"),  # up to the last @: a password may hold one that nobody escaped
+    (r"([?&](?:password|passwd|pwd|token|secret)=)[^&\s'\"]*", r"\1***"),
+)
 
-class BadInput(Exception):
+
+class _Said(Exception):
+    """An error whose text the user reads: it holds no password."""
+
+    def __str__(self) -> str:
+        return masked(super().__str__())
+
+
+class BadInput(_Said):
     """Wrong input from the user: one line that names the file, key or domain and the way out.
 
     The command line prints the line without a traceback and exits with code 2; a run that had already
@@ -20,7 +33,7 @@ class OutOfMemory(BadInput):
     """The run did not fit the memory of the machine or of the GPU; the line says what to lower."""
 
 
-class Stopped(Exception):
+class Stopped(_Said):
     """A run that was ended on purpose: it is recorded as KILLED with this reason."""
 
 
@@ -28,7 +41,7 @@ class Pruned(Stopped):
     """A trial that its study gave up early."""
 
 
-class Incomplete(Exception):
+class Incomplete(_Said):
     """Some of many runs failed: one line that says how many and how to go on. Exit code 1."""
 
 
@@ -39,5 +52,12 @@ def nearest(word: str, known: Iterable[str]) -> str:
 
 
 def one_line(error: BaseException, limit: int = 160) -> str:
-    """What an error says, on one line of at most `limit` characters; its type where it says nothing."""
-    return " ".join(str(error).split())[:limit] or type(error).__name__
+    """What an error says, on one line of at most `limit` characters, no password in it; its type where it is silent."""
+    return masked(" ".join(str(error).split()))[:limit] or type(error).__name__
+
+
+def masked(text: str) -> str:
+    """A text in which `***` stands for the passwords of the addresses in it."""
+    for secret, shown in SECRETS:
+        text = re.sub(secret, shown, text)
+    return text

@@ -125,7 +125,7 @@ def with_settings(config: RunConfig, settings: Mapping[str, Any]) -> RunConfig:
 
 def with_values(config: RunConfig, settings: Mapping[str, Any]) -> RunConfig:
     """The same run with other values for settings, by dotted name. Raises BadInput for a value that is impossible."""
-    content = config.model_dump(mode="json")
+    content = config.model_dump(mode="json", context={"passwords": True})
     for name, value in settings.items():
         section, field = name.split(".", 1)
         own = field in SECTIONS[section].model_fields

@@ -3,11 +3,21 @@
 from __future__ import annotations
 
 import json
+import os
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    FieldSerializationInfo,
+    field_serializer,
+)
 
 from hdmap_mlflow.config.protocols import PROTOCOLS
+from hdmap_mlflow.errors import masked
 from hdmap_mlflow.names import domain_flaw
 
 Validation = Literal[*PROTOCOLS]  # type: ignore[valid-type]
@@ -88,7 +98,12 @@ class TrackingConfig(_Part):
     max_checkpoint_mb: Annotated[float, Field(gt=0)] = 2000
     figures: bool = True
     heatmaps: Annotated[int, Field(ge=0)] = 2  # of each kind and domain: most and least anomalous, wrong
-    output_dir: str = "results"
+    output_dir: Annotated[str, AfterValidator(os.path.expanduser)] = "results"
+
+    @field_serializer("uri")
+    def _masked(self, uri: str | None, info: FieldSerializationInfo) -> str | None:
+        """What is written down holds no password; `context={"passwords": True}` keeps it."""
+        return uri if uri is None or (info.context or {}).get("passwords") else masked(uri)
 
 
 class RunConfig(_Part):

@@ -16,11 +16,11 @@ from typing import Any
 
 import psutil
 
-from hdmap_mlflow.errors import BadInput, OutOfMemory, Pruned, Stopped
-from hdmap_mlflow.execution.process import GRACE_SECONDS, process_name
+from hdmap_mlflow.errors import BadInput, OutOfMemory, Pruned, Stopped, masked
 from hdmap_mlflow.execution.task import Outcome, Status, Task
 from hdmap_mlflow.files import write_whole
 from hdmap_mlflow.names import Artifact, Tag
+from hdmap_mlflow.process import GRACE_SECONDS, process_name
 
 EXIT_CODES = {"finished": 0, "failed": 1, "out_of_memory": 1, "killed": 130, "pruned": 130}
 
@@ -72,8 +72,8 @@ def main(file: str, flow: Callable[[Task], dict[str, Any]] = flow) -> int:
         status, reason = "out_of_memory" if isinstance(problem, OutOfMemory) else "failed", str(problem)
         print(f"hdmap: {problem}", file=sys.stderr)
     except BaseException as error:
-        traceback.print_exc()
-        status, reason, bug = "failed", f"{type(error).__name__}: {error}", True
+        print(masked(traceback.format_exc()), file=sys.stderr)
+        status, reason, bug = "failed", masked(f"{type(error).__name__}: {error}"), True
     outcome = Outcome(index=task.index, run_id=task.run_id, status=status, reason=reason, bug=bug, **found)
     write_whole(Path(file).with_name("outcome.json"), outcome.model_dump_json())
     return EXIT_CODES[status]

@@ -7,12 +7,12 @@ from abc import ABC, abstractmethod
 from collections import deque
 from typing import TYPE_CHECKING
 
-from hdmap_mlflow.execution.process import process_name
-from hdmap_mlflow.execution.task import Outcome, Share, Started, Task
+from hdmap_mlflow.execution.task import Outcome, Share, Started, Status, Task
 from hdmap_mlflow.names import Tag
+from hdmap_mlflow.process import process_name
 
 if TYPE_CHECKING:
-    from hdmap_mlflow.tracking import Store
+    from hdmap_mlflow.tracking import Past, Store
 
 
 Event = Started | Outcome
@@ -33,11 +33,13 @@ class Executor(ABC):
         self._waiting: deque[Task] = deque()
         self._running: dict[int, Task] = {}
         self._next_start = 0.0
+        self._known: set[str] = set()  # runs of this launch, and those of others that stand for one of its tasks
+        self._taken: list[Event] = []
 
     @property
     def busy(self) -> bool:
         """Whether a submitted task has not ended yet."""
-        return bool(self._waiting or self._running)
+        return bool(self._waiting or self._running or self._taken)
 
     def submit(self, task: Task) -> None:
         """Queue a task; `task.index` is its handle and names one task at a time."""
@@ -47,11 +49,13 @@ class Executor(ABC):
     def wait(self, timeout: float = 1.0) -> list[Event]:
         """What happened since the last call; returns after `timeout` seconds if nothing did."""
         self._start_waiting()
-        return [self._settle(event) for event in self._events(timeout)]
+        taken, self._taken = self._taken, []
+        return taken or [self._settle(event) for event in self._events(timeout)]
 
     def cancel_all(self) -> list[Event]:
         """Stop every child and forget what waits; returns the outcomes, whose runs are KILLED unless they had ended."""
         self._waiting.clear()
+        self._taken.clear()
         events: list[Event] = []
         if self._running:
             self._cancel()
@@ -76,10 +80,25 @@ class Executor(ABC):
                 Tag.KIND: task.kind,
                 Tag.PROCESS: process_name(),
             }  # until the child says its own
-            run_id = self.store.create(task.config.name, tags, task.parent)
+            run_id = self._claim(task, tags)
+            if not run_id:
+                continue
+            self._known.add(run_id)
             self._running[task.index] = task = task.model_copy(update={"run_id": run_id})
             self._start(task)
             self._next_start = time.monotonic() + self.stagger
+
+    def _claim(self, task: Task, tags: dict[str, str]) -> str:
+        """Id of the task's new run; empty where another launch has the run, which is then its outcome."""
+        if task.seen is None:
+            return self.store.create(task.config.name, tags, task.parent)
+        fingerprint, seen = tags[Tag.FINGERPRINT], self._known.union(task.seen)
+        run = self.store.claim(fingerprint, task.config.name, tags, task.parent, seen)
+        if isinstance(run, str):
+            return run
+        self._known.add(run.run_id)
+        self._taken.append(taken(task.index, run, self.store))
+        return ""
 
     def _settle(self, event: Event) -> Event:
         """Bring MLflow in line with how a task ended."""
@@ -101,6 +120,16 @@ class Executor(ABC):
     def _cancel(self) -> None: ...
     @abstractmethod
     def _close(self) -> None: ...
+
+
+def taken(index: int, run: Past, store: Store) -> Outcome:
+    """What has become of a run that another launch began."""
+    reason = run.reason or f"another launch has it: {run.process}"
+    status: Status = "finished" if run.status == "finished" else "running" if run.status == "running" else "failed"
+    host, metrics = run.process.partition(":")[0], store.metrics(run.run_id) or {}
+    return Outcome(
+        index=index, run_id=run.run_id, status=status, reason=reason, seconds=run.seconds, host=host, metrics=metrics
+    )
 
 
 def _lost(task: Task, reason: str) -> Outcome:

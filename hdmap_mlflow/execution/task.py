@@ -11,7 +11,7 @@ from hdmap_mlflow.config import CheckedConfig
 from hdmap_mlflow.execution.gpus import Idle
 
 Limit = Annotated[float, Field(gt=0)]
-Status = Literal["finished", "failed", "killed", "pruned", "out_of_memory", "timeout"]
+Status = Literal["finished", "failed", "killed", "pruned", "out_of_memory", "timeout", "running"]
 
 
 class _Plain(BaseModel):
@@ -35,6 +35,7 @@ class Task(_Plain):
     hook: str | None = None
     arguments: dict[str, Any] = {}
     run_id: str = ""  # of the MLflow run, made by the executor
+    seen: tuple[str, ...] | None = None  # runs of its fingerprint that claim nothing; None: it is run in any case
     command: tuple[str, ...] | None = None  # of the child, before the task's file; None: our child module
 
 
@@ -62,7 +63,8 @@ class Started(_Plain):
 class Outcome(_Plain):
     """How a run ended. `result` is the guideline's record and `metrics` the run's, both empty unless finished.
 
-    `bug` says that a run failed with an error that is none of ours: not of its settings, its data or the machine.
+    `status` is running where another launch has the run. `bug` says that a run failed with an error that is none of
+    ours: not of its settings, its data or the machine.
     """
 
     index: int

@@ -19,8 +19,8 @@ import psutil
 from hdmap_mlflow.errors import BadInput
 from hdmap_mlflow.execution import forks
 from hdmap_mlflow.execution.gpus import wait_until_idle
-from hdmap_mlflow.execution.process import GRACE_SECONDS
 from hdmap_mlflow.execution.task import Outcome, Share, Started, Status, Task
+from hdmap_mlflow.process import GRACE_SECONDS
 
 LOG_BYTES = 1_000_000  # of a log's end, that travel back to the driver
 THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEXPR_NUM_THREADS")

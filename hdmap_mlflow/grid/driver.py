@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+import socket
 import sys
+import time
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
@@ -13,6 +15,7 @@ from typing import TYPE_CHECKING
 from hdmap_mlflow.console import markdown_table, show_table
 from hdmap_mlflow.errors import Incomplete
 from hdmap_mlflow.execution.board import Board, clock, final_rows
+from hdmap_mlflow.execution.executor import Event, Executor, taken
 from hdmap_mlflow.execution.task import Outcome, Task
 from hdmap_mlflow.grid import plan
 from hdmap_mlflow.grid.plan import Cell
@@ -87,10 +90,10 @@ def carry_out(cells: Sequence[Cell], store: Store, launch: Launch) -> None:
         return
     able = [cell for cell in cells if not cell.skipped]
     fingerprint = hashlib.sha256("".join(sorted({c.fingerprint for c in able})).encode()).hexdigest()[:16]
-    known = store.runs(kind="grid", fingerprint=fingerprint)
     tags = {Tag.KIND: "grid", Tag.FINGERPRINT: fingerprint, Tag.RESUME: launch.resume}
     name, place = f"grid/{len(able)} runs/{fingerprint[:6]}", cells[0].config.tracking
-    with tracking.start(store.uri, place.experiment, name, tags, resume=known[0].run_id if known else None) as record:
+    own = None if tracking.project_run() else store.shared("grid", fingerprint, name, tags)
+    with tracking.start(store.uri, place.experiment, name, tags, resume=own) as record:
         record.json({"runs": [{"name": c.name, "fingerprint": c.fingerprint} for c in able]}, "grid.json")
         print(f"grid {record.run_id}: {sum(wants(launch, cell) for cell in cells)} of {len(able)} runs to do")
         try:
@@ -110,36 +113,63 @@ def _run(cells: Sequence[Cell], store: Store, launch: Launch, record: Record) ->
     outcomes: dict[int, Outcome] = {}
     with launch.executor(store) as pool, Board({i: c.name for i, c in todo.items()}, seconds, pool.at_once) as board:
         print(f"{pool.at_once} at once, each with {pool.share.cpus:g} CPUs and {pool.share.gpus or 0:g} GPUs")
-        for i, cell in todo.items():
-            pool.submit(
-                Task(
-                    index=i,
-                    config=cell.checked,
-                    folder=folders(cell),
-                    parent=record.run_id,
-                    tags={**cell.tags, Tag.PLANNED: cell.fingerprint},
-                    command=launch.child,
-                )
+        tasks = {
+            i: Task(
+                index=i,
+                config=cell.checked,
+                folder=folders(cell),
+                parent=record.run_id,
+                tags={**cell.tags, Tag.PLANNED: cell.fingerprint},
+                command=launch.child,
+                seen=cell.seen,
             )
+            for i, cell in todo.items()
+        }
+        for task in tasks.values():
+            pool.submit(task)
         halved: set[int] = set()
-        while pool.busy:
-            for event in pool.wait():
+        elsewhere: dict[int, str] = {}  # the runs that another launch on this machine has
+        while pool.busy or elsewhere:
+            for event in pool.wait() if pool.busy else _ended_elsewhere(elsewhere, tasks, pool, store):
+                if isinstance(event, Outcome) and event.status == "running" and event.host == socket.gethostname():
+                    elsewhere[event.index] = event.run_id
+                    print(f"{cells[event.index].name}: {event.reason}", flush=True)
+                    continue
                 if isinstance(event, Outcome) and event.status == "out_of_memory" and event.index not in halved:
                     halved.add(event.index)
-                    if task := _halved(todo[event.index], event, record, folders, launch.child):
+                    if half := _halved(todo[event.index], event, record, folders, launch.child):
                         print(
                             f"{cells[event.index].name} ran out of memory; again with batch size "
-                            f"{task.config.data.batch_size}"
+                            f"{half.config.data.batch_size}"
                         )
-                        pool.submit(task)
+                        pool.submit(half)
                         continue
                 board.show(event)
                 if isinstance(event, Outcome):
                     outcomes[event.index] = event
-                    folders.write(cells[event.index], event)
+                    if event.result:
+                        folders.write(cells[event.index], event)
                     counts = {"finished": len(outcomes) - board.failed, "failed": board.failed}
                     record.metrics({metric_name(Scope.GRID, name): n for name, n in counts.items()}, len(outcomes))
     return outcomes
+
+
+def _ended_elsewhere(elsewhere: dict[int, str], tasks: Mapping[int, Task], pool: Executor, store: Store) -> list[Event]:
+    """What became of runs of another launch in a second; one that was killed is run here after all."""
+    time.sleep(1)
+    ended: list[Event] = []
+    for index, run_id in list(elsewhere.items()):
+        run = store.past(run_id)
+        if run.is_gone:
+            store.close(run_id, "killed", "its process is gone")
+        elif run.status == "running":
+            continue
+        del elsewhere[index]
+        if run.is_gone or run.status == "killed":
+            pool.submit(tasks[index])
+        else:
+            ended.append(taken(index, run, store))
+    return ended
 
 
 def _halved(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import statistics
@@ -19,7 +20,6 @@ from hdmap_mlflow.config import CheckedConfig, DataConfig, RunConfig, TrainConfi
 from hdmap_mlflow.config.conditions import DEFAULT_CONDITION, DEFAULT_MODEL
 from hdmap_mlflow.data import dataset
 from hdmap_mlflow.errors import BadInput, nearest, one_line
-from hdmap_mlflow.execution.process import is_gone
 from hdmap_mlflow.files import cache_dir, write_whole
 from hdmap_mlflow.names import Tag
 from hdmap_mlflow.runs import setup
@@ -64,6 +64,7 @@ class Cell:
     repeat: int
     past: Past | None = None
     skipped: str | None = None
+    seen: tuple[str, ...] = ()  # all runs of its fingerprint that the store has
 
     @property
     def name(self) -> str:
@@ -156,14 +157,16 @@ def look_up(cells: Sequence[Cell], store: Store) -> list[Cell]:
     known: dict[str, list[Past]] = {}
     for digest in {cell.tags[Tag.DATA_DIGEST] for cell in cells if not cell.skipped}:
         for past in store.runs(data_digest=digest, kind="run"):
-            if past.status == "running" and is_gone(past.process):
-                store.close(past.run_id, "killed", "its process is gone")
-                continue
-            for fingerprint in past.fingerprints:
+            for fingerprint in () if past.is_gone else past.fingerprints:
                 known.setdefault(fingerprint, []).append(past)
+    store.close_gone()
     for runs in known.values():
         runs.sort(key=lambda past: rank.get(past.status, 1))
-    return [replace(cell, past=next(iter(known.get(cell.fingerprint, [])[cell.repeat :]), None)) for cell in cells]
+    return [
+        replace(cell, past=next(iter(runs[cell.repeat :]), None), seen=tuple(past.run_id for past in runs))
+        for cell in cells
+        for runs in [known.get(cell.fingerprint, [])]
+    ]
 
 
 def estimate(cells: Iterable[Cell], store: Store) -> dict[tuple[str, str], tuple[float, float]]:
@@ -227,17 +230,19 @@ def _check(config: RunConfig) -> tuple[CheckedConfig, str]:
 
     identity = [config.model_dump(mode="json"), signature.versions(), _own_code()]
     kept = cache_dir() / "checked" / f"{_sha(json.dumps(identity, sort_keys=True).encode())[:32]}.json"
-    if kept.exists():
-        known = json.loads(kept.read_text())
-        if known["sources"] == _digests(known["sources"]):
-            return CheckedConfig.model_validate(known["config"]), known["code"]
+    with contextlib.suppress(OSError, ValueError, TypeError, KeyError):  # none yet, or a damaged one: made anew
+        known = json.loads(kept.read_text(encoding="utf-8"))
+        if known["sources"] == _digests(known["sources"]) and isinstance(known["code"], str):
+            checked = CheckedConfig.model_validate(known["config"])
+            return checked.model_copy(update={"tracking": config.tracking}), known["code"]
     from hdmap_mlflow.models import builder, registry
 
     path = registry.find_model(config.model.name).path
     checked, code = builder.check(config), signature.code_digest(path)
     sources = _digests(map(str, signature.sources(path)))
     known = {"config": checked.model_dump(mode="json"), "sources": sources, "code": code}
-    write_whole(kept, json.dumps(known))
+    with contextlib.suppress(OSError):  # a full disk costs the check again, not the grid
+        write_whole(kept, json.dumps(known))
     return checked, code
 
 

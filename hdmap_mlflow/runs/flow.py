@@ -79,6 +79,8 @@ def execute(
 
     meter = Meter(say)
     uri = tracking.absolute_uri(config.tracking.uri)
+    if not tracking.project_run():  # the store of one has been opened
+        tracking.check_store(uri, config.tracking.experiment)
     with meter.phase("read"):
         data = read(config)
         check_maps(config, data)

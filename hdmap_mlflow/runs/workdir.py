@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from hdmap_mlflow.config import RunConfig
-from hdmap_mlflow.errors import BadInput
+from hdmap_mlflow.errors import BadInput, masked
 from hdmap_mlflow.names import Artifact
 
 if TYPE_CHECKING:
@@ -31,6 +31,11 @@ def create(config: RunConfig) -> Path:
     return folder
 
 
+class _Masked(logging.Formatter):
+    def format(self, record: logging.LogRecord) -> str:
+        return masked(super().format(record))
+
+
 @contextlib.contextmanager
 def logged(folder: Path, record: Record, say: Callable[[str], None]) -> Iterator[None]:
     """Keep what is logged during the run, and the traceback if it fails, in `run.log`, an artifact however it ends.
@@ -45,7 +50,7 @@ def logged(folder: Path, record: Record, say: Callable[[str], None]) -> Iterator
 
     path, root, ours = folder / "run.log", logging.getLogger(), logging.getLogger("hdmap_mlflow")
     file, level = logging.FileHandler(path, encoding="utf-8"), ours.level
-    file.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+    file.setFormatter(_Masked("%(asctime)s %(levelname)s %(name)s: %(message)s"))
     file.addFilter(tell)
     root.addHandler(file)
     ours.setLevel(logging.INFO)

@@ -3,6 +3,7 @@
 from hdmap_mlflow.tracking.client import (
     absolute_uri,
     artifacts,
+    check_store,
     find_runs,
     get_run,
     open_store,

@@ -5,19 +5,25 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import shlex
+import socket
+import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TypeVar
 from urllib.parse import urlparse
 
-from filelock import FileLock
 from mlflow.entities import Run
 from mlflow.exceptions import MlflowException
 from mlflow.store.entities import PagedList
 from mlflow.tracking import MlflowClient
 from sqlalchemy.exc import SQLAlchemyError
 
-from hdmap_mlflow.errors import BadInput, one_line
+from hdmap_mlflow import sqlite
+from hdmap_mlflow.errors import BadInput, masked, one_line
+from hdmap_mlflow.names import Tag
+from hdmap_mlflow.process import is_gone
+from hdmap_mlflow.tracking import database
 
 os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
 logging.getLogger("mlflow.store.db.utils").setLevel(logging.WARNING)  # "Creating initial database tables" and the like
@@ -26,56 +32,110 @@ PAGE = 1000  # entries of a listing that a store is asked for at once
 
 
 def absolute_uri(uri: str | None) -> str:
-    """The store's URI: given, or `$MLFLOW_TRACKING_URI`, or `sqlite:///mlflow.db` here; SQLite paths are absolute."""
-    uri = uri or os.environ.get("MLFLOW_TRACKING_URI") or "sqlite:///mlflow.db"
-    if uri.startswith("sqlite:///"):
-        return f"sqlite:///{Path(uri.removeprefix('sqlite:///')).absolute()}"
-    if urlparse(uri).scheme in ("http", "https", "postgresql", "mysql", "mssql") or "+" in urlparse(uri).scheme:
-        return uri
-    raise BadInput(f"tracking.uri={uri} is not a store; give sqlite:///FILE, http://HOST:PORT or postgresql://...")
+    """The store's address: given, or `$MLFLOW_TRACKING_URI`, or `sqlite:///mlflow.db` here; SQLite paths are absolute.
+
+    One whose password was masked when it was written down is that of the environment, if they agree in the rest.
+    """
+    own = os.environ.get("MLFLOW_TRACKING_URI", "")
+    uri = own if not uri or uri == masked(own) else uri
+    if file := sqlite.file_of(uri or "sqlite:///mlflow.db"):
+        return sqlite.url(file)
+    try:
+        parts = urlparse(uri)
+        whole = parts.scheme in ("http", "https") and parts.hostname and (parts.port or True)
+    except ValueError as flaw:
+        raise BadInput(f"tracking.uri={masked(uri)} is not a store ({flaw}); give http://HOST:PORT") from None
+    if not (whole or database.is_database(uri) and "://" in uri and not uri.startswith("sqlite")):
+        raise BadInput(
+            f"tracking.uri={masked(uri)} is not a store; give sqlite:///FILE, http://HOST:PORT or postgresql://..."
+        )
+    if "***" in masked(uri) and uri == masked(uri):
+        raise BadInput(f"tracking.uri={uri} lacks its password; set MLFLOW_TRACKING_URI to the whole address")
+    return uri
+
+
+def connect(uri: str) -> MlflowClient:
+    """A client of a store, which is not asked yet."""
+    if database.is_database(uri):
+        database.engine(uri)
+    return MlflowClient(tracking_uri=uri)
+
+
+def check_store(uri: str, experiment: str) -> None:
+    """Raises BadInput, in seconds, where `open_store` would; a store that is missing is not made."""
+    with _answering(uri, "change tracking.uri") as way_out, contextlib.ExitStack() as stack:
+        if not sqlite.file_of(uri):
+            stack.enter_context(database.turn(uri))  # another process may be making its tables
+        if not database.is_database(uri) or database.check(uri, way_out):
+            _experiment(connect(uri), uri, experiment)
 
 
 def open_store(uri: str, experiment: str) -> tuple[MlflowClient, str]:
     """A client whose store answers, and the id of the experiment, created where it is missing.
 
-    A fresh SQLite store is initialised under a file lock: several processes doing that at once break the file.
-    Raises BadInput in seconds for a server that does not answer or a file that cannot be written.
+    A fresh store is made by one process, while others wait: several doing that at once break it.
+    Raises BadInput in seconds for what does not answer, is no store, or cannot be written.
     """
-    with _answering(uri, "change tracking.uri"), contextlib.ExitStack() as stack:
-        if uri.startswith("sqlite:///"):
-            path = Path(uri.removeprefix("sqlite:///"))
-            path.parent.mkdir(parents=True, exist_ok=True)
-            stack.enter_context(FileLock(f"{path}.lock"))
-        client = MlflowClient(tracking_uri=uri)  # this already initialises the file
-        found = client.get_experiment_by_name(experiment)
-        kind = {"mlflow.experimentKind": "custom_model_development"}  # the UI opens on training runs, not on GenAI
-        return client, found.experiment_id if found else client.create_experiment(experiment, _artifacts(uri), kind)
+    with _answering(uri, "change tracking.uri") as way_out:
+        file = sqlite.file_of(uri)
+        if file and not database.check(uri, way_out):  # before its turn, which leaves a file behind
+            file.parent.mkdir(parents=True, exist_ok=True)
+        with database.turn(uri):
+            if database.is_database(uri) and not database.check(uri, way_out) and file:
+                database.make(file)
+            client = connect(uri)
+            if known := _experiment(client, uri, experiment):
+                return client, known
+            place = database.artifacts(file) if file else None  # a server has a place of its own
+            kind = {"mlflow.experimentKind": "custom_model_development"}  # the UI opens on training runs, not on GenAI
+            return client, client.create_experiment(experiment, place, kind)
 
 
-def _artifacts(uri: str) -> str | None:
-    """Artifacts of a SQLite store lie beside its file, wherever the command is run from; a server has its own place."""
-    if not uri.startswith("sqlite:///"):
-        return None
-    return (Path(uri.removeprefix("sqlite:///")).parent / "mlartifacts").as_uri()
+def _experiment(client: MlflowClient, uri: str, name: str) -> str | None:
+    """The id of an experiment, if it is there. Raises BadInput for one that was deleted."""
+    entity = client.get_experiment_by_name(name)
+    if entity and entity.lifecycle_stage == "deleted":
+        raise BadInput(
+            f"experiment '{name}' of {masked(uri)} was deleted; give tracking.experiment another name, or "
+            f"`mlflow experiments restore --experiment-id {entity.experiment_id}`"
+        )
+    return entity.experiment_id if entity else None
 
 
 @contextlib.contextmanager
-def _answering(uri: str, way_out: str) -> Iterator[None]:
-    """The first question to a server is asked twice, for 5 seconds; MLflow would try for minutes.
+def _answering(uri: str, way_out: str) -> Iterator[str]:
+    """The first question to a server is asked twice, for 4 seconds; MLflow would try for minutes, and tell all of it.
 
-    Raises BadInput if nothing answers, or if what answers is no store.
+    Yields the way out. Raises BadInput if nothing answers, or if what answers is no store.
     """
-    wanted = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1", "MLFLOW_HTTP_REQUEST_TIMEOUT": "5"}
+    wanted = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1", "MLFLOW_HTTP_REQUEST_TIMEOUT": "4"}
     before = {name: os.environ.get(name) for name in wanted}
     os.environ.update({name: value for name, value in wanted.items() if before[name] is None})
+    silent = logging.root.manager.disable
+    logging.disable(logging.CRITICAL)
     try:
-        yield
-    except (MlflowException, SQLAlchemyError, OSError) as error:
-        raise BadInput(f"tracking store {uri} does not answer ({one_line(error)}); start it or {way_out}") from None
+        with warnings.catch_warnings(action="ignore"):
+            yield way_out
+    except (MlflowException, SQLAlchemyError, OSError, ImportError, ValueError) as error:
+        raise BadInput(
+            f"tracking store {masked(uri)} does not answer ({one_line(error)}); start it or {way_out}"
+        ) from None
     finally:
+        logging.disable(silent)
         for name, value in before.items():
             if value is None:
                 os.environ.pop(name, None)
+
+
+def close_gone(client: MlflowClient) -> None:
+    """End as KILLED the runs of a store, in whatever experiment, whose process is gone from this machine."""
+    here = f"attributes.status = 'RUNNING' and tags.\"{Tag.PROCESS}\" LIKE '{socket.gethostname()}:%'"
+    ids = [one.experiment_id for one in every(client.search_experiments)]
+    for run in list(every(client.search_runs, experiment_ids=ids, filter_string=here)):
+        if is_gone(run.data.tags[Tag.PROCESS]):
+            client.set_tag(run.info.run_id, Tag.STATUS, "killed")
+            client.set_tag(run.info.run_id, Tag.REASON, "its process is gone")
+            client.set_terminated(run.info.run_id, "KILLED")
 
 
 # ------------------------------------------------------------------------------------------- reading back
@@ -85,7 +145,7 @@ def find_runs(uri: str, experiment: str) -> list[Run]:
     entity = client.get_experiment_by_name(experiment)
     if entity is None:
         names = ", ".join(one.name for one in every(client.search_experiments)) or "none"
-        raise BadInput(f"no experiment '{experiment}' in {uri}; there are: {names}; give --experiment or --uri")
+        raise BadInput(f"no experiment '{experiment}' in {masked(uri)}; there are: {names}; give --experiment or --uri")
     return list(every(client.search_runs, experiment_ids=[entity.experiment_id]))
 
 
@@ -103,23 +163,26 @@ def get_run(uri: str, run_id: str) -> Run:
     try:
         return reader(uri).get_run(run_id)
     except MlflowException:
-        raise BadInput(f"no run {run_id} in {uri}; `mlflow ui` shows the ids, --uri names another store") from None
+        raise BadInput(
+            f"no run {run_id} in {masked(uri)}; `mlflow ui` shows the ids, --uri names another store"
+        ) from None
 
 
 def reader(uri: str) -> MlflowClient:
     """A client for a store that exists: reading makes none. Raises BadInput if it does not answer."""
-    path = Path(uri.removeprefix("sqlite:///"))
-    if uri.startswith("sqlite:///") and not path.exists():
-        raise BadInput(f"there is no store {path}; train first, or give --uri sqlite:///FILE")
-    with _answering(uri, "give --uri"):
-        client = MlflowClient(tracking_uri=uri)
+    with _answering(uri, "give --uri") as way_out:
+        if database.is_database(uri) and not database.check(uri, way_out, write=False):
+            raise BadInput(
+                f"there is no store {sqlite.file_of(uri) or masked(uri)}; train first, or give --uri sqlite:///FILE"
+            )
+        client = connect(uri)
         client.search_experiments(max_results=1)
         return client
 
 
 def artifacts(uri: str, run_id: str, path: str) -> Path:
     """Local path of an artifact file or folder, fetched where it is remote. Raises BadInput if the run has none."""
-    client = MlflowClient(tracking_uri=uri)
+    client = connect(uri)
     if path not in {found.path for found in client.list_artifacts(run_id, path.rpartition("/")[0])}:
         raise BadInput(f"run {run_id} keeps no {path}; it did not finish, or an older version wrote it")
     return Path(client.download_artifacts(run_id, path))
@@ -132,4 +195,4 @@ def project_run() -> str | None:
 
 def ui_command(uri: str) -> str:
     """The command that shows a store in a browser."""
-    return "hdmap ui" + ("" if uri == absolute_uri(None) else f" --uri {uri}")
+    return "hdmap ui" + ("" if uri == absolute_uri(None) else f" --uri {shlex.quote(masked(uri))}")

@@ -13,9 +13,10 @@ from mlflow.tracking import MlflowClient
 from mlflow.tracking.context.registry import resolve_tags
 from tenacity import Retrying, stop_after_attempt, wait_exponential
 
-from hdmap_mlflow.errors import BadInput, Incomplete, Stopped, one_line
+from hdmap_mlflow.errors import BadInput, Incomplete, Stopped, masked, one_line
 from hdmap_mlflow.names import Artifact, Tag
-from hdmap_mlflow.tracking.client import absolute_uri, open_store, project_run
+from hdmap_mlflow.process import process_name
+from hdmap_mlflow.tracking.client import absolute_uri, close_gone, connect, open_store, project_run
 
 NOTE = "mlflow.note.content"
 PARENT = "mlflow.parentRunId"
@@ -31,14 +32,14 @@ class Record:
         self.uri = uri
 
     def params(self, values: Mapping[str, str]) -> None:
-        self.client.log_batch(self.run_id, params=[Param(k, v[:MAX_VALUE]) for k, v in values.items()])
+        self.client.log_batch(self.run_id, params=[Param(k, masked(v)[:MAX_VALUE]) for k, v in values.items()])
 
     def metrics(self, values: Mapping[str, float], step: int = 0) -> None:
         now = int(time.time() * 1000)
         self.client.log_batch(self.run_id, metrics=[Metric(k, v, now, step) for k, v in values.items()])
 
     def tags(self, values: Mapping[str, str]) -> None:
-        self.client.log_batch(self.run_id, tags=[RunTag(k, str(v)[:MAX_VALUE]) for k, v in values.items()])
+        self.client.log_batch(self.run_id, tags=[RunTag(k, masked(str(v))[:MAX_VALUE]) for k, v in values.items()])
 
     def note(self, markdown: str) -> None:
         """The description that the UI shows on the run's page."""
@@ -91,15 +92,19 @@ def start(
     Inside `mlflow run` the project's own run is written; its experiment was chosen by `mlflow run`. `resume` is the id
     of a run to go on with.
     """
-    client, experiment_id = open_store(uri, experiment) if not project_run() else (MlflowClient(uri), "")
+    client, experiment_id = open_store(uri, experiment) if not project_run() else (connect(uri), "")
     run_id = project_run() or resume
+    if Tag.PROCESS not in tags:  # that of a driver, which has looked
+        close_gone(client)
     if run_id:
         client.update_run(run_id, status="RUNNING", name=name)
+        if Tag.REASON in client.get_run(run_id).data.tags:  # why it ended before
+            client.delete_tag(run_id, Tag.REASON)
     else:
         links = {PARENT: parent} if parent else {}
         run_id = client.create_run(experiment_id, run_name=name, tags=resolve_tags(links)).info.run_id
     record = Record(client, run_id, uri)
-    record.tags({**tags, Tag.STATUS: "running"})
+    record.tags({Tag.PROCESS: process_name(), **tags, Tag.STATUS: "running"})
     try:
         yield record
     except KeyboardInterrupt:
@@ -117,13 +122,13 @@ def start(
 
 def reopen(uri: str, run_id: str) -> Record:
     """A finished run to which something is added."""
-    return Record(MlflowClient(tracking_uri=uri), run_id, uri)
+    return Record(connect(uri), run_id, uri)
 
 
 def fail_project_run(reason: str) -> None:
     """Mark the run that `mlflow run` started as FAILED with the reason, where it has not ended yet."""
     run_id = project_run()
     if run_id:
-        client = MlflowClient(absolute_uri(None))
+        client = connect(absolute_uri(None))
         if not RunStatus.is_terminated(RunStatus.from_string(client.get_run(run_id).info.status)):
             Record(client, run_id, "").end(RunStatus.to_string(RunStatus.FAILED), reason)

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field
 
 from mlflow.entities import Run
 from mlflow.exceptions import MlflowException
 from mlflow.tracking.context.registry import resolve_tags
 
+from hdmap_mlflow.errors import masked
 from hdmap_mlflow.names import PREFIX, Artifact, Scope, Tag, metric_name
-from hdmap_mlflow.tracking.client import every, open_store, project_run
+from hdmap_mlflow.process import is_gone
+from hdmap_mlflow.tracking.client import close_gone, every, open_store, project_run
+from hdmap_mlflow.tracking.database import turn
 from hdmap_mlflow.tracking.record import MAX_VALUE, PARENT, Record
 
 
@@ -27,6 +30,12 @@ class Past:
     reason: str
     seconds: float
     peak_mb: float
+    began: int = field(default=0, compare=False)  # in milliseconds since 1970
+
+    @property
+    def is_gone(self) -> bool:
+        """Whether it was never ended, and its process no longer runs on this machine."""
+        return self.status == "running" and is_gone(self.process)
 
 
 class Store:
@@ -50,8 +59,45 @@ class Store:
     def create(self, name: str, tags: Mapping[str, str], parent: str | None) -> str:
         """Id of a new run for a child process to write; it is RUNNING until the child or `close` ends it."""
         links = {PARENT: parent, Tag.PART_OF: self.client.get_run(parent).info.run_name} if parent else {}
-        every = {**resolve_tags(links), **tags, Tag.STATUS: "running"}
+        every = {**resolve_tags(links), **{k: masked(v) for k, v in tags.items()}, Tag.STATUS: "running"}
         return self.client.create_run(self.experiment_id, run_name=name, tags=every).info.run_id
+
+    def shared(self, kind: str, fingerprint: str, name: str, tags: Mapping[str, str]) -> str:
+        """Id of the one run of a kind and a fingerprint, whoever asks first."""
+        with turn(self.uri):
+            known = self.runs(kind=kind, fingerprint=fingerprint)
+            return known[0].run_id if known else self.create(name, tags, None)
+
+    def claim(
+        self, fingerprint: str, name: str, tags: Mapping[str, str], parent: str | None, seen: Collection[str]
+    ) -> str | Past:
+        """Id of a new run of a fingerprint, or the run by which another launch has it: it runs, or ended by itself.
+
+        `seen` are the runs that the launch knows of already. One that was killed, or whose process is gone, claims
+        nothing.
+        """
+        with turn(self.uri):
+            if others := self._claims(fingerprint, seen):
+                return others[0]
+            run_id = self.create(name, tags, parent)
+            first = self._claims(fingerprint, seen)[0]  # of those that took no turns
+            if first.run_id == run_id:
+                return run_id
+            self.client.delete_run(run_id)
+            return first
+
+    def _claims(self, fingerprint: str, seen: Collection[str]) -> list[Past]:
+        found = [*self.runs(fingerprint=fingerprint), *self.runs(planned=fingerprint)]
+        live = {past.run_id: past for past in found if past.status != "killed" and not past.is_gone}
+        return sorted((p for p in live.values() if p.run_id not in seen), key=lambda past: (past.began, past.run_id))
+
+    def past(self, run_id: str) -> Past:
+        """One run, whatever became of it."""
+        return _past(self.client.get_run(run_id))
+
+    def close_gone(self) -> None:
+        """End as KILLED the runs of the store whose process is gone from this machine."""
+        close_gone(self.client)
 
     def has(self, run_id: str) -> bool:
         """Whether a run is there and was not deleted."""
@@ -85,6 +131,7 @@ class Store:
         if now == "FINISHED":
             return True
         if status != "finished" and log:
+            log = masked(log)
             record.tags({Tag.LOG_TAIL: log[-MAX_VALUE:]})
             self.client.log_text(run_id, log, f"{Artifact.LOGS}/output.log")
         if now != _ended(status):
@@ -113,4 +160,5 @@ def _past(run: Run) -> Past:
         reason=tags.get(Tag.REASON, ""),
         seconds=((info.end_time or info.start_time) - info.start_time) / 1000,
         peak_mb=max(peaks, default=0.0),
+        began=info.start_time,
     )

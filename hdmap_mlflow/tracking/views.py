@@ -13,8 +13,6 @@ import zlib
 from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
-from mlflow.tracking import MlflowClient
-
 from hdmap_mlflow.names import (
     AUROC,
     MEAN_AUROC,
@@ -26,7 +24,7 @@ from hdmap_mlflow.names import (
     metric_name,
     target_scope,
 )
-from hdmap_mlflow.tracking.client import ui_command
+from hdmap_mlflow.tracking.client import connect, ui_command
 
 RUNS = 200  # the newest, whose target domains get columns
 TAG = "mlflow.sharedViewState."
@@ -68,7 +66,7 @@ def share(uri: str, run_id: str) -> str:
 
     There is a column for every target domain of the newest runs and for those that the views had.
     """
-    client = MlflowClient(uri)
+    client = connect(uri)
     experiment = client.get_experiment(client.get_run(run_id).info.experiment_id)
     newest = client.search_runs([experiment.experiment_id], FINISHED, max_results=RUNS)
     prefix = target_scope("")

@@ -58,20 +58,23 @@ def tune(search: Search, launch: Launch) -> None:
         seed=search.config.train.seed,
         rescue=rescue,
     )
-    known = study.optuna.user_attrs.get("mlflow_run", "")
-    resume = launch.resume.replace(place.url, place.shown)  # a tag and a terminal are no places for a password
+    store.close_gone()
     tags = {
         Tag.KIND: "study",
         Tag.STUDY: search.name,
         Tag.ORACLE: str(search.oracle).lower(),
-        Tag.RESUME: resume,
+        Tag.RESUME: launch.resume,
         Tag.STORAGE: place.shown,
     }
     identity = identity_tags(search.config, search.data, search.code)
     tags |= {name: value for name, value in identity.items() if name != Tag.FINGERPRINT}
     name = f"study/{search.name}" + (" (oracle)" if search.oracle else "")
-    with tracking.start(store.uri, config.experiment, name, tags, resume=known if store.has(known) else None) as record:
-        study.optuna.set_user_attr("mlflow_run", record.run_id)
+
+    def shared(known: str) -> str:
+        return tracking.project_run() or (known if store.has(known) else store.create(name, tags, None))
+
+    own = study.once("mlflow_run", shared)
+    with tracking.start(store.uri, config.experiment, name, tags, resume=own) as record:
         record.params(search.terms())
         print(f"study {search.name} in {place.shown}; to watch it: {place.dashboard}")
         if search.oracle:
@@ -82,7 +85,7 @@ def tune(search: Search, launch: Launch) -> None:
             _conclude(search, study, launch, record, store)
             print(tracking.invitation(store.uri, record.run_id, tracking.STUDIES))
         except KeyboardInterrupt:
-            print(f"interrupted; what finished is kept. To go on: {resume}", file=sys.stderr)
+            print(f"interrupted; what finished is kept. To go on: {launch.resume}", file=sys.stderr)
             raise
         finally:
             study.give_back()

@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
-import contextlib
+import json
 from dataclasses import dataclass
 from pathlib import Path
 
 import optuna
 import sqlalchemy
-from filelock import FileLock
 from optuna.exceptions import OptunaError
 from optuna.storages import BaseStorage, JournalStorage, RDBStorage
 from optuna.storages.journal import JournalFileBackend, JournalFileSymlinkLock
 from sqlalchemy.exc import SQLAlchemyError
 
-from hdmap_mlflow.errors import BadInput, nearest, one_line
+from hdmap_mlflow import sqlite
+from hdmap_mlflow.errors import BadInput, masked, nearest, one_line
 
-ANSWER_SECONDS = 10
+ANSWER_SECONDS = 4  # for each address of a server's name
+WAY_OUT = "change --storage"
 
 
 @dataclass(frozen=True)
@@ -29,18 +30,22 @@ class StudyStorage:
     def of(cls, url: str) -> StudyStorage:
         """The place with an absolute path. Raises BadInput for what is none."""
         kind, found, rest = url.partition("://")
-        if kind in ("sqlite", "journal") and found and rest.strip("/"):
-            path = Path(rest.removeprefix("/") if kind == "sqlite" else rest).absolute()
-            return cls(f"sqlite:///{path}" if kind == "sqlite" else f"journal://{path}")
+        if file := sqlite.file_of(url):
+            return cls(sqlite.url(file))
+        if kind == "journal" and rest.strip("/"):
+            return cls(f"journal://{Path(rest).expanduser().absolute()}")
         if found and kind.partition("+")[0] in ("postgresql", "mysql"):
+            try:
+                sqlalchemy.make_url(url).get_dialect()
+            except (SQLAlchemyError, ValueError) as error:
+                raise BadInput(f"--storage {masked(url)} is no address ({one_line(error)}); mend it") from None
             return cls(url)
-        raise BadInput(f"--storage {url}: give sqlite:///FILE, journal://FILE, postgresql://... or mysql://...")
+        raise BadInput(f"--storage {masked(url)}: give sqlite:///FILE, journal://FILE, postgresql://... or mysql://...")
 
     @property
     def file(self) -> Path | None:
         """The file of a SQLite or journal storage."""
-        kind, _, rest = self.url.partition("://")
-        return Path(rest.removeprefix("/") if kind == "sqlite" else rest) if kind in ("sqlite", "journal") else None
+        return Path(self.url.removeprefix("journal://")) if self.is_journal else sqlite.file_of(self.url)
 
     @property
     def is_journal(self) -> bool:
@@ -50,33 +55,71 @@ class StudyStorage:
     @property
     def shown(self) -> str:
         """The URL without its password."""
-        if self.file:
-            return self.url
-        return sqlalchemy.make_url(self.url).render_as_string(hide_password=True)
+        return masked(self.url)
 
     @property
     def dashboard(self) -> str:
         """The command that shows the storage's studies in a browser."""
         return f"optuna-dashboard {self.file if self.is_journal else self.shown}"
 
+    def check(self, write: bool = True) -> bool:
+        """Whether the file of a storage holds studies already. Raises BadInput for one that holds something else."""
+        if self.is_journal:
+            return self._check_journal()
+        if not self.file:
+            return True  # whether a server answers is seen when it is asked
+        names = sqlite.tables(self.file, WAY_OUT, write)
+        if names and "studies" not in names:
+            some = ", ".join(sorted(names)[:3])
+            raise BadInput(f"{self.file} is a database of something else, with tables {some}; {WAY_OUT}")
+        if names and not names >= {"version_info", "alembic_version", "trials"}:
+            raise BadInput(f"{self.file} holds studies, but was half made; remove it and start again, or {WAY_OUT}")
+        return bool(names)
+
+    def _check_journal(self) -> bool:
+        assert self.file
+        if not sqlite.is_there(self.file, WAY_OUT):
+            return False
+        with self.file.open("rb") as lines:
+            first = lines.readline(1_000_000)
+        try:
+            if not isinstance(json.loads(first), dict) or b'"op_code"' not in first:
+                raise ValueError
+        except ValueError:
+            raise BadInput(f"{self.file} is no journal of a study; move it away or {WAY_OUT}") from None
+        return True
+
     def open(self) -> BaseStorage:
         """The storage, made where it is a file that is missing. Raises BadInput if it does not answer in seconds."""
         try:
+            there = self.check()
+            if self.file:
+                self.file.parent.mkdir(parents=True, exist_ok=True)
             if self.is_journal:
                 return JournalStorage(JournalFileBackend(str(self.file), JournalFileSymlinkLock(str(self.file))))
-            # Several drivers may make one SQLite file at once.
-            with FileLock(f"{self.file}.opening.lock") if self.file else contextlib.nullcontext():
-                waits = {"timeout": 60} if self.file else {"connect_timeout": ANSWER_SECONDS}
-                return RDBStorage(self.url, engine_kwargs={"connect_args": waits, "pool_pre_ping": not self.file})
-        except (SQLAlchemyError, OptunaError, ImportError, OSError, ValueError) as error:
+            if not self.file:
+                waits = {"connect_timeout": ANSWER_SECONDS}
+                return RDBStorage(self.url, engine_kwargs={"connect_args": waits, "pool_pre_ping": True})
+            if not there:
+                with sqlite.turn(self.file):
+                    if not self.check():
+                        self._make(self.file)
+            return RDBStorage(self.url, engine_kwargs={"connect_args": {"timeout": 60}})
+        except (SQLAlchemyError, OptunaError, ImportError, OSError, RuntimeError, ValueError) as error:
             raise BadInput(
-                f"study storage {self.shown} does not answer ({one_line(error)}); start it or change --storage"
+                f"study storage {self.shown} does not answer ({one_line(error)}); start it or {WAY_OUT}"
             ) from None
+
+    @staticmethod
+    def _make(file: Path) -> None:
+        """Make the tables beside their place, so that nobody sees half of them."""
+        with sqlite.new(file) as part:
+            RDBStorage(sqlite.url(part)).engine.dispose()
 
 
 def look(place: StudyStorage, name: str) -> optuna.Study:
     """A study to read. Raises BadInput that names those there are."""
-    if place.file and not place.file.exists():
+    if place.file and not place.check(write=False):
         raise BadInput(f"there is no study storage {place.shown}; give --storage")
     storage = place.open()
     known = [one.study_name for one in optuna.get_all_study_summaries(storage, include_best_trial=False)]

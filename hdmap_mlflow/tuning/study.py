@@ -20,7 +20,7 @@ from optuna.storages.journal import JournalFileSymlinkLock
 from optuna.trial import FrozenTrial, Trial, TrialState
 
 from hdmap_mlflow.errors import BadInput, nearest
-from hdmap_mlflow.execution.process import is_gone, process_name
+from hdmap_mlflow.process import is_gone, process_name
 from hdmap_mlflow.tuning.space import Plain, Space
 from hdmap_mlflow.tuning.storage import StudyStorage
 
@@ -243,6 +243,13 @@ class Study:
         with self._turn():
             self._free()
         return sum(t.number not in self._mine for t in self.trials(TrialState.RUNNING))
+
+    def once(self, name: str, make: Callable[[str], str]) -> str:
+        """What drivers share, by name: `make` gets what is there, empty at first, and says what it is from now on."""
+        with self._turn():
+            value = make(self.optuna.user_attrs.get(name, ""))
+            self.optuna.set_user_attr(name, value)
+            return value
 
     def claim(self, work: str) -> bool:
         """Take on what only one driver of a study may do; False where another, living driver has it."""

@@ -16,9 +16,9 @@ from hdmap_mlflow.errors import BadInput, OutOfMemory, Pruned, Stopped
 from hdmap_mlflow.execution import child, watch
 from hdmap_mlflow.execution.gpus import Idle
 from hdmap_mlflow.execution.local import LocalExecutor
-from hdmap_mlflow.execution.process import is_gone, process_name
 from hdmap_mlflow.execution.ray import RayExecutor, fit
 from hdmap_mlflow.execution.task import Outcome, Share
+from hdmap_mlflow.process import is_gone, process_name
 
 
 @pytest.mark.slow

@@ -10,8 +10,8 @@ import tifffile
 from fakes import cells
 
 from hdmap_mlflow.errors import BadInput
-from hdmap_mlflow.execution.process import process_name
 from hdmap_mlflow.grid import plan
+from hdmap_mlflow.process import process_name
 
 PATCHCORE = "data.image_size=[32,96],model.weights=random,model.backbone=resnet18,model.layers=[layer1]"
 

@@ -101,7 +101,7 @@ def test_unknown_and_deleted_runs_are_not_there(shared):
     assert not shared.has(run_id) and shared.metrics("unknown") is None
     with pytest.raises(BadInput, match="no run unknown in sqlite:"):
         tracking.get_run(shared.uri, "unknown")
-    with pytest.raises(BadInput, match="there is no store none.db; "):
+    with pytest.raises(BadInput, match=f"there is no store {Path.cwd()}/none.db; "):
         tracking.get_run("sqlite:///none.db", run_id)
     assert not Path("none.db").exists()
 

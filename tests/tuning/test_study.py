@@ -14,8 +14,8 @@ from servers import free_port
 from studies import CONFIG, DIMENSIONS, study
 
 from hdmap_mlflow.errors import BadInput, Pruned
-from hdmap_mlflow.execution.process import process_name
 from hdmap_mlflow.models.searchspace import Int
+from hdmap_mlflow.process import process_name
 from hdmap_mlflow.tuning.pruning import pruning
 from hdmap_mlflow.tuning.space import Space
 from hdmap_mlflow.tuning.storage import StudyStorage, look

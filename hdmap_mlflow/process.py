@@ -7,6 +7,7 @@ import socket
 import psutil
 
 GRACE_SECONDS = 20.0  # between SIGTERM and SIGKILL
+CLOCK_SECONDS = 2.0  # by which a process seems to have started sooner or later when the clock is corrected
 
 
 def process_name(pid: int | None = None) -> str:
@@ -21,7 +22,9 @@ def is_gone(name: str) -> bool:
     if host != socket.gethostname():
         return False
     try:
-        process = psutil.Process(int(rest.partition(":")[0]))
-        return process_name(process.pid) != name or process.status() == psutil.STATUS_ZOMBIE
+        pid, _, start = rest.partition(":")
+        process = psutil.Process(int(pid))
+        another = abs(process.create_time() - float(start)) > CLOCK_SECONDS
+        return another or process.status() == psutil.STATUS_ZOMBIE
     except psutil.NoSuchProcess:
         return True
