@@ -37,3 +37,12 @@ def nearest(word: str, known: Iterable[str]) -> str:
 def one_line(error: BaseException, limit: int = 160) -> str:
     """What an error says, on one line of at most `limit` characters; its type where it says nothing."""
     return " ".join(str(error).split())[:limit] or type(error).__name__
+
+
+def quoted(value: object, limit: int = 120) -> str:
+    """A value as Python writes it, for a message; of a long one the middle is left out."""
+    try:
+        text = repr(value)
+    except (RecursionError, ValueError):  # too deep, or a number of thousands of digits
+        return f"a {type(value).__name__}"
+    return text if len(text) <= limit else f"{text[: limit // 2]}...{text[-limit // 2 :]}"

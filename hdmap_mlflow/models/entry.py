@@ -46,7 +46,8 @@ class Needs:
 
     `multiple` and `least` hold for height and width; `batch` fixes the training batch; `scaled` says that maps are
     normalised as the weights want, else they reach the model in their own unit; `package` must be installed; a model
-    that is `online` only cannot be run without the hub.
+    that is `online` only cannot be run without the hub; `maps` is the least number of training maps, or the setting
+    that must stay below their number.
     """
 
     multiple: int = 1
@@ -58,6 +59,7 @@ class Needs:
     scaled: bool = True
     package: str = ""
     online: bool = False
+    maps: int | str = 1
 
     def problem(self, config: RunConfig) -> str | None:
         """What a configuration breaks, with the setting to change, or None."""
@@ -77,6 +79,14 @@ class Needs:
             return f"needs train.max_epochs={self.epochs} or more; got {config.train.max_epochs}"
         return None
 
+    def too_few(self, config: RunConfig, maps: int) -> str | None:
+        """Why so many training maps are too few, or None; the model's settings are complete."""
+        least = self.maps if isinstance(self.maps, int) else int(config.model.settings[self.maps]) + 1
+        if maps >= least:
+            return None
+        setting = f" with model.{self.maps}={least - 1}" if isinstance(self.maps, str) else ""
+        return f"needs {least} training maps or more{setting}; {config.data.source_domain} has {maps} to train on"
+
     def side(self, least: int = 64) -> int:
         """The smallest side of a square map that the model takes, in pixels and not below `least`."""
         return math.ceil(max(least, self.least) / self.multiple) * self.multiple
@@ -95,6 +105,7 @@ class Needs:
         size += ["power of two"] if self.power_of_two else []
         rest = [f"batch {self.batch}"] if self.batch else []
         rest += [f">= {self.epochs} epochs"] if self.epochs > 1 else []
+        rest += [f"{'>=' if isinstance(self.maps, int) else '>'} {self.maps} maps"] if self.maps != 1 else []
         rest += [self.package] if self.package else []
         return ", ".join(size + rest + (["the hub"] if self.online else [])) or "-"
 
@@ -126,4 +137,10 @@ class ModelEntry:
         if self.trains is False and given:
             raise BadInput(
                 f"{config.model.name} is fitted in one pass, without an optimizer; leave train.{min(given)} out"
+            )
+        data, batches = config.data, config.train.limit_val_batches
+        if self.trains is not False and batches and batches * data.eval_batch_size < 2:
+            raise BadInput(
+                f"train.limit_val_batches={batches} of data.eval_batch_size={data.eval_batch_size} is one map, "
+                "which has no AUROC; give more of either"
             )

@@ -37,6 +37,7 @@ REGISTRY: dict[str, ModelEntry] = {
         paper="Defard et al., PaDiM: a Patch Distribution Modeling Framework, ICPR 2021",
         trains=False,
         weights=Weights(),
+        needs=Needs(maps=2),
         defaults={"n_features": 100},
         space=whole("n_features", 30, 120, step=10),
     ),
@@ -52,6 +53,7 @@ REGISTRY: dict[str, ModelEntry] = {
         paper="Akcay et al., Anomalib: A Deep Learning Library for Anomaly Detection, ICIP 2022",
         trains=False,
         weights=Weights(),
+        needs=Needs(maps="n_pca_components"),
         space=whole("n_pca_components", 8, 32, step=4),
     ),
     "dfm": ModelEntry(
@@ -59,6 +61,7 @@ REGISTRY: dict[str, ModelEntry] = {
         paper="Ahuja et al., Probabilistic Modeling of Deep Features for OOD and Adversarial Detection, 2019",
         trains=False,
         weights=Weights(),
+        needs=Needs(maps=2),
         space=real("pca_level", 0.9, 0.999),
     ),
     "anomaly_dino": ModelEntry(

@@ -75,7 +75,9 @@ def execute(
     `tags` are added to the run's own; a fingerprint among them must be the one that is found here (BadInput).
     """
     from hdmap_mlflow import tracking
+    from hdmap_mlflow.runs import train
 
+    train.check_device(config.train)
     meter = Meter(say)
     uri = tracking.absolute_uri(config.tracking.uri)
     with meter.phase("read"):
@@ -153,7 +155,7 @@ def prepare(config: CheckedConfig, data: Dataset) -> Prepared:
     train.seed(config.train)
     model = builder.build(config)
     features.reuse(model, config.data.feature_cache_mb, config.data.image_size)
-    datamodule = MultiDomainHDMAPDataModule(data.domains, config.data)
+    datamodule = MultiDomainHDMAPDataModule(data.domains, config.data, config.train.limit_val_batches)
     return Prepared(model, datamodule, device, f"{config.model.weights}:{backbones.weights_digest(model)}")
 
 
