@@ -262,7 +262,13 @@ def rescore(
     name = experiment or TrackingConfig().experiment
     records, left_out = ([history.read_run(store, run)], []) if run else history.read_experiment(store, name)
     for record in records:
-        done = rescore.rescore(store, record)
+        try:
+            done = rescore.rescore(store, record)
+        except BadInput as problem:
+            if run:
+                raise
+            left_out.append(f"{record.name} ({record.run_id[:8]}): {problem}")
+            continue
         print(
             f"{done.name} ({done.run_id[:8]}): {len(done.new)} new, {len(done.changed)} changed "
             f"{', '.join([*done.new, *done.changed][:4])}".rstrip()
@@ -278,13 +284,16 @@ def verify(
     *,
     maps: Annotated[Positive, says("Maps per domain that are scored again.", of("runs.verify:verify", "maps"))] = None,
     data_root: Annotated[Text, says("Where the data is on this machine.", "as the run had it")] = None,
+    trust_model: Annotated[Switch, says("Import a class that is not of the registry, from the run's record.")] = False,
     uri: Uri = None,
 ) -> int:
     """Reload a run's checkpoint, score a sample again, compare with the stored scores; exit code 1 if they differ."""
     from hdmap_mlflow import tracking
     from hdmap_mlflow.runs import verify
 
-    done = verify.verify(tracking.absolute_uri(uri), run_id, **given(maps=maps, data_root=data_root))
+    done = verify.verify(
+        tracking.absolute_uri(uri), run_id, trust_model=trust_model, **given(maps=maps, data_root=data_root)
+    )
     for domain, difference in done.differences.items():
         print(f"{domain}: largest difference {difference:.2g} sd of its stored scores")
     print("verified" if done.holds else f"NOT verified: the tolerance is {verify.TOLERANCE:g} sd")

@@ -40,7 +40,7 @@ def load_conditions(path: Path) -> dict[str, dict[str, Any]]:
         raise BadInput(f"condition file {path} holds no conditions; {form}")
     conditions: dict[str, dict[str, Any]] = {}
     for entry in entries:
-        if not isinstance(entry, dict) or "name" not in entry or "config" not in entry:
+        if not isinstance(entry, dict) or entry.get("name", "") == "" or "config" not in entry:
             raise BadInput(f"condition file {path}: a condition lacks its name or its config; {form}")
         for key, (kind, what) in PARTS.items():
             if not isinstance(entry.get(key, kind()), kind):

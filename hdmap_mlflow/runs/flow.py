@@ -205,7 +205,8 @@ def record_run(record: Record, run: Run) -> None:
         record.json(result.record(run.fitted.training, run.fitted.checkpoint, run.folder), Artifact.RESULT)
         record.json(result.cards, Artifact.CARDS)
         record.note(result.markdown())
-        record.tags({Tag.GRADE: result.grade})
+        if result.grade:
+            record.tags({Tag.GRADE: result.grade})
     if run.fitted and tracking.checkpoint == "best":
         record.checkpoint(run.fitted.checkpoint, tracking.max_checkpoint_mb)
 
