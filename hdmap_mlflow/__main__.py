@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import signal
 import sys
@@ -11,6 +12,9 @@ from cyclopts import CycloptsError
 
 from hdmap_mlflow.cli.commands import app
 from hdmap_mlflow.errors import BadInput, Incomplete
+
+HELP = {"--help", "-h"}
+MOST = 500  # characters of a line about a problem
 
 
 def _interrupt(signum: int, frame: object) -> None:
@@ -24,8 +28,14 @@ def main() -> None:
     warnings.filterwarnings("ignore", category=FutureWarning)  # of the libraries, at import
     if not sys.stderr.isatty():
         os.environ.setdefault("TQDM_DISABLE", "1")  # a log file is no place for a progress bar
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # a name that the console cannot show is no reason to fail
+            stream.reconfigure(errors="backslashreplace")
     try:
-        sys.exit(app(sys.argv[1:]))
+        words = sys.argv[1:]
+        if os.environ.get("MLFLOW_RUN_ID") and not HELP.isdisjoint(words):
+            raise BadInput(f"{min(HELP.intersection(words))} stands in place of a value; `mlflow run` shows no help")
+        sys.exit(app(words))
     except (BadInput, CycloptsError) as problem:
         sys.exit(_complain(problem, 2))
     except Incomplete as problem:
@@ -38,6 +48,9 @@ def main() -> None:
 def _complain(problem: Exception, code: int) -> int:
     """Say in one line what is wrong, here and on the run that `mlflow run` may have started; returns the exit code."""
     line = " ".join(str(problem).split())
+    if len(line) > MOST:  # the culprit stands at the front, the way out at the end
+        line = f"{line[: MOST // 2]} ... {line[-MOST // 2 :]}"
+    line = "".join(one if one.isprintable() else one.encode("unicode_escape").decode() for one in line)
     print(f"hdmap: {line}", file=sys.stderr)
     if os.environ.get("MLFLOW_RUN_ID"):
         from hdmap_mlflow import tracking

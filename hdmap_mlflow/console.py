@@ -12,6 +12,11 @@ def markdown_table(columns: Sequence[str], rows: Sequence[Sequence[str]], left: 
     return [head, rule, *body]
 
 
+def harmless(cell: object) -> object:
+    """A cell of a CSV file that no spreadsheet takes for a formula: a text that begins as one gets an apostrophe."""
+    return f"'{cell}" if isinstance(cell, str) and cell.startswith(("=", "+", "-", "@", "\t", "\r")) else cell
+
+
 def show_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[object]], left: int = 1) -> None:
     """Print rows under column names; the first `left` columns are text, the others are aligned right.
 

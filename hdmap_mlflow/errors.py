@@ -61,3 +61,12 @@ def masked(text: str) -> str:
     for secret, shown in SECRETS:
         text = re.sub(secret, shown, text)
     return text
+
+
+def quoted(value: object, limit: int = 120) -> str:
+    """A value as Python writes it, for a message; of a long one the middle is left out."""
+    try:
+        text = repr(value)
+    except (RecursionError, ValueError):  # too deep, or a number of thousands of digits
+        return f"a {type(value).__name__}"
+    return text if len(text) <= limit else f"{text[: limit // 2]}...{text[-limit // 2 :]}"

@@ -34,8 +34,8 @@ MAIN_MODELS = ["patchcore", "padim", "reverse_distillation", "draem", "draem_sev
 MAIN_MODELS += ["fastflow", "cflow", "uninet", "supersimplenet", "stfpm"]
 # The house, floor by floor: a file imports nothing that stands after it, at its head or within its functions.
 HOUSE = {
-    "": "names errors files console process sqlite",
-    "config": "protocols settings conditions layers identity",
+    "": "names errors numbers files console process sqlite",
+    "config": "protocols documents settings conditions layers identity",
     "data": "faults formats simulate matfiles packed folder metadata layout dataset splits datamodule",
     "models": "searchspace entry signature backbones registry",
     "models/parts": "auroc blur coreset features textures",

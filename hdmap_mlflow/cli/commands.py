@@ -19,6 +19,7 @@ from hdmap_mlflow.cli.options import (
     IdleOptions,
     Jobs,
     Limit,
+    Maps,
     Model,
     Out,
     Positive,
@@ -33,6 +34,7 @@ from hdmap_mlflow.cli.options import (
     of,
     says,
 )
+from hdmap_mlflow.errors import BadInput
 
 BLOCK, SEARCH, SIMULATE = "grid.plan:Block", "tuning.request:SearchRequest", "data.simulate:simulate"
 
@@ -73,8 +75,8 @@ def train(
 def simulate(
     *,
     out: Out,
-    train: Annotated[Whole, says("Healthy training maps per domain.", of(SIMULATE, "train"))] = None,
-    test: Annotated[Whole, says("Good and as many fault test maps per domain.", of(SIMULATE, "test"))] = None,
+    train: Annotated[Maps, says("Healthy training maps per domain.", of(SIMULATE, "train"))] = None,
+    test: Annotated[Maps, says("Good and as many fault test maps per domain.", of(SIMULATE, "test"))] = None,
     seed: Annotated[Whole, says("Seed of the maps.", of(SIMULATE, "seed"))] = None,
     gain_confound: Annotated[
         bool | None, says("Recordings of good and fault differ in gain.", of(SIMULATE, "gain_confound"))
@@ -142,6 +144,8 @@ def grid(
     from hdmap_mlflow.grid import driver
 
     flags = {**vars(data), "models": models, "conditions": conditions, "sources": sources, "targets": targets}
+    if not wait_idle and (max_wait is not None or idle != IdleOptions()):
+        raise BadInput("--max-wait, --idle-utilisation and --idle-memory say nothing without --wait-idle; give it, too")
     again = frozenset(word.strip() for word in (retry or "").split(",") if word.strip())
     launch = Launch(
         share.share(idle.idle(max_wait) if wait_idle else None),
@@ -204,7 +208,8 @@ def tune(
         driver.status(wanted)
     else:
         ray = not share.no_ray and (jobs != 1 or share.ray_address is not None)
-        driver.tune(search.check(wanted), Launch(share.share(), jobs, ray, share.ray_address, stagger=0))
+        launch = Launch(share.share(), jobs, ray, share.ray_address, stagger=0)
+        driver.tune(search.check(wanted), launch)
 
 
 @app.command
@@ -251,11 +256,19 @@ def rescore(
     from hdmap_mlflow.config import TrackingConfig
     from hdmap_mlflow.runs import history, rescore
 
+    if run and experiment:
+        raise BadInput("--run and --experiment exclude each other: the id of a run is enough")
     store = tracking.absolute_uri(uri)
     name = experiment or TrackingConfig().experiment
     records, left_out = ([history.read_run(store, run)], []) if run else history.read_experiment(store, name)
     for record in records:
-        done = rescore.rescore(store, record)
+        try:
+            done = rescore.rescore(store, record)
+        except BadInput as problem:
+            if run:
+                raise
+            left_out.append(f"{record.name} ({record.run_id[:8]}): {problem}")
+            continue
         print(
             f"{done.name} ({done.run_id[:8]}): {len(done.new)} new, {len(done.changed)} changed "
             f"{', '.join([*done.new, *done.changed][:4])}".rstrip()
@@ -271,13 +284,16 @@ def verify(
     *,
     maps: Annotated[Positive, says("Maps per domain that are scored again.", of("runs.verify:verify", "maps"))] = None,
     data_root: Annotated[Text, says("Where the data is on this machine.", "as the run had it")] = None,
+    trust_model: Annotated[Switch, says("Import a class that is not of the registry, from the run's record.")] = False,
     uri: Uri = None,
 ) -> int:
     """Reload a run's checkpoint, score a sample again, compare with the stored scores; exit code 1 if they differ."""
     from hdmap_mlflow import tracking
     from hdmap_mlflow.runs import verify
 
-    done = verify.verify(tracking.absolute_uri(uri), run_id, **given(maps=maps, data_root=data_root))
+    done = verify.verify(
+        tracking.absolute_uri(uri), run_id, trust_model=trust_model, **given(maps=maps, data_root=data_root)
+    )
     for domain, difference in done.differences.items():
         print(f"{domain}: largest difference {difference:.2g} sd of its stored scores")
     print("verified" if done.holds else f"NOT verified: the tolerance is {verify.TOLERANCE:g} sd")

@@ -17,6 +17,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 from cyclopts import Parameter, Token
 from cyclopts.validators import Number
 
+from hdmap_mlflow.numbers import real, whole
+
 if TYPE_CHECKING:
     from hdmap_mlflow.execution.gpus import Idle
     from hdmap_mlflow.execution.task import Share
@@ -58,12 +60,14 @@ def _reads(kind: Callable[[str], object], absent: object = None, **law: float) -
 
 
 Text = Annotated[str | None, _reads(str, absent="")]
-Whole = Annotated[int | None, _reads(int, gte=0)]
-Positive = Annotated[int | None, _reads(int, gt=0)]
-Amount = Annotated[float | None, _reads(float, gte=0)]
-Jobs = Annotated[int | None, _reads(int, absent=0, gte=0)]
-Limit = Annotated[float | None, _reads(float, absent=0, gte=0)]
-Fraction = Annotated[float | None, _reads(float, absent=-1, gte=0)]
+Whole = Annotated[int | None, _reads(whole, gte=0)]
+Positive = Annotated[int | None, _reads(whole, gt=0)]
+Amount = Annotated[float | None, _reads(real, gte=0)]
+Maps = Annotated[int | None, _reads(whole, gte=1, lte=1_000_000)]
+Percent = Annotated[float | None, _reads(real, gte=0, lte=100)]
+Jobs = Annotated[int | None, _reads(whole, absent=0, gte=0)]
+Limit = Annotated[float | None, _reads(real, absent=0, gte=0)]
+Fraction = Annotated[float | None, _reads(real, absent=-1, gte=0)]
 Switch = Annotated[bool, Parameter(negative=())]  # there is no --no-plan
 
 DATA, TRAIN, IDLE = "config.settings:DataConfig", "config.settings:TrainConfig", "execution.gpus:Idle"
@@ -149,7 +153,7 @@ class ShareOptions:
 class IdleOptions:
     """When a GPU counts as idle."""
 
-    idle_utilisation: Annotated[Amount, says("Idle is up to so many percent ...", of(IDLE, "utilisation"))] = None
+    idle_utilisation: Annotated[Percent, says("Idle is up to so many percent ...", of(IDLE, "utilisation"))] = None
     idle_memory: Annotated[Amount, says("... and so many MB.", of(IDLE, "memory_mb"))] = None
 
     def idle(self, max_wait: float | None = None) -> Idle:

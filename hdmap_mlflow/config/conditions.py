@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
-from hdmap_mlflow.errors import BadInput, nearest, one_line
+from hdmap_mlflow.config.documents import read_json
+from hdmap_mlflow.errors import BadInput, nearest, one_line, quoted
 
 DEFAULT_MODEL, DEFAULT_CONDITION = "patchcore", "quickstart"  # of the main job
 PACKAGED_CONDITIONS = Path(__file__).parent / "json"
+NAME_LENGTH = 100  # bytes; a run's folder holds the source and a date, too
+PARTS: dict[str, tuple[type, str]] = {
+    "name": (str, "a text"),
+    "description": (str, "a text"),
+    "config": (dict, "a mapping of settings to values"),
+    "search": (dict, "a mapping of settings to ranges"),
+}
 
 
 # ------------------------------------------------------------------------------------- condition files
@@ -20,7 +27,7 @@ def load_conditions(path: Path) -> dict[str, dict[str, Any]]:
     `//` comments and trailing commas are accepted (JSON5). Raises BadInput for anything else.
     """
     try:
-        content = _read_json(path.read_text(encoding="utf-8"))
+        content = read_json(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise BadInput(f"condition file {path} does not exist; give -P conditions=FILE.json") from None
     except (OSError, UnicodeDecodeError, ValueError) as error:
@@ -33,25 +40,30 @@ def load_conditions(path: Path) -> dict[str, dict[str, Any]]:
         raise BadInput(f"condition file {path} holds no conditions; {form}")
     conditions: dict[str, dict[str, Any]] = {}
     for entry in entries:
-        named = isinstance(entry, dict) and isinstance(entry.get("name"), str) and entry["name"]
-        if not named or not isinstance(entry.get("config"), dict):
+        if not isinstance(entry, dict) or entry.get("name", "") == "" or "config" not in entry:
             raise BadInput(f"condition file {path}: a condition lacks its name or its config; {form}")
-        unknown = set(entry) - {"name", "description", "config", "search"}
+        for key, (kind, what) in PARTS.items():
+            if not isinstance(entry.get(key, kind()), kind):
+                lacks = "a condition lacks its name or its config: " if key in ("name", "config") else ""
+                raise BadInput(f"condition file {path}: {lacks}{key} {quoted(entry[key])} is not {what}; {form}")
+        if problem := name_problem(entry["name"]):
+            raise BadInput(f"condition file {path}: the name {quoted(entry['name'])} {problem}; rename it")
+        unknown = set(entry) - set(PARTS)
         if unknown:
-            raise BadInput(f"condition file {path}: unknown key '{unknown.pop()}' beside name, description, config")
+            raise BadInput(f"condition file {path}: unknown key '{unknown.pop()}' beside {', '.join(PARTS)}")
         if entry["name"] in conditions:
             raise BadInput(f"condition file {path}: two conditions are named '{entry['name']}'; rename one")
         conditions[entry["name"]] = entry
     return conditions
 
 
-def _read_json(text: str) -> Any:
-    try:
-        return json.loads(text)
-    except ValueError:  # json5 reads all of JSON, too, but takes a thousand times as long
-        import json5
-
-        return json5.loads(text)
+def name_problem(name: str) -> str | None:
+    """Why a name cannot be part of a folder's and of a run's, or None."""
+    if not name.strip(". "):
+        return "is empty"
+    if name[0] == "." or not name.isprintable() or set(name) & set("/\\"):
+        return "begins with a dot, or holds a slash or a control character"
+    return f"is longer than {NAME_LENGTH} characters" if len(name.encode()) > NAME_LENGTH else None
 
 
 def packaged_conditions(model: str) -> dict[str, dict[str, Any]]:

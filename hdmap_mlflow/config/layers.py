@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-import yaml
 from pydantic import ValidationError
 
+from hdmap_mlflow.config.documents import read_yaml
 from hdmap_mlflow.config.settings import SECTIONS, ModelConfig, RunConfig
-from hdmap_mlflow.errors import BadInput, nearest
+from hdmap_mlflow.errors import BadInput, nearest, quoted
 
 
 # -------------------------------------------------------------------------------------------- settings
@@ -23,9 +23,10 @@ def parse_overrides(text: str) -> dict[str, Any]:
         if not equals or not key.strip():
             raise BadInput(f"override '{item.strip()}' is not of the form section.key=value")
         try:
-            out[key.strip()] = yaml.safe_load(value)
-        except yaml.YAMLError:
-            raise BadInput(f"override '{item.strip()}': the value cannot be read; lists are [a,b]") from None
+            out[key.strip()] = read_yaml(value)
+        except ValueError as error:
+            why = str(error).partition("\n")[0]
+            raise BadInput(f"override '{item.strip()}': the value cannot be read ({why}); lists are [a,b]") from None
     return out
 
 
@@ -113,9 +114,10 @@ def one_line(error: ValidationError) -> str:
     first = error.errors()[0]
     part = str(error.title).removesuffix("Config").lower()
     where = ".".join(str(p) for p in (part, *first["loc"]) if not isinstance(p, int) and "[" not in str(p))
-    if first["type"] == "value_error":  # our own words, which name what was given
+    if first["type"] == "value_error" and "input should be" not in first["msg"]:  # our own words, which name the input
         return f"{where}: {first['msg'].removeprefix('Value error, ')}"
-    return f"{where}: {first['msg'][0].lower()}{first['msg'][1:]}, got {first['input']!r}"
+    message = first["msg"].removeprefix("Value error, ")
+    return f"{where}: {message[0].lower()}{message[1:]}, got {quoted(first['input'])}"
 
 
 def with_settings(config: RunConfig, settings: Mapping[str, Any]) -> RunConfig:

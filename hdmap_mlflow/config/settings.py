@@ -19,10 +19,27 @@ from pydantic import (
 from hdmap_mlflow.config.protocols import PROTOCOLS
 from hdmap_mlflow.errors import masked
 from hdmap_mlflow.names import domain_flaw
+from hdmap_mlflow.numbers import PLAIN
 
 Validation = Literal[*PROTOCOLS]  # type: ignore[valid-type]
-Seed = Annotated[int, Field(ge=0, lt=2**32)]
-Count = Annotated[int, Field(ge=1)]
+
+
+def _number(kind: str) -> BeforeValidator:
+    """What a person calls a number: Pydantic alone takes true for 1 and `1_0` for 10."""
+
+    def check(value: object) -> object:
+        if isinstance(value, bool) or isinstance(value, str) and not PLAIN.fullmatch(value):
+            raise ValueError(f"input should be a valid {kind}")
+        return value
+
+    return BeforeValidator(check)
+
+
+Whole = Annotated[int, _number("integer")]
+Real = Annotated[float, _number("number")]
+Seed = Annotated[Whole, Field(ge=0, lt=2**32)]
+Count = Annotated[Whole, Field(ge=1, lt=2**31)]
+Pixels = Annotated[Whole, Field(ge=1, le=8192)]
 
 
 def _domain(name: str) -> str:
@@ -44,7 +61,7 @@ def _domains(value: object) -> object:
 
 
 class _Part(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
+    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True, allow_inf_nan=False)
 
 
 class DataConfig(_Part):
@@ -54,16 +71,16 @@ class DataConfig(_Part):
     source_domain: DomainName = "domain_A"
     target_domains: Annotated[Literal["auto"] | tuple[DomainName, ...], BeforeValidator(_domains)] = "auto"
     validation: Validation = "source_holdout"
-    val_fraction: Annotated[float, Field(gt=0, lt=1)] | None = None
+    val_fraction: Annotated[Real, Field(gt=0, lt=1)] | None = None
     split_seed: Seed = 0
-    image_size: tuple[Count, Count] = (256, 256)
+    image_size: tuple[Pixels, Pixels] = (256, 256)
     interpolation: Literal["bilinear", "nearest", "bicubic"] = "bilinear"
     batch_size: Count = 32
     eval_batch_size: Count = 32
-    workers: Annotated[int, Field(ge=0)] = 0
+    workers: Annotated[Whole, Field(ge=0, le=256)] = 0
     max_train: Count | None = None
     packed: bool = True
-    feature_cache_mb: Annotated[float, Field(ge=0)] = 2000
+    feature_cache_mb: Annotated[Real, Field(ge=0)] = 2000
 
 
 class ModelConfig(_Part):
@@ -81,8 +98,8 @@ class TrainConfig(_Part):
     max_epochs: Count = 1
     early_stopping_patience: Count = 10
     optimizer: Literal["adam", "adamw", "sgd"] | None = None
-    learning_rate: Annotated[float, Field(gt=0)] | None = None
-    weight_decay: Annotated[float, Field(ge=0)] | None = None
+    learning_rate: Annotated[Real, Field(gt=0)] | None = None
+    weight_decay: Annotated[Real, Field(ge=0)] | None = None
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
     precision: Literal["32-true", "16-mixed", "bf16-mixed"] = "32-true"
     limit_train_batches: Count | None = None
@@ -95,9 +112,9 @@ class TrackingConfig(_Part):
     uri: str | None = None
     experiment: str = "hdmap"
     checkpoint: Literal["best", "none"] = "best"
-    max_checkpoint_mb: Annotated[float, Field(gt=0)] = 2000
+    max_checkpoint_mb: Annotated[Real, Field(gt=0)] = 2000
     figures: bool = True
-    heatmaps: Annotated[int, Field(ge=0)] = 2  # of each kind and domain: most and least anomalous, wrong
+    heatmaps: Annotated[Whole, Field(ge=0)] = 2  # of each kind and domain: most and least anomalous, wrong
     output_dir: Annotated[str, AfterValidator(os.path.expanduser)] = "results"
 
     @field_serializer("uri")

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import torch
 from anomalib.data import AnomalibDataModule, ImageBatch, ImageItem
@@ -25,6 +26,14 @@ COLUMNS = ["file", "path", "mask", "label", "synthetic", "pixels", "digest"]  # 
 def resize(config: DataConfig) -> Resize:
     """The one resize of a run, for the maps that train and for those that are scored."""
     return Resize(config.image_size, InterpolationMode(config.interpolation), antialias=True)
+
+
+def spread(table: pd.DataFrame, count: int | None) -> pd.DataFrame:
+    """At most `count` maps, evenly from all of a table by label: of both classes, where it has both and count > 1."""
+    if count is None or count >= len(table):
+        return table
+    rows = np.linspace(0, len(table) - 1, count).round().astype(int)
+    return table.sort_values("label", kind="stable").iloc[rows].reset_index(drop=True)
 
 
 class MapDataset(Dataset):
@@ -97,15 +106,17 @@ class MultiDomainHDMAPDataModule(AnomalibDataModule):
     Args:
         domains: the source first, then the targets, as `layout.read_domains` returns them.
         config: strategy, seeds, batch sizes and workers.
+        val_batches: of the validation maps that the Engine sees; None: all.
     """
 
-    def __init__(self, domains: Sequence[Domain], config: DataConfig) -> None:
+    def __init__(self, domains: Sequence[Domain], config: DataConfig, val_batches: int | None = None) -> None:
         super().__init__(config.batch_size, config.eval_batch_size, config.workers, seed=config.split_seed)
         self.source_domain = domains[0].name
         splits = split(domains, config)
         # anomalib's own splitting is by-passed: it would halve every target's test set.
         self.train_maps = splits.train
         self.scored = {(self.source_domain, "val"): splits.val, (self.source_domain, "test"): splits.source_test}
+        self.val_maps = spread(splits.val, val_batches and val_batches * config.eval_batch_size)
         self.scored |= {(name, "test"): table for name, table in splits.targets.items()}
         self.transform = resize(config)
         self.packed = {domain.name: domain.packed for domain in domains}
@@ -121,7 +132,8 @@ class MultiDomainHDMAPDataModule(AnomalibDataModule):
         return self._loader(data, self.train_batch_size, shuffle=True)
 
     def val_dataloader(self) -> DataLoader:
-        return self.scoring_dataloader(self.source_domain, "val", self.transform)
+        data = MapDataset(self.val_maps, self.seed or 0, self.transform, self.packed[self.source_domain])
+        return self._loader(data, self.eval_batch_size)
 
     def test_dataloader(self) -> DataLoader:
         return self.scoring_dataloader(self.source_domain, "test", self.transform)

@@ -13,12 +13,11 @@ from typing import Annotated, Any, Literal
 from zlib import crc32
 
 import numpy as np
-import yaml
 from numpy.typing import NDArray
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, FiniteFloat, ValidationError, model_validator
 
 from hdmap_mlflow import __version__
-from hdmap_mlflow.config import Count, DomainName, Seed
+from hdmap_mlflow.config import Count, DomainName, Seed, read_yaml
 from hdmap_mlflow.data.formats import tiff_header
 from hdmap_mlflow.errors import BadInput, nearest, one_line
 from hdmap_mlflow.files import new_folder
@@ -74,23 +73,13 @@ class Spec(_Part):
     domains: dict[DomainName, DomainFiles] = Field(min_length=1)
 
 
-class _Loader(yaml.SafeLoader):
-    """YAML that refuses a key twice; by itself it keeps the last one and so loses a domain in silence."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        keys = [key.value for key, _ in node.value]
-        if twice := [key for key in keys if keys.count(key) > 1]:
-            raise yaml.constructor.ConstructorError(None, None, f"key {twice[0]!r} stands twice", node.start_mark)
-        return super().construct_mapping(node, deep)
-
-
 def load_spec(path: Path) -> Spec:
     """A YAML or JSON spec. BadInput: unreadable, or a key unknown (the nearest known is named), missing or wrong."""
     try:
         text = path.read_text(encoding="utf-8")
         # JSON may be indented by tabs, YAML may not; a JSON string cannot hold a raw tab.
-        given = yaml.load(text.replace("\t", " ") if path.suffix == ".json" else text, _Loader)
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        given = read_yaml(text.replace("\t", " ") if path.suffix == ".json" else text)
+    except (OSError, ValueError) as error:
         raise BadInput(f"spec {path} cannot be read ({one_line(error)}); YAML or JSON as in {EXAMPLE_SPEC}") from None
     if not isinstance(given, dict):
         raise BadInput(f"spec {path} is not a mapping of {', '.join(Spec.model_fields)}; example: {EXAMPLE_SPEC}")

@@ -83,6 +83,17 @@ def bounds_of(cards: Cards, domain: str, metric: str = AUROC) -> Bounds | None:
     return found if isinstance(found, list) else None
 
 
+def uncleared(bounds: Sequence[float] | None, bars: Mapping[str, float]) -> str | None:
+    """The highest of the named bars that an interval's lower bound does not lie above, in words; None if it clears all.
+
+    What has no interval clears none.
+    """
+    if not bounds:
+        return "the AUROC has no interval"
+    name, bar = max(bars.items(), key=lambda item: item[1])
+    return None if bounds[0] > bar else f"the interval's lower bound {bounds[0]:.3f} is not above {name} ({bar:.3f})"
+
+
 def _both(table: pd.DataFrame) -> bool:
     return table["label"].nunique() == 2
 

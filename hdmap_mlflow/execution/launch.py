@@ -38,6 +38,8 @@ class Launch:
             raise BadInput(f"--retry {word}: give failed, running (a run whose host is gone) or both")
         if self.jobs is not None and self.jobs < 1 or self.stagger < 0:
             raise BadInput("--jobs is at least 1 or left open, --stagger is 0 or more")
+        if self.ray_address and not self.ray:
+            raise BadInput(f"--ray-address {self.ray_address} and --no-ray exclude each other; leave one out")
         gpus = self.share.gpus or 0.0
         if gpus > 1 and gpus % 1:
             raise BadInput(f"--gpus-per-run {gpus:g}: above 1 only whole GPUs can be given")

@@ -9,17 +9,17 @@ import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
+from itertools import product
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from hdmap_mlflow import config as configuration
-from hdmap_mlflow.config import CheckedConfig, DataConfig, RunConfig, TrainConfig
+from hdmap_mlflow.config import CheckedConfig, DataConfig, RunConfig, Seed, TrainConfig
 from hdmap_mlflow.config.conditions import DEFAULT_CONDITION, DEFAULT_MODEL
 from hdmap_mlflow.data import dataset
-from hdmap_mlflow.errors import BadInput, nearest, one_line
+from hdmap_mlflow.errors import BadInput, nearest, one_line, quoted
 from hdmap_mlflow.files import cache_dir, write_whole
 from hdmap_mlflow.names import Tag
 from hdmap_mlflow.runs import setup
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
 
 DATA = DataConfig()
+MOST, MANY = 10_000, 500  # runs in one grid; runs whose check takes seconds
 
 
 class Block(BaseModel):
@@ -48,7 +49,7 @@ class Block(BaseModel):
     seeds: object = TrainConfig().seed
     data_root: str = DATA.root
     validation: str = DATA.validation
-    split_seed: int = DATA.split_seed
+    split_seed: Seed = DATA.split_seed
     overrides: str = ""
 
 
@@ -93,8 +94,8 @@ def read_blocks(flags: Mapping[str, object], file: str | None = None) -> list[Bl
     blocks: list[object] = [{}]
     if file:
         try:
-            content = yaml.safe_load(Path(file).read_text(encoding="utf-8"))
-        except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+            content = configuration.read_yaml(Path(file).read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
             raise BadInput(f"grid file {file} cannot be read: {one_line(error, 500)}") from None
         blocks = content if isinstance(content, list) else [content]
     given = {key: value for key, value in flags.items() if value is not None}
@@ -124,7 +125,7 @@ def expand(blocks: Iterable[Block], repeat: int = 1) -> list[Cell]:
     from hdmap_mlflow.data import layout
     from hdmap_mlflow.models.registry import find_model
 
-    configs = [(config, find_model(config.model.name)) for block in blocks for config in _configs(block)]
+    configs = [(config, find_model(config.model.name)) for block in blocks for config in _configs(block, repeat)]
     skipped = {
         config.name: Cell(config, {}, 0, skipped=reason)
         for config, entry in configs
@@ -179,43 +180,65 @@ def estimate(cells: Iterable[Cell], store: Store) -> dict[tuple[str, str], tuple
     return out
 
 
-def _names(value: object) -> list[str]:
+def _names(value: object, key: str = "models") -> list[str]:
+    """The names in a block's value for a key."""
     parts = value.split(",") if isinstance(value, str) else value if isinstance(value, list | tuple) else [value]
+    for part in parts:
+        if isinstance(part, bool) or not isinstance(part, str | int):
+            raise BadInput(f"grid: {key} holds {quoted(part)}, which is no name; e.g. {key}: [a, b]")
     names = [str(part).strip() for part in parts if str(part).strip()]
     if not names:
-        raise BadInput("the grid is empty: models, conditions, sources and seeds each need a name; e.g. --seeds 0,1,2")
+        raise BadInput(
+            f"the grid is empty: models, conditions, sources and seeds each need a name, --{key} has none; "
+            "e.g. --seeds 0,1,2"
+        )
     return names
 
 
-def _configs(block: Block) -> list[RunConfig]:
+def _configs(block: Block, repeat: int = 1) -> list[RunConfig]:
     """The block's runs in the order models, conditions, sources, seeds; their paths are absolute."""
     from hdmap_mlflow.data import layout
     from hdmap_mlflow.models.registry import REGISTRY
 
     root = layout.find_root(block.data_root)
-    domains = layout.find_domains(root)
+    sources = layout.find_domains(root) if block.sources == "all" else _names(block.sources, "sources")
+    models = list(REGISTRY) if block.models == "all" else _names(block.models, "models")
+    pairs = [(model, condition) for model in models for condition in _conditions(model, block)]
+    seeds, targets = _names(block.seeds, "seeds"), block.targets
+    if targets != "auto":
+        targets = _names(block.targets, "targets")
+    for source in sources:
+        layout.choose_domains(root, source, _without(source, targets))
+    if (count := len(pairs) * len(sources) * len(seeds) * repeat) > MOST:
+        raise BadInput(
+            f"the grid has {count:,} runs ({len(pairs):,} of models and conditions x {len(sources):,} sources x "
+            f"{len(seeds):,} seeds, --repeat {repeat:,}); at most {MOST:,} in one: divide it"
+        )
+    if count > MANY:
+        print(f"checking {count:,} runs ...", flush=True)
     out = []
-    for model in list(REGISTRY) if block.models == "all" else _names(block.models):
-        for condition in _conditions(model, block) if block.conditions == "all" else _names(block.conditions):
-            for source in domains if block.sources == "all" else _names(block.sources):
-                for seed in _names(block.seeds):
-                    targets = block.targets
-                    if targets != "auto":
-                        targets = [name for name in _names(targets) if name != source]
-                    flags = {
-                        "data.root": str(root),
-                        "data.source_domain": source,
-                        "data.target_domains": targets,
-                        "data.validation": block.validation,
-                        "data.split_seed": block.split_seed,
-                        "train.seed": seed,
-                    }
-                    config = setup.compose(model, condition, block.condition_file, flags, block.overrides)
-                    out.append(anchored(config))
+    for (model, condition), source, seed in product(pairs, sources, seeds):
+        flags = {
+            "data.root": str(root),
+            "data.source_domain": source,
+            "data.target_domains": _without(source, targets),
+            "data.validation": block.validation,
+            "data.split_seed": block.split_seed,
+            "train.seed": seed,
+        }
+        config = setup.compose(model, condition, block.condition_file, flags, block.overrides)
+        out.append(anchored(config))
     return out
 
 
+def _without(source: str, targets: Any) -> Any:
+    """The targets of a source; `auto` leaves it out by itself."""
+    return targets if targets == "auto" else [name for name in targets if name != source]
+
+
 def _conditions(model: str, block: Block) -> list[str]:
+    if block.conditions != "all":
+        return _names(block.conditions, "conditions")
     file = block.condition_file
     return list(configuration.load_conditions(Path(file)) if file else configuration.packaged_conditions(model))
 

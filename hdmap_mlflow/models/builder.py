@@ -43,7 +43,14 @@ def check(config: RunConfig) -> CheckedConfig:
         _check_weights(model, entry, config.model.weights, settings)
     if entry.textures:
         textures.check(model, entry.textures, settings[entry.textures])
-    return CheckedConfig(**dict(with_settings(config, settings)))
+    checked = CheckedConfig(**dict(with_settings(config, settings)))
+    batches = config.train.limit_train_batches
+    limits = {"data.max_train": config.data.max_train}
+    limits["train.limit_train_batches"] = batches and batches * config.data.batch_size
+    for name, maps in limits.items():
+        if maps and (few := entry.needs.too_few(checked, maps)):
+            raise BadInput(f"{model} {few} under {name}; raise it")
+    return checked
 
 
 def _check_weights(model: str, entry: ModelEntry, weights: str, settings: dict[str, Any]) -> None:

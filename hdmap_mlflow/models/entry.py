@@ -138,3 +138,9 @@ class ModelEntry:
             raise BadInput(
                 f"{config.model.name} is fitted in one pass, without an optimizer; leave train.{min(given)} out"
             )
+        data, batches = config.data, config.train.limit_val_batches
+        if self.trains is not False and batches and batches * data.eval_batch_size < 2:
+            raise BadInput(
+                f"train.limit_val_batches={batches} of data.eval_batch_size={data.eval_batch_size} is one map, "
+                "which has no AUROC; give more of either"
+            )

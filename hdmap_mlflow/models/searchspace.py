@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from typing import Annotated, ClassVar, Generic, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, model_validator
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, field_validator, model_validator
 
 Plain = bool | int | float | str | None
 Number = TypeVar("Number", bound=int | float)
@@ -17,7 +18,7 @@ class _Dimension(BaseModel):
     says whether a value can be drawn, `ends` are the values to check before a search starts.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
     when: dict[str, tuple[Plain, ...]] = {}
 
     def describe(self) -> str:
@@ -31,6 +32,16 @@ class Categorical(_Dimension):
 
     type: Literal["categorical"] = "categorical"
     choices: Annotated[tuple[Plain, ...], Field(min_length=1)]
+
+    @field_validator("choices")
+    @classmethod
+    def _distinct(cls, choices: tuple[Plain, ...]) -> tuple[Plain, ...]:
+        for i, one in enumerate(choices):
+            if isinstance(one, float) and not math.isfinite(one):
+                raise ValueError(f"{one} is no choice")
+            if any(type(one) is type(other) and one == other for other in choices[:i]):
+                raise ValueError(f"{one!r} stands twice")
+        return choices
 
     def __str__(self) -> str:
         return " or ".join(map(str, self.choices))
@@ -51,6 +62,13 @@ class _Range(_Dimension, Generic[Number]):
     step: Number | None = None
     log: bool = False
 
+    @field_validator("low", "high", "step", mode="before")
+    @classmethod
+    def _number(cls, value: object) -> object:
+        if isinstance(value, bool | str):
+            raise ValueError("Input should be a number")
+        return value
+
     @model_validator(mode="after")
     def _possible(self) -> _Range:
         if self.low > self.high:  # type: ignore[operator]
@@ -59,6 +77,8 @@ class _Range(_Dimension, Generic[Number]):
             raise ValueError(f"log needs low above 0, it is {self.low}")
         if self.step is not None and (self.step <= 0 or (self.log and self.step != self.unit)):
             raise ValueError(f"step {self.step} must be above 0, and goes without log")
+        if not self.holds(self.high):
+            raise ValueError(f"step {self.step} from low {self.low} never reaches high {self.high}")
         return self
 
     def __str__(self) -> str:

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import ast
+import contextlib
 import hashlib
 import importlib
 import inspect
+import io
 import json
+import sys
 import typing
 from collections.abc import Iterator, Mapping
 from functools import cache
@@ -18,7 +21,8 @@ from pydantic import BaseModel, ConfigDict, ValidationError, create_model
 from pydantic_core import PydanticSerializationError, to_json
 
 from hdmap_mlflow import __version__
-from hdmap_mlflow.errors import BadInput, nearest
+from hdmap_mlflow.errors import BadInput, nearest, one_line, quoted
+from hdmap_mlflow.numbers import misread
 
 MODELS = Path(__file__).parent
 # Built by `builder` for every model, so that all are judged alike.
@@ -43,12 +47,20 @@ def load_class(path: str) -> type:
     from anomalib.models.components import AnomalibModule
 
     module, _, name = path.partition(":")
+    said = io.StringIO()
     try:
-        found = getattr(importlib.import_module(module), name)
-    except (ImportError, AttributeError, ValueError) as error:
-        raise BadInput(f"model class {path} cannot be imported ({error}); expected package.module:Class") from None
+        # A module may print and warn, end the program or raise anything; where it fails, one line is enough.
+        with contextlib.redirect_stdout(said), contextlib.redirect_stderr(said):
+            found = getattr(importlib.import_module(module), name)
+    except (Exception, SystemExit) as error:
+        why = f"{type(error).__name__}: {one_line(error)}"
+        raise BadInput(f"model class {path} cannot be imported ({why}); expected package.module:Class") from None
+    sys.stdout.write(said.getvalue())
     if not (inspect.isclass(found) and issubclass(found, AnomalibModule)):
         raise BadInput(f"{path} is not an anomalib model; its class must derive from AnomalibModule")
+    if inspect.isabstract(found):
+        lacks = ", ".join(sorted(found.__abstractmethods__))
+        raise BadInput(f"{path} is abstract: its class must define {lacks}")
     return found
 
 
@@ -105,7 +117,7 @@ def parameters(path: str) -> dict[str, inspect.Parameter]:
     for constructor in [vars(cls)["__init__"] for cls in load_class(path).__mro__ if "__init__" in vars(cls)]:
         try:
             hints = typing.get_type_hints(constructor)
-        except NameError:  # names imported for type checkers only
+        except Exception:  # names imported for type checkers only; a text may say anything
             hints = {}
         own = inspect.signature(constructor).parameters
         for name, parameter in own.items():
@@ -172,12 +184,16 @@ def _read(model: str, path: str, given: Mapping[str, Any]) -> BaseModel:
         if key not in known:
             raise BadInput(f"unknown key 'model.{key}' for {model}{nearest(key, known)}; it takes: {', '.join(known)}")
     try:
-        return schema(path)(**given)
+        typed = schema(path)(**given)
     except ValidationError as error:
         name, problem = str(error.errors()[0]["loc"][0]), error.errors()[0]["msg"]
         if name not in given:
             raise BadInput(f"{model} needs model.{name}; give it in the condition or the overrides") from None
-        raise BadInput(f"model.{name}: {problem[0].lower()}{problem[1:]}, got {given[name]!r}") from None
+        raise BadInput(f"model.{name}: {problem[0].lower()}{problem[1:]}, got {quoted(given[name])}") from None
+    for name, value in given.items():
+        if misread(value, getattr(typed, name)):
+            raise BadInput(f"model.{name}: input should be a finite number, got {quoted(value)}")
+    return typed
 
 
 def _is_writable(default: object) -> bool:

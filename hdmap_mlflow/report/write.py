@@ -6,6 +6,7 @@ import base64
 from datetime import datetime
 from pathlib import Path
 
+from hdmap_mlflow.console import harmless
 from hdmap_mlflow.errors import BadInput
 from hdmap_mlflow.names import Artifact, Tag
 from hdmap_mlflow.report.arrange import Grid, arrange, is_oracle
@@ -46,7 +47,7 @@ def write_report(
         out.mkdir(parents=True, exist_ok=True)
         (out / "report.html").write_text(page, encoding="utf-8")
         (out / "report.md").write_text(text, encoding="utf-8")
-        long_table(grid).to_csv(out / "report.csv", index=False)
+        long_table(grid).map(harmless).to_csv(out / "report.csv", index=False)
     except OSError as error:
         raise BadInput(f"cannot write the report to {out} ({error.strerror}); give --out another folder") from None
     tags = {

@@ -76,7 +76,9 @@ def execute(
     `tags` are added to the run's own; a fingerprint among them must be the one that is found here (BadInput).
     """
     from hdmap_mlflow import tracking
+    from hdmap_mlflow.runs import train
 
+    train.check_device(config.train)
     meter = Meter(say)
     uri = tracking.absolute_uri(config.tracking.uri)
     if not tracking.project_run():  # the store of one has been opened
@@ -157,7 +159,7 @@ def prepare(config: CheckedConfig, data: Dataset) -> Prepared:
     train.seed(config.train)
     model = builder.build(config)
     features.reuse(model, config.data.feature_cache_mb, config.data.image_size)
-    datamodule = MultiDomainHDMAPDataModule(data.domains, config.data)
+    datamodule = MultiDomainHDMAPDataModule(data.domains, config.data, config.train.limit_val_batches)
     return Prepared(model, datamodule, device, f"{config.model.weights}:{backbones.weights_digest(model)}")
 
 
@@ -207,7 +209,8 @@ def record_run(record: Record, run: Run) -> None:
         record.json(result.record(run.fitted.training, run.fitted.checkpoint, run.folder), Artifact.RESULT)
         record.json(result.cards, Artifact.CARDS)
         record.note(result.markdown())
-        record.tags({Tag.GRADE: result.grade})
+        if result.grade:
+            record.tags({Tag.GRADE: result.grade})
     if run.fitted and tracking.checkpoint == "best":
         record.checkpoint(run.fitted.checkpoint, tracking.max_checkpoint_mb)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -10,15 +9,21 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
+from pydantic import TypeAdapter, ValidationError
 
+from hdmap_mlflow import config as configuration
 from hdmap_mlflow.config import CheckedConfig
-from hdmap_mlflow.errors import BadInput
+from hdmap_mlflow.config.documents import read_json as read_plain
+from hdmap_mlflow.errors import BadInput, one_line
 from hdmap_mlflow.evaluation.cards import Cards
 from hdmap_mlflow.evaluation.scoring import Scores, not_finite
 from hdmap_mlflow.names import PREFIX, Artifact, Tag
 
 if TYPE_CHECKING:
     from hdmap_mlflow.tracking.client import Run
+
+NEEDED = ("path", "split", "label", "score", "image_max", "image_mean")  # columns of a table of scores
+CARDS: TypeAdapter[dict[str, dict[str, Any]]] = TypeAdapter(dict[str, dict[str, Any]])
 
 
 @dataclass(frozen=True)
@@ -94,10 +99,21 @@ def read_experiment(
 def _record(uri: str, run: Run, scores: bool) -> RunRecord:
     found = read_scores(uri, run.info.run_id) if scores else {}
     data, info = run.data, run.info
+    for tag in (Tag.SOURCE, Tag.MODEL, Tag.CONDITION, Tag.VALIDATION, Tag.DATA_DIGEST) if scores and found else ():
+        if not data.tags.get(tag):
+            raise BadInput(f"run {info.run_id} has no tag {tag}; train it again")
+    if not data.params.get("train.seed", "0").isdecimal():
+        raise BadInput(f"run {info.run_id} has train.seed={data.params['train.seed']}; train it again")
     try:
         cards: Cards = read_json(uri, info.run_id, Artifact.CARDS) if scores else {}
-    except BadInput:  # a run from before the cards; `hdmap rescore` makes them
-        cards = {}
+    except BadInput as problem:
+        if "keeps no" not in str(problem):
+            raise
+        cards = {}  # a run from before the cards; `hdmap rescore` makes them
+    try:
+        CARDS.validate_python(cards)
+    except ValidationError as error:
+        raise BadInput(f"run {info.run_id}: {Artifact.CARDS} is damaged ({error.errors()[0]['msg']})") from None
     return RunRecord(
         info.run_id,
         info.run_name,
@@ -116,11 +132,32 @@ def read_scores(uri: str, run_id: str) -> dict[str, pd.DataFrame]:
     from hdmap_mlflow import tracking
 
     files = sorted(tracking.artifacts(uri, run_id, Artifact.SCORES).iterdir())
-    found = {path.stem: pd.read_parquet(path) for path in files}
+    found = {}
+    for path in files:
+        try:
+            found[path.stem] = pd.read_parquet(path)
+        except Exception as error:  # whatever the reader makes of a damaged file
+            raise BadInput(
+                f"run {run_id}: scores/{path.name} cannot be read ({one_line(error)}); train it again"
+            ) from None
     for domain, table in found.items():
+        if problem := _flaw(table):
+            raise BadInput(f"run {run_id}: scores/{domain}.parquet {problem}; train it again")
         if told := not_finite(domain, table):
             raise BadInput(f"run {run_id}: {told}; train it again")
     return found
+
+
+def _flaw(table: pd.DataFrame) -> str | None:
+    """What a table of scores lacks, or None."""
+    if "score" in table and "path" in table and not_finite("", table):
+        return None  # which is said with the names of the maps
+    if lost := [name for name in NEEDED if name not in table]:
+        return f"has no column {lost[0]}"
+    if not set(table["label"]) <= {0, 1}:
+        return "has labels beside 0 and 1"
+    texts = [name for name in NEEDED[2:] if not pd.api.types.is_numeric_dtype(table[name])]
+    return f"has no numbers in {texts[0]}" if texts else None
 
 
 def same_maps(one: pd.DataFrame, other: pd.DataFrame) -> bool:
@@ -143,9 +180,16 @@ def read_json(uri: str, run_id: str, name: str) -> Any:
     """A JSON artifact of a run. Raises BadInput if the run has none of that name."""
     from hdmap_mlflow import tracking
 
-    return json.loads(Path(tracking.artifacts(uri, run_id, name)).read_text())
+    try:
+        return read_plain(Path(tracking.artifacts(uri, run_id, name)).read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise BadInput(f"run {run_id}: {name} cannot be read ({one_line(error)}); train it again") from None
 
 
 def read_config(uri: str, run_id: str) -> CheckedConfig:
     """The configuration that a run was made with."""
-    return CheckedConfig.model_validate(read_json(uri, run_id, Artifact.CONFIG))
+    try:
+        return CheckedConfig.model_validate(read_json(uri, run_id, Artifact.CONFIG))
+    except ValidationError as error:
+        why = configuration.one_line(error)
+        raise BadInput(f"run {run_id}: {Artifact.CONFIG} is damaged ({why}); train it again") from None

@@ -45,10 +45,21 @@ class Result:
         return ["domain", "role", "maps", first, "95 % interval", *others]
 
     @property
-    def grade(self) -> str:
-        """The guideline's word for the transfer ratio."""
+    def grade(self) -> str | None:
+        """The guideline's word for the transfer ratio; None where the source figure does not carry one."""
         ratio = self._transfer("ratio")
-        return "undefined" if ratio is None else metrics.grade(ratio)
+        return None if self.unproven() else "undefined" if ratio is None else metrics.grade(ratio)
+
+    def unproven(self) -> str | None:
+        """Which bar the lower bound of the source's AUROC does not clear, chance or a trivial score; None if it does.
+
+        Also None where the source has no AUROC at all.
+        """
+        if SOURCE_AUROC not in self.metrics:
+            return None
+        trivial = {name: self.metrics[metric_name(Scope.SOURCE, name)] for name in self._trivial_names(Scope.SOURCE)}
+        bars = {"chance": 0.5} | {METRICS[name].heading: value for name, value in trivial.items()}
+        return cards.uncleared(bounds_of(self.cards, self.domains[0]), bars)
 
     def rows(self) -> list[list[str]]:
         """The transfer table: one row per domain, `-` where a metric is undefined."""
@@ -74,8 +85,12 @@ class Result:
 
     def _trivial(self, domain: str) -> list[float]:
         """What the trivial scores reach on a domain, where they are defined."""
-        names = [metric_name(self.scope(domain), name) for name, metric in METRICS.items() if metric.of in TRIVIAL]
-        return [self.metrics[name] for name in names if name in self.metrics]
+        scope = self.scope(domain)
+        return [self.metrics[metric_name(scope, name)] for name in self._trivial_names(scope)]
+
+    def _trivial_names(self, scope: str) -> list[str]:
+        names = [name for name, metric in METRICS.items() if metric.of in TRIVIAL]
+        return [name for name in names if metric_name(scope, name) in self.metrics]
 
     def _transfer(self, name: str) -> float | None:
         return self.metrics.get(metric_name(Scope.TRANSFER, name))
@@ -86,6 +101,8 @@ class Result:
         mean, worst = self.metrics.get(MEAN_AUROC), self.metrics.get(WORST_AUROC)
         if ratio is None or mean is None:
             return "transfer: undefined, no target has both good and fault maps"
+        if why := self.unproven():
+            return f"target mean AUROC {mean:.3f}, worst {worst:.3f}; no grade: on the source {why}"
         return (
             f"target mean AUROC {mean:.3f}, worst {worst:.3f}; transfer ratio {ratio:.3f} ({self.grade}), "
             f"gap {gap:+.3f}, skill {'undefined' if skill is None else f'{skill:.3f}'}"
@@ -97,11 +114,10 @@ class Result:
         lines = [SIMULATED if self.simulated else "", PROTOCOLS[self.config.data.validation].caution]
         if undefined:
             lines.append(f"AUROC is undefined for {', '.join(undefined)}: only one class of maps is there.")
-        own = self.metrics.get(SOURCE_AUROC)
-        if own is not None and own <= max(0.5, *self._trivial(self.domains[0])):
+        if why := self.unproven():
             lines.append(
-                "On the source the model does not beat chance and the trivial scores: its transfer ratio and "
-                "grade mean nothing."
+                f"On the source the model is not shown to beat chance and the trivial scores ({why}): a transfer ratio "
+                "and a grade would mean nothing."
             )
         for domain, card in self.cards.get("saturation", {}).items():
             if card["alarm"]:

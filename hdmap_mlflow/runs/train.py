@@ -14,7 +14,7 @@ from anomalib.data import AnomalibDataModule
 from anomalib.engine import Engine
 from anomalib.models.components import AnomalibModule
 from lightning.pytorch import Callback, LightningModule, Trainer, seed_everything
-from lightning.pytorch.callbacks import EarlyStopping
+from lightning.pytorch.callbacks.early_stopping import EarlyStopping, EarlyStoppingReason
 from lightning.pytorch.loggers import TensorBoardLogger
 
 from hdmap_mlflow.config import RunConfig, TrainConfig
@@ -60,6 +60,18 @@ def accelerator(device: str) -> str:
     if not present[device]:
         raise BadInput(f"train.device={device} is not available here; give auto or cpu")
     return device
+
+
+def check_device(config: TrainConfig) -> None:
+    """Raise BadInput for a device that is not there, and for a precision that it does not compute in.
+
+    Lightning would take bfloat16 in place of float16 on a CPU, with no more than a warning.
+    """
+    device = accelerator(config.device)
+    half = config.precision == "16-mixed" and device == "cpu"
+    if half or config.precision == "bf16-mixed" and device == "cuda" and not torch.cuda.is_bf16_supported():
+        other = "bf16-mixed" if half else "16-mixed"
+        raise BadInput(f"train.precision={config.precision} does not run on {device}; give 32-true or {other}")
 
 
 def seed(config: TrainConfig) -> None:
@@ -125,15 +137,20 @@ def fit(
         torch.save({"state_dict": model.state_dict()}, checkpoint)
     if trains:
         load_checkpoint(model, checkpoint)
-    stopped = trains and early_stopping.stopped_epoch > 0
+    reasons = {  # `stopped_epoch` is 0 for a stop after the first epoch, too
+        EarlyStoppingReason.PATIENCE_EXHAUSTED: f"no better {MONITOR} for {settings.early_stopping_patience} epochs",
+        EarlyStoppingReason.NON_FINITE_METRIC: f"{MONITOR} is undefined after epoch {early_stopping.stopped_epoch}",
+    }
+    why = reasons.get(early_stopping.stopping_reason, "") if trains else ""
+    score = best.best_model_score if trains else None
     record = TrainingRecord(
-        completion="early_stopped" if stopped else "max_epochs" if trains else "fitted",
+        completion="early_stopped" if why else "max_epochs" if trains else "fitted",
         max_epochs_configured=settings.max_epochs,
         last_epoch=max(trainer.current_epoch - 1, 0),
         total_steps=trainer.global_step,
-        early_stopped=stopped,
-        reason=f"no better {MONITOR} for {settings.early_stopping_patience} epochs" if stopped else "",
-        best_val_image_AUROC=float(best.best_model_score) if trains and best.best_model_score is not None else None,
+        early_stopped=bool(why),
+        reason=why,
+        best_val_image_AUROC=float(score) if score is not None and torch.isfinite(score) else None,
     )
     return Fitted(checkpoint, record)
 

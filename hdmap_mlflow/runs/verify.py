@@ -9,7 +9,8 @@ from datetime import UTC, datetime
 import numpy as np
 
 from hdmap_mlflow.data import dataset
-from hdmap_mlflow.errors import BadInput
+from hdmap_mlflow.errors import BadInput, one_line
+from hdmap_mlflow.models.registry import REGISTRY
 from hdmap_mlflow.names import Artifact, Tag
 from hdmap_mlflow.runs import history
 
@@ -29,11 +30,12 @@ class Verified:
         return all(difference <= TOLERANCE for difference in self.differences.values())
 
 
-def verify(uri: str, run_id: str, maps: int = 16, data_root: str | None = None) -> Verified:
+def verify(uri: str, run_id: str, maps: int = 16, data_root: str | None = None, trust_model: bool = False) -> Verified:
     """Score `maps` reported maps of every domain again and stamp the run with the tag `hdmap.verified`.
 
-    `data_root` says where the data is on this machine. Raises BadInput where the run, its checkpoint or its scores are
-    missing, and where the data here is not the data that the run read.
+    `data_root` says where the data is on this machine. A class that is not of the registry is code named by whoever
+    made the run: it is imported only where `trust_model` says so. Raises BadInput where the run, its checkpoint or its
+    scores are missing, and where the data here is not the data that the run read.
     """
     from hdmap_mlflow import tracking
     from hdmap_mlflow.data.datamodule import MultiDomainHDMAPDataModule
@@ -44,9 +46,16 @@ def verify(uri: str, run_id: str, maps: int = 16, data_root: str | None = None) 
     logging.getLogger("timm").setLevel(logging.ERROR)  # tells of the classifier's weights, which no backbone needs
     record = history.read_run(uri, run_id)
     config = history.read_config(uri, run_id)
+    if config.model.name not in REGISTRY and not trust_model:
+        raise BadInput(
+            f"run {run_id[:8]} names {config.model.name}, whose module would be imported and run here; "
+            "look at it, then give --trust-model"
+        )
     if data_root:
         config = config.model_copy(update={"data": config.data.model_copy(update={"root": data_root})})
-    checkpoint = next(tracking.artifacts(uri, run_id, Artifact.CHECKPOINT).iterdir())
+    checkpoint = next(tracking.artifacts(uri, run_id, Artifact.CHECKPOINT).iterdir(), None)
+    if checkpoint is None:
+        raise BadInput(f"run {run_id} keeps no checkpoint; train it again")
     data = dataset.read(config)
     if data.digest != record.tag("data_digest"):
         raise BadInput(
@@ -55,9 +64,16 @@ def verify(uri: str, run_id: str, maps: int = 16, data_root: str | None = None) 
         )
     train.seed(config.train)
     model = builder.build(config, fetch=False)
-    train.load_checkpoint(model, checkpoint)
+    try:
+        train.load_checkpoint(model, checkpoint)
+    except Exception as error:  # whatever torch makes of a damaged file
+        raise BadInput(
+            f"the checkpoint of run {run_id[:8]} cannot be read ({one_line(error)}); train it again"
+        ) from None
     module, device = MultiDomainHDMAPDataModule(data.domains, config.data), train.accelerator(config.train.device)
     differences = {}
+    if lost := sorted(set(data.names) - set(record.scores)):
+        raise BadInput(f"run {run_id[:8]} keeps no scores of {', '.join(lost)}; train it again")
     for domain in data.names:
         stored = record.scores[domain].query("split == 'test'").reset_index(drop=True)
         rows = np.unique(np.linspace(0, len(stored) - 1, maps).round().astype(int))

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from hdmap_mlflow import tracking
 from hdmap_mlflow.config import RunConfig, with_values
-from hdmap_mlflow.console import show_table
+from hdmap_mlflow.console import harmless, show_table
 from hdmap_mlflow.errors import BadInput, Incomplete
 from hdmap_mlflow.execution.launch import Launch
 from hdmap_mlflow.execution.task import Outcome, Started, Task
@@ -176,7 +176,7 @@ def _conclude(search: Search, study: Study, launch: Launch, record: Record, stor
         return
     end = conclude(search, trials, best)
     search.folder.mkdir(parents=True, exist_ok=True)
-    pd.DataFrame(end.rows).to_csv(search.folder / TRIALS, index=False)
+    pd.DataFrame(end.rows).map(harmless).to_csv(search.folder / TRIALS, index=False)
     (search.folder / CONDITION).write_text(json.dumps(end.condition, indent=2) + "\n")
     try:
         end = replace(end, refits=_refit(search, study, end, launch, record, store))

@@ -6,12 +6,14 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, TypeAdapter, ValidationError
 
 from hdmap_mlflow import config as configuration
-from hdmap_mlflow.config import RunConfig, with_values
+from hdmap_mlflow.config import RunConfig, Seed, with_values
 from hdmap_mlflow.data import dataset
-from hdmap_mlflow.errors import BadInput, nearest
+from hdmap_mlflow.errors import BadInput, nearest, quoted
 from hdmap_mlflow.execution.launch import Launch
 from hdmap_mlflow.execution.task import Task
 from hdmap_mlflow.models import builder
@@ -22,8 +24,10 @@ from hdmap_mlflow.tuning.pruning import PRUNERS
 from hdmap_mlflow.tuning.request import SearchRequest
 from hdmap_mlflow.tuning.space import Space
 from hdmap_mlflow.tuning.storage import StudyStorage
-from hdmap_mlflow.tuning.study import Asked
+from hdmap_mlflow.tuning.study import Asked, check_sampler
 
+MOST_SEEDS = 100
+SEEDS: TypeAdapter[tuple[Seed, ...]] = TypeAdapter(Annotated[tuple[Seed, ...], Field(max_length=MOST_SEEDS)])
 DIRECTIONS: dict[str, Literal["minimize", "maximize"]] = {
     "val_auroc": "maximize",
     "target_mean": "maximize",
@@ -138,19 +142,39 @@ def check(wanted: SearchRequest) -> Search:
         )
     if pruner != "none" and entry.trains is False:
         raise BadInput(f"{wanted.model} has no epochs at which to prune; leave --pruner out")
-    seeds = tuple(int(word) for word in wanted.refit_seeds.replace(" ", "").split(",") if word.isdigit())
-    if len(seeds) != len([word for word in wanted.refit_seeds.split(",") if word.strip()]):
-        raise BadInput(f"--refit-seeds {wanted.refit_seeds}: give whole numbers, e.g. 0,1,2, or nothing for no refit")
+    check_sampler(wanted.sampler)
+    seeds = refit_seeds(wanted.refit_seeds)
+    if wanted.study and (problem := configuration.name_problem(wanted.study.replace("/", "_"))):
+        raise BadInput(f"--study {quoted(wanted.study)} {problem}; give another name, or none")
     place = StudyStorage.of(wanted.storage)
     condition = configuration.find_condition(
         wanted.model, wanted.condition, Path(wanted.condition_file) if wanted.condition_file else None
     )
     space = spaces.read(wanted.model, condition, wanted.flags, wanted.overrides)
+    if place.url == setup.anchored(space.config).tracking.uri:
+        raise BadInput(f"--storage {wanted.storage} is the file of tracking.uri; give the study a file of its own")
     data, code = dataset.read(space.config), signature.code_digest(entry.path)
     setup.check_maps(space.config, data)
     config = setup.anchored(with_values(space.config, {"data.root": str(data.root)}))
     space = replace(space, config=config)
     return Search(wanted, study_name(wanted, config), place, condition, space, data, code, objectives, pruner, seeds)
+
+
+def refit_seeds(text: str) -> tuple[int, ...]:
+    """The seeds of a comma list, none of an empty one. Raises BadInput."""
+    words = [word.strip() for word in text.split(",") if word.strip()]
+    try:
+        seeds = SEEDS.validate_python(words)
+    except ValidationError as error:
+        first = error.errors()[0]
+        wrong = first["input"] if isinstance(first["input"], str) else f"{len(words):,} seeds"
+        raise BadInput(
+            f"--refit-seeds: {wrong} cannot be; give up to {MOST_SEEDS} whole numbers from 0 to {2**32 - 1}, "
+            "e.g. 0,1,2, or nothing for no refit"
+        ) from None
+    if twice := [seed for seed in seeds if seeds.count(seed) > 1]:
+        raise BadInput(f"--refit-seeds {quoted(text)}: {twice[0]} stands twice; each seed is trained once")
+    return seeds
 
 
 def study_name(wanted: SearchRequest, config: RunConfig | None = None) -> str:

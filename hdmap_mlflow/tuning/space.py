@@ -10,7 +10,7 @@ from pydantic import ValidationError
 
 from hdmap_mlflow import config as configuration
 from hdmap_mlflow.config import RunConfig
-from hdmap_mlflow.errors import BadInput, nearest
+from hdmap_mlflow.errors import BadInput, nearest, quoted
 from hdmap_mlflow.models.searchspace import DIMENSION, Dimension, Plain
 
 if TYPE_CHECKING:
@@ -132,10 +132,11 @@ def _dimension(name: str, law: Mapping[str, object], known: Mapping[str, Dimensi
         first = error.errors()[0]
         where = ".".join(map(str, first["loc"]))
         problem = " ".join(filter(None, (where, first["msg"].removeprefix("Value error, "))))
-        raise BadInput(f"search: the range of {name} is impossible: {problem}, got {dict(law)}") from None
+        raise BadInput(f"search: the range of {name} is impossible: {problem}, got {quoted(dict(law))}") from None
     if before and "type" not in law and not all(map(before.holds, found.ends())):
         raise BadInput(
-            f"search: {name} {dict(law)} does not lie within {before.describe()}; give a type to replace that range"
+            f"search: {name} {quoted(dict(law))} does not lie within {before.describe()}; "
+            "give a type to replace that range"
         )
     return found
 

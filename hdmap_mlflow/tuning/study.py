@@ -39,6 +39,14 @@ TURN_SECONDS = 60  # a turn in a journal that lasts longer was its driver's last
 GONE_SECONDS = 180.0  # a driver on another host that was silent for so long is gone
 
 
+def check_sampler(name: str) -> None:
+    """Raise BadInput for a sampler that is not known, or not installed."""
+    if name not in SAMPLERS:
+        raise BadInput(f"--sampler {name}{nearest(name, SAMPLERS)}; known: {', '.join(SAMPLERS)}")
+    if name == "cmaes" and importlib.util.find_spec("cmaes") is None:
+        raise BadInput("--sampler cmaes needs a package that is not installed; pip install cmaes")
+
+
 @dataclass(frozen=True)
 class Asked:
     """A trial to run: its number, its id in the storage, its settings, and whether it is the baseline."""
@@ -69,10 +77,7 @@ class Study:
         seed: int = 0,
         rescue: Callable[[str], Sequence[float] | None] = lambda run_id: None,
     ) -> None:
-        if sampler not in SAMPLERS:
-            raise BadInput(f"--sampler {sampler}{nearest(sampler, SAMPLERS)}; known: {', '.join(SAMPLERS)}")
-        if sampler == "cmaes" and importlib.util.find_spec("cmaes") is None:
-            raise BadInput("--sampler cmaes needs a package that is not installed; pip install cmaes")
+        check_sampler(sampler)
         self.place, self.name, self.space, self.rescue = place, name, space, rescue
         self.driver = process_name()
         self._sampler, self._seed = SAMPLERS[sampler], seed

@@ -130,10 +130,10 @@ def test_every_option_of_a_grid_reaches_it(asked, exit_code):
         "--models padim --conditions baseline --sources a --targets b --seeds 1 --data-root r --validation v "
         "--split-seed 2 --overrides x=1 --condition-file f --grid g --plan --retry failed,running --force "
         "--repeat 3 --jobs 4 --gpus-per-run 0.5 --cpus-per-run 2 --memory-per-run 5 --run-timeout 6 --stagger 0 "
-        "--no-ray --ray-address h:1"
+        "--no-ray"
     )
     exit_code("grid", *words.split())
-    ((flags, file, launch), more) = asked[0]
+    ((flags, file, launch), more) = asked.pop(0)
     assert flags == {
         "models": "padim",
         "conditions": "baseline",
@@ -149,10 +149,12 @@ def test_every_option_of_a_grid_reaches_it(asked, exit_code):
     assert (file, more) == ("g", {"plan_only": True, "repeat": 3})
     share = Share(gpus=0.5, cpus=2, memory_mb=5, timeout=6)
     assert replace(launch, resume="") == Launch(
-        share, 4, False, "h:1", stagger=0, force=True, resume="", retry=frozenset({"failed", "running"})
+        share, 4, False, None, stagger=0, force=True, resume="", retry=frozenset({"failed", "running"})
     )
+    exit_code("grid", "--ray-address", "h:1")
+    assert (asked[0][0][2].ray, asked.pop(0)[0][2].ray_address) == (True, "h:1")
     exit_code("grid", "--wait-idle", "--idle-utilisation", "3", "--idle-memory", "4", "--max-wait", "5")
-    assert asked[1][0][2].share.idle == Idle(utilisation=3, memory_mb=4, max_wait=5)
+    assert asked[0][0][2].share.idle == Idle(utilisation=3, memory_mb=4, max_wait=5)
 
 
 def test_every_option_of_a_search_reaches_it(asked, exit_code):

@@ -127,7 +127,7 @@ def shifted(one, monkeypatch, of_sd, rows=slice(None), domain=TARGETS[0]):
 @pytest.mark.parametrize(("of_sd", "holds"), [(0, True), (0.9e-3, True), (1.2e-3, False), (-1.2e-3, False), (2, False)])
 def test_a_run_is_verified_to_a_thousandth_of_the_spread_of_its_scores(one, monkeypatch, of_sd, holds):
     shifted(one, monkeypatch, of_sd)
-    found = verify.verify(one.finished.uri, one.finished.run_id, maps=5)
+    found = verify.verify(one.finished.uri, one.finished.run_id, maps=5, trust_model=True)
     assert found.holds is holds and found.maps == 5 and set(found.differences) == {SOURCE, TARGETS[0], TARGETS[2]}
     assert found.differences.pop(TARGETS[0]) == pytest.approx(abs(of_sd), abs=1e-5)
     assert max(found.differences.values()) < 1e-5
@@ -142,7 +142,7 @@ def test_the_maps_that_are_scored_again_are_spread_over_the_reported_ones(one, m
     """A wrong score in the middle: two maps are the first and the last."""
     reported = (one.kept[TARGETS[0]]["split"] == "test").sum()
     table = shifted(one, monkeypatch, 0.5, [round((reported - 1) / 2)])
-    found = verify.verify(one.finished.uri, one.finished.run_id, maps)
+    found = verify.verify(one.finished.uri, one.finished.run_id, maps, trust_model=True)
     assert found.holds is holds
     if not holds:  # in units of the sd of the scores that are stored now
         before = one.kept[TARGETS[0]].query("split == 'test'")["score"].std()

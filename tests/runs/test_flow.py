@@ -67,7 +67,7 @@ def test_a_run_leaves_the_whole_record(finished):
     assert tags["hdmap.kind"] == "run" and tags["hdmap.validation"] == "source_holdout"
     assert tags["hdmap.weights"].startswith("random:")
     assert tags["hdmap.status"] == "finished" and tags["hdmap.simulated"] == "false"
-    assert {"hdmap.fingerprint", "hdmap.data_digest", "hdmap.grade", "mlflow.note.content"} <= set(tags)
+    assert {"hdmap.fingerprint", "hdmap.data_digest", "mlflow.note.content"} <= set(tags)
     for name in (
         "val/image_AUROC",
         "source/image_AUROC",
@@ -254,7 +254,7 @@ def test_all_that_exists_of_a_run_that_fails_is_recorded(maps, tmp_path, monkeyp
     assert tags["hdmap.weights"].startswith("none:") and found.data.params["model.name"] == "toys:Fitted"
     assert {"cost/read_seconds", "cost/build_seconds", "cost/fit_seconds", "cost/evaluate_seconds"} <= set(metrics)
     summarised = name in ("transfer_figure", "Sheet")
-    for present in ("hdmap.grade" in tags, "mlflow.note.content" in tags, "source/image_AUROC" in metrics):
+    for present in ("mlflow.note.content" in tags, "source/image_AUROC" in metrics):
         assert present == summarised
 
 

@@ -10,7 +10,7 @@ from hdmap_mlflow.config import build_config
 from hdmap_mlflow.runs.result import Result
 
 
-def result(source, target=0.8, trivial=0.6):
+def result(source, target=0.8, trivial=0.6, low=None):
     metrics = {
         "source/image_AUROC": source,
         "source/baseline_max_AUROC": trivial,
@@ -23,13 +23,38 @@ def result(source, target=0.8, trivial=0.6):
     }
     config = build_config("m", {"name": "c", "config": {}})
     return Result(
-        "id", "sqlite:///x.db", config, ["domain_A", "domain_B"], {"domain_A": 4, "domain_B": 8}, metrics, False
+        "id",
+        "sqlite:///x.db",
+        config,
+        ["domain_A", "domain_B"],
+        {"domain_A": 4, "domain_B": 8},
+        metrics,
+        False,
+        {"intervals": {"domain_A": {"image_AUROC": [source - 0.01 if low is None else low, 0.99]}}},
     )
 
 
 @pytest.mark.parametrize(("source", "empty"), [(0.9, False), (0.59, True), (0.45, True)])
 def test_a_grade_of_a_model_that_learned_nothing_is_said_to_mean_nothing(source, empty):
     assert ("mean nothing" in result(source).markdown()) == empty
+
+
+@pytest.mark.parametrize(
+    ("low", "trivial", "said"),
+    [
+        (0.61, 0.6, None),
+        (0.6, 0.6, "0.600 is not above image max (0.600)"),
+        (0.415, 0.3, "0.415 is not above chance (0.500)"),
+        (0.5, 0.4, "0.500 is not above chance (0.500)"),
+        (0.501, 0.4, None),
+    ],
+)
+def test_a_grade_needs_the_lower_bound_of_the_source_above_chance_and_the_trivial_scores(low, trivial, said):
+    one = result(0.9, trivial=trivial, low=low)
+    assert (one.grade is None) == bool(said)
+    assert (said or "ratio 0.889 (good)") in one.verdict()
+    if said:
+        assert "ratio" not in one.verdict() and "skill" not in one.verdict() and said in "".join(one.remarks())
 
 
 def test_the_verdict_carries_the_guidelines_grade():
@@ -42,12 +67,12 @@ def test_the_table_has_a_row_a_domain_and_says_what_is_undefined():
         ["domain_A", "source", "4", "0.900"],
         ["domain_B", "target", "8", "0.800"],
     ]
-    assert one.rows()[0][4] == "-"
+    assert one.rows()[1][4] == "-"
 
 
 def test_the_table_shows_intervals_and_the_saturation_alarm():
     told = {
-        "intervals": {"domain_B": {"image_AUROC": [0.7, 0.9]}},
+        "intervals": {"domain_A": {"image_AUROC": [0.8, 0.95]}, "domain_B": {"image_AUROC": [0.7, 0.9]}},
         "saturation": {"domain_B": {"alarm": True, "clamped_fraction": 0.5, "clamped_AUROC": 0.6}},
     }
     one = dataclasses.replace(result(0.9), cards=told)
@@ -178,7 +203,8 @@ def test_what_is_undefined_of_the_transfer_is_said(without, said):
 def test_a_source_figure_must_lie_above_chance_and_both_trivial_scores(own, trivial, empty):
     left = {"image_AUROC": own, "baseline_max_AUROC": 0.1, "baseline_mean_AUROC": trivial}
     metrics = {f"source/{name}": value for name, value in left.items() if value is not None}
-    told = dataclasses.replace(whole(), metrics=metrics, simulated=False).remarks()
+    made = {"intervals": {"domain_A": {"image_AUROC": [own, 0.99]} if own else {}}}
+    told = dataclasses.replace(whole(), metrics=metrics, simulated=False, cards=made).remarks()
     assert any("mean nothing" in line for line in told) == empty
     assert told[0].startswith("AUROC is undefined") and "domain_B, domain_C, domain_D:" in told[0] and all(told)
 

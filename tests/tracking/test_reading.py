@@ -85,10 +85,11 @@ def test_a_past_run_has_its_status_fingerprints_process_reason_time_and_memory(s
 
 
 def test_a_run_is_made_for_a_child_below_its_parent(shared):
-    run = shared.client.get_run(shared.create("name", {"hdmap.kind": "trial"}, "study"))
+    study = shared.create("study/x", {"hdmap.kind": "study"}, None)
+    run = shared.client.get_run(shared.create("name", {"hdmap.kind": "trial"}, study))
     tags = run.data.tags
     assert (run.info.run_name, run.info.status, run.info.experiment_id) == ("name", "RUNNING", shared.experiment_id)
-    assert (tags["hdmap.kind"], tags["hdmap.status"], tags[PARENT]) == ("trial", "running", "study")
+    assert (tags["hdmap.kind"], tags["hdmap.status"], tags[PARENT]) == ("trial", "running", study)
     assert tags["mlflow.user"]
     assert PARENT not in shared.client.get_run(shared.create("name", {}, None)).data.tags
 

@@ -76,6 +76,15 @@ def distances(
     }
 
 
+def graded(measured: Mapping[str, float], made: Mapping[str, Any], source: str) -> str | None:
+    """None where the lower end of the source's interval does not lie above one half and every training-free score."""
+    bars = [0.5] + [value for name, value in measured.items() if name.startswith("source/baseline_")]
+    ends = made["intervals"][source].get("image_AUROC")
+    if ends and not all(ends[0] > bar for bar in bars):
+        return None
+    return scores.grade(measured.get("transfer/ratio"))
+
+
 def record(
     root: Path,
     source: str,
@@ -96,10 +105,11 @@ def record(
     measured = scores.run_metrics(val, reported[source], others, marked.get(source), marked)
     apart = distances(root, source, targets, features)
     folders = [root / name for name in (source, *targets)]
+    made = cards(val, source, reported, apart)
     return {
         "metrics": measured,
-        "cards": cards(val, source, reported, apart),
-        "grade": scores.grade(measured.get("transfer/ratio")),
+        "cards": made,
+        "grade": graded(measured, made, source),
         "data_digest": images.data_digest(folders),
         "digests": {folder.name: images.domain_digest(folder)[:16] for folder in folders},
         "profiles": {folder.name: images.profile(folder) for folder in folders},

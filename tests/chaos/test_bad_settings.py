@@ -1,0 +1,323 @@
+"""Settings, options and files of settings that cannot be: refused before anything starts."""
+
+import json
+
+import pytest
+
+pytestmark = pytest.mark.slow
+
+DEEP = "[" * 2000 + "]" * 2000
+LAUGHS = "\n".join(["a0: &a0 [lol, lol]", *(f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 9)}]" for i in range(1, 12))])
+TRAIN = [
+    # what is known by name
+    (["pachcore"], ["pachcore", "did you mean 'patchcore'"]),
+    (["--condition", "quikstart"], ["quikstart", "did you mean 'quickstart'"]),
+    (["--validation", "source_holdot"], ["data.validation", "source_holdot", "source_holdout"]),
+    (["--overrides", "trian.seed=1"], ["trian", "did you mean 'train'"]),
+    (["--overrides", "model.num_neighbours=3"], ["num_neighbours", "did you mean 'num_neighbors'"]),
+    # whole numbers
+    (["--seed", "x"], ["train.seed", "x"]),
+    (["--seed", "²"], ["train.seed", "²"]),
+    (["--seed", "٣"], ["train.seed", "٣"]),
+    (["--seed", "-1"], ["train.seed", "-1"]),
+    (["--seed", "4294967296"], ["train.seed", "4294967296"]),
+    (["--seed", "1.5"], ["train.seed", "1.5"]),
+    (["--seed", "1_0"], ["train.seed", "1_0"]),
+    (["--seed", "9" * 5000], ["train.seed", "999"]),
+    (["--split-seed", "99999999999"], ["data.split_seed", "99999999999"]),
+    (["--overrides", "data.batch_size=true"], ["data.batch_size", "True"]),
+    (["--overrides", "data.image_size=[true,64]"], ["data.image_size", "True"]),
+    (["--overrides", "data.batch_size=1:30"], ["data.batch_size", "1:30"]),
+    (["--overrides", "data.workers=.inf"], ["data.workers", "inf"]),
+    (["--overrides", "model.num_neighbors=true"], ["model.num_neighbors", "True"]),
+    (["--overrides", "model.num_neighbors=1_0"], ["model.num_neighbors", "1_0"]),
+    (["--overrides", "train.max_epochs=0"], ["train.max_epochs", "0"]),
+    # numbers
+    (["reverse_distillation", "--overrides", "train.learning_rate=.inf"], ["train.learning_rate", "inf"]),
+    (["reverse_distillation", "--overrides", "train.learning_rate=.nan"], ["train.learning_rate", "nan"]),
+    (["reverse_distillation", "--overrides", "train.learning_rate=1e999"], ["train.learning_rate", "1e999"]),
+    (["reverse_distillation", "--overrides", "train.weight_decay=infinity"], ["train.weight_decay", "infinity"]),
+    (["--overrides", "tracking.max_checkpoint_mb=nan"], ["tracking.max_checkpoint_mb", "nan"]),
+    (["--overrides", "data.feature_cache_mb=yes"], ["data.feature_cache_mb", "True"]),
+    (["--overrides", "data.val_fraction=.nan"], ["data.val_fraction", "nan"]),
+    (["--overrides", "model.coreset_sampling_ratio=.inf"], ["model.coreset_sampling_ratio", "inf"]),
+    (["--overrides", "model.coreset_sampling_ratio=true"], ["model.coreset_sampling_ratio", "True"]),
+    # what does not go together
+    (["padim", "--overrides", "data.max_train=1"], ["data.max_train", "1", "2"]),
+    (["padim", "--overrides", "train.limit_train_batches=1,data.batch_size=1"], ["train.limit_train_batches"]),
+    (
+        ["reverse_distillation", "--overrides", "train.limit_val_batches=1,data.eval_batch_size=1"],
+        ["train.limit_val_batches", "eval_batch"],
+    ),
+    (["--overrides", "train.precision=16-mixed,train.device=cpu"], ["train.precision", "16-mixed", "32-true"]),
+    (["--overrides", "train.device=cuda"], ["train.device", "cuda", "auto"]),
+    (["--overrides", "train.learning_rate=0.1"], ["patchcore", "train.learning_rate"]),
+    (["--target-domains", "domain_B,domain_B"], ["target_domains", "twice"]),
+    (["--target-domains", "domain_A"], ["domain_A"]),
+    # texts
+    (["--overrides", f"data.image_size={DEEP}"], ["data.image_size", "nested"]),
+    (["--overrides", f"model.layers={DEEP}"], ["model.layers", "nested"]),
+    (["--overrides", "model.layers=[&a [*a]]"], ["model.layers"]),
+    (["--overrides", "data.batch_size=" + "x" * 5000], ["data.batch_size", "xxx"]),
+    (["--overrides", "data.batch_size"], ["data.batch_size", "section.key=value"]),
+    (["--source-domain", "../domain_A"], ["data.source_domain", "../domain_A"]),
+    (["--source-domain", "domain_A\n"], ["data.source_domain"]),
+    (["--overrides", "tracking.heatmaps=-1"], ["tracking.heatmaps", "-1"]),
+]
+
+
+@pytest.mark.parametrize(("arguments", "says"), TRAIN, ids=lambda one: " ".join(one)[:60])
+def test_a_run_is_refused(refused, maps, arguments, says):
+    refused("train", *arguments, "--data-root", maps, says=says)
+
+
+TUNE = [
+    (["--refit-seeds", "99999999999"], ["--refit-seeds", "99999999999"]),
+    (["--refit-seeds", "²"], ["--refit-seeds", "²"]),
+    (["--refit-seeds", "0,-1"], ["--refit-seeds", "-1"]),
+    (["--refit-seeds", "0,x"], ["--refit-seeds", "x"]),
+    (["--refit-seeds", "1,1"], ["--refit-seeds", "1"]),
+    (["--refit-seeds", ",".join(map(str, range(2000)))], ["--refit-seeds", "2,000"]),
+    (["--timeout", "nan"], ["--timeout", "nan"]),
+    (["--timeout", "inf"], ["--timeout", "inf"]),
+    (["--timeout", "1e999"], ["--timeout", "1e999"]),
+    (["--trials", "٣"], ["--trials", "٣"]),
+    (["--trials", "1_0"], ["--trials", "1_0"]),
+    (["--trials", "0"], ["--trials", "1 or more"]),
+    (["--objective", "val_aurok"], ["val_aurok", "did you mean 'val_auroc'"]),
+    (["--sampler", "tpi"], ["tpi", "did you mean 'tpe'"]),
+    (["--pruner", "medium"], ["medium", "did you mean 'median'"]),
+    (["--objective", "val_auroc,seconds", "--sampler", "cmaes"], ["cmaes"]),
+    (["--study", ".."], ["--study", ".."]),
+    (["--study", "a\nb"], ["--study"]),
+    (["--study", "x" * 600], ["--study", "xxx"]),
+    (["--storage", "sqlite:///mlflow.db"], ["--storage", "mlflow.db"]),
+    (["--no-ray", "--ray-address", "auto"], ["--no-ray", "--ray-address"]),
+    (["--gpus-per-run", "nan"], ["--gpus-per-run", "nan"]),
+    (["--overrides", "data.max_train=1"], ["data.max_train", "1"]),
+]
+
+
+@pytest.mark.parametrize(("arguments", "says"), TUNE, ids=lambda one: " ".join(one)[:60])
+def test_a_search_is_refused(refused, maps, arguments, says):
+    refused("tune", "padim", "--condition", "quickstart", "--data-root", maps, *arguments, says=says)
+
+
+SPACES = [
+    ({"low": 1, "high": "inf"}, ["inf"]),
+    ({"type": "float", "low": 0.1, "high": float("inf")}, ["inf"]),
+    ({"type": "float", "low": float("nan"), "high": 1}, ["nan"]),
+    ({"type": "int", "low": 10, "high": 100, "step": 7}, ["step 7", "100"]),
+    ({"type": "int", "low": 10, "high": 12, "step": 5}, ["step 5", "12"]),
+    ({"type": "float", "low": 0.1, "high": 1, "step": 0.4}, ["step 0.4", "1"]),
+    ({"type": "float", "low": 0.1, "high": 1, "step": float("inf")}, ["inf"]),
+    ({"type": "int", "low": 20, "high": 10}, ["low 20 is above high 10"]),
+    ({"type": "float", "low": 0, "high": 1, "log": True}, ["log needs low above 0"]),
+    ({"type": "int", "low": True, "high": 3}, ["True"]),
+    ({"type": "float", "low": True, "high": 3}, ["True"]),
+    ({"type": "categorical", "choices": []}, ["choices"]),
+    ({"type": "categorical", "choices": [1, 1]}, ["choices", "1"]),
+    ({"type": "categorical", "choices": [1, float("nan")]}, ["choices", "nan"]),
+    ({"type": "categorical", "choices": "abc"}, ["choices", "abc"]),
+    ({"type": "flot", "low": 1, "high": 2}, ["flot"]),
+    ({"type": "int", "low": 1, "high": 2, "stepp": 1}, ["stepp"]),
+    ({"type": "int", "low": 1, "high": 2, "when": {"model.nothing": [1]}}, ["model.nothing"]),
+]
+
+
+@pytest.mark.parametrize(("law", "says"), SPACES, ids=lambda one: str(one)[:60])
+def test_a_space_to_search_is_refused(refused, maps, tmp_path, law, says):
+    content = {"name": "mine", "config": {}, "search": {"model.n_features": law}}
+    (tmp_path / "mine.json").write_text(json.dumps({"condition_1": content}))
+    files = ("--condition-file", "mine.json", "--condition", "mine", "--data-root", maps)
+    refused("tune", "padim", *files, says=["n_features", *says])
+
+
+@pytest.mark.parametrize("search", [[1], "all", 3, {"model.n_features": {"low": {"low": 1}}}, {"": {"low": 1}}])
+def test_what_is_no_space_at_all_is_refused(refused, maps, tmp_path, search):
+    content = {"name": "mine", "config": {}, "search": search}
+    (tmp_path / "mine.json").write_text(json.dumps({"condition_1": content}))
+    files = ("--condition-file", "mine.json", "--condition", "mine", "--data-root", maps)
+    refused("tune", "padim", *files, says=["search"])
+
+
+GRID = [
+    (["--seeds", "0,²"], ["train.seed", "²"]),
+    (["--seeds", "0,99999999999"], ["train.seed", "99999999999"]),
+    (["--seeds", ","], ["--seeds"]),
+    (["--seeds", ",".join(map(str, range(100_000)))], ["100,000", "seeds"]),
+    (["--repeat", "1000000"], ["1,000,000", "--repeat"]),
+    (["--models", "patchcore,pachcore"], ["pachcore", "did you mean 'patchcore'"]),
+    (["--sources", "domain_A,domain_Z"], ["domain_Z"]),
+    (["--conditions", "../../../x"], ["../../../x"]),
+    (["--split-seed", "²"], ["split_seed", "²"]),
+    (["--split-seed", "99999999999"], ["split_seed", "99999999999"]),
+    (["--validation", "nothing"], ["data.validation", "nothing"]),
+    (["--retry", "faild"], ["--retry", "faild"]),
+    (["--jobs", "²"], ["--jobs", "²"]),
+    (["--stagger", "inf"], ["--stagger", "inf"]),
+    (["--run-timeout", "nan"], ["--run-timeout", "nan"]),
+    (["--memory-per-run", "1e999"], ["--memory-per-run", "1e999"]),
+    (["--cpus-per-run", "nan"], ["--cpus-per-run", "nan"]),
+    (["--gpus-per-run", "1.5"], ["--gpus-per-run", "1.5"]),
+    (["--no-ray", "--ray-address", "auto"], ["--no-ray", "--ray-address"]),
+    (["--max-wait", "5"], ["--max-wait", "--wait-idle"]),
+    (["--idle-memory", "5"], ["--idle-memory", "--wait-idle"]),
+    (["--wait-idle", "--idle-utilisation", "101"], ["--idle-utilisation", "101"]),
+    (["--overrides", "data.max_train=1", "--models", "padim"], ["data.max_train"]),
+]
+
+
+@pytest.mark.parametrize(("arguments", "says"), GRID, ids=lambda one: " ".join(one)[:60])
+def test_a_grid_is_refused(refused, maps, arguments, says):
+    refused("grid", "--data-root", maps, *arguments, says=says)
+
+
+FILES = [
+    (LAUGHS, ["grid.yaml", "aliases"]),
+    ("a: &a [*a]", ["grid.yaml"]),
+    ("models: &a [*a]", ["grid.yaml"]),
+    (f"models: {DEEP}", ["grid.yaml", "nested"]),
+    ("seeds: [0, true]", ["seeds", "True"]),
+    ("seeds: [[0]]", ["seeds", "[0]"]),
+    ("seeds: {a: 1}", ["seeds"]),
+    ("seeds: .nan", ["seeds", "nan"]),
+    ("conditions: [quickstart, 1]", ["condition '1'"]),
+    ("conditions: [[a]]", ["conditions", "['a']"]),
+    ("models: true", ["models", "True"]),
+    ("models: patchcore\nmodels: padim", ["models", "twice"]),
+    ("modls: patchcore", ["modls", "did you mean 'models'"]),
+    ("- patchcore", ["grid.yaml"]),
+    ("{", ["grid.yaml"]),
+    ("", ["grid.yaml"]),
+    ("split_seed: true", ["split_seed", "True"]),
+    ("!!python/object/apply:os.system [ls]", ["grid.yaml"]),
+    ("\x00", ["grid.yaml"]),
+]
+
+
+@pytest.mark.parametrize(("text", "says"), FILES, ids=lambda one: str(one)[:60])
+def test_a_grid_file_is_refused(refused, maps, tmp_path, text, says):
+    (tmp_path / "grid.yaml").write_text(text)
+    refused("grid", "--data-root", maps, "--grid", "grid.yaml", says=says)
+
+
+def one(**entry):
+    return json.dumps({"condition_1": {"name": "mine", "config": {}} | entry})
+
+
+CONDITIONS = [
+    ('{"a":' * 2000 + "1" + "}" * 2000, ["mine.json", "nested"]),
+    ("// json5\n" + DEEP, ["mine.json", "nested"]),
+    (one(config={"layers": json.loads("[" * 400 + "]" * 400)}), ["nested"]),
+    (one(name=5), ["mine.json", "name", "5"]),
+    (one(name=["mine"]), ["mine.json", "name"]),
+    (one(name=True), ["mine.json", "name"]),
+    (one(name=""), ["mine.json", "lacks its name"]),
+    (one(name="../../../x"), ["mine.json", "../../../x"]),
+    (one(name=".."), ["mine.json", ".."]),
+    (one(name="a\\b"), ["mine.json", "name"]),
+    (one(name="a\nb"), ["mine.json", "name"]),
+    (one(name="x" * 300), ["mine.json", "xxx"]),
+    (one(description=5), ["mine.json", "description", "5"]),
+    (one(config=[1]), ["mine.json", "config"]),
+    (one(config={"batch_size": True}), ["data.batch_size", "True"]),
+    (one(config={"batch_size": {"a": 1}}), ["data.batch_size"]),
+    (one(config={"batch_size": float("inf")}), ["data.batch_size", "inf"]),
+    (one(config={"learning_rate": "NaN"}), ["train.learning_rate", "NaN"]),
+    (one(config={"max_train": 10**400}), ["data.max_train"]),
+    (one(config={"num_neighbors": 1e308}), ["model.num_neighbors"]),
+    (one(config={"": 1}), ["unknown key 'model.'"]),
+    (one(confg={}), ["confg"]),
+    ("[]", ["mine.json"]),
+    ("5", ["mine.json"]),
+    ("", ["mine.json"]),
+    ("{}", ["mine.json"]),
+    ("\ufeff{", ["mine.json"]),
+]
+
+
+@pytest.mark.parametrize(("text", "says"), CONDITIONS, ids=lambda one: str(one)[:60])
+def test_a_condition_file_is_refused(refused, maps, tmp_path, text, says):
+    (tmp_path / "mine.json").write_text(text)
+    refused("train", "--data-root", maps, "--condition-file", "mine.json", "--condition", "mine", says=says)
+
+
+MODULES = {
+    "exits": ("import sys; sys.exit(0)", ["exits:M", "SystemExit"]),
+    "raises": ("1 / 0", ["raises:M", "ZeroDivisionError", "division by zero"]),
+    "asserts": ("assert False", ["asserts:M", "AssertionError"]),
+    "prints": ("import sys; print('a'); print('b', file=sys.stderr); 1 / 0", ["prints:M", "ZeroDivisionError"]),
+    "warns": ("import warnings; warnings.warn('a'); s = '\\d'; 1 / 0", ["warns:M", "ZeroDivisionError"]),
+    "syntax": ("def", ["syntax:M", "syntax"]),
+    "binary": ("\x00", ["binary:M"]),
+    "empty": ("", ["empty:M"]),
+    "module": ("import os as M", ["module:M", "AnomalibModule"]),
+    "function": ("def M(): pass", ["function:M", "AnomalibModule"]),
+    "number": ("M = 5", ["number:M", "AnomalibModule"]),
+    "wrong": ("class M: pass", ["wrong:M", "AnomalibModule"]),
+    "torch_only": ("import torch\nclass M(torch.nn.Module): pass", ["torch_only:M", "AnomalibModule"]),
+    "lazy": ("def __getattr__(name): raise RuntimeError('no')", ["lazy:M", "no"]),
+    "abstract": ("from anomalib.models.components import AnomalibModule as M", ["abstract:M", "abstract"]),
+    "long": (f"raise RuntimeError('{'x' * 5000}')", ["long:M", "xxx"]),
+    "hint": (
+        "from anomalib.models.components import AnomalibModule\n"
+        "class M(AnomalibModule):\n    def __init__(self, a: 'undefined()' = 3, **k): pass",
+        ["hint:M"],
+    ),
+}
+
+
+@pytest.mark.parametrize("name", MODULES)
+@pytest.mark.parametrize("command", ["train", "tune", "grid", "models"])
+def test_a_model_of_ones_own_that_is_none_is_refused(refused, maps, tmp_path, command, name):
+    if command != "train" and name not in ("exits", "raises", "wrong"):
+        pytest.skip("one way in is enough")
+    text, says = MODULES[name]
+    (tmp_path / f"{name}.py").write_text(text)
+    (tmp_path / "mine.json").write_text(one())
+    model = ["--models", f"{name}:M", "--conditions", "mine"] if command == "grid" else [f"{name}:M"]
+    files = [*(["--condition", "mine"] if command != "grid" else []), "--condition-file", "mine.json"]
+    if command != "models":
+        model += [*files, "--data-root", maps]
+    refused(command, *model, says=says, leaves=("__pycache__",))
+
+
+@pytest.mark.parametrize("model", [":", "a:", ":A", ".a:A", "a b:C", "a/../b:C", "os:", "a:b:c", "a\t:b", "../x:M"])
+def test_a_name_that_is_no_class_is_refused(refused, maps, tmp_path, model):
+    (tmp_path / "mine.json").write_text(one())
+    refused(
+        "train",
+        model,
+        "--condition-file",
+        "mine.json",
+        "--condition",
+        "mine",
+        "--data-root",
+        maps,
+        says=[model.replace("\t", " ")],
+    )
+
+
+OTHERS = [
+    (["simulate", "--out", "new", "--train", "²"], ["--train", "²"]),
+    (["simulate", "--out", "new", "--train", "1_000"], ["--train", "1_000"]),
+    (["simulate", "--out", "new", "--train", "0"], ["train"]),
+    (["simulate", "--out", "new", "--test", "0"], ["test"]),
+    (["simulate", "--out", "new", "--train", "99999999999"], ["train"]),
+    (["simulate", "--out", "new", "--seed", "-1"], ["--seed", "-1"]),
+    (["simulate", "--out", "new", "--gain-confound", "maybe"], ["maybe"]),
+    (["gpus", "--idle-utilisation", "nan"], ["--idle-utilisation", "nan"]),
+    (["gpus", "--idle-utilisation", "101"], ["--idle-utilisation", "101"]),
+    (["models", "pachcore"], ["pachcore", "did you mean 'patchcore'"]),
+    (["verify", "x", "--maps", "²"], ["--maps", "²"]),
+    (["rescore", "--run", "x", "--experiment", "y"], ["--run", "--experiment"]),
+    (["check-data", "/no/such"], ["/no/such"]),
+    (["report", "--uri", "sqlite:///none.db"], ["none.db"]),
+    (["trian"], ["trian", "train"]),
+]
+
+
+@pytest.mark.parametrize(("arguments", "says"), OTHERS, ids=lambda one: " ".join(one))
+def test_options_of_the_other_commands_are_refused(refused, arguments, says):
+    refused(*arguments, says=says)
