@@ -2,6 +2,7 @@
 
 import difflib
 from collections.abc import Iterable
+from pathlib import Path
 
 
 class BadInput(Exception):
@@ -26,6 +27,14 @@ class Pruned(Stopped):
 
 class Incomplete(Exception):
     """Some of many runs failed: one line that says how many and how to go on. Exit code 1."""
+
+
+class NotRecorded(Incomplete):
+    """What was computed could not be recorded: one line that says where it lies, and the command that records it."""
+
+    def __init__(self, line: str, folder: Path | None = None) -> None:
+        super().__init__(line)
+        self.folder = folder
 
 
 def nearest(word: str, known: Iterable[str]) -> str:

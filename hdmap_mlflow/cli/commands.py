@@ -294,6 +294,22 @@ def export(run_id: RunId, /, *, out: Out, uri: Uri = None) -> None:
 
 
 @app.command
+def upload(
+    folders: Annotated[list[Path], says("Folders of runs, as they were named when their store failed.")],
+    /,
+    *,
+    uri: Annotated[Text, says("MLflow store.", "the one that the run was for")] = None,
+) -> None:
+    """Record runs that were computed while their store was away; what is recorded already is left as it is."""
+    from hdmap_mlflow.runs import upload
+
+    for done in upload.upload(folders, uri):
+        print(
+            f"{done.name}: run {done.run_id} {'was recorded before' if done.before else 'is recorded'}, {done.status}"
+        )
+
+
+@app.command
 def report(
     *,
     experiment: Experiment = None,

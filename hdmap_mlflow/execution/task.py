@@ -63,6 +63,7 @@ class Outcome(_Plain):
     """How a run ended. `result` is the guideline's record and `metrics` the run's, both empty unless finished.
 
     `bug` says that a run failed with an error that is none of ours: not of its settings, its data or the machine.
+    `unrecorded` says where a run that finished lies, which the store did not take.
     """
 
     index: int
@@ -70,6 +71,7 @@ class Outcome(_Plain):
     status: Status
     reason: str = ""
     bug: bool = False
+    unrecorded: str = ""
     seconds: float = 0.0
     host: str = ""
     gpu: str = ""

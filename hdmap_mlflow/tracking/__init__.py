@@ -9,5 +9,7 @@ from hdmap_mlflow.tracking.client import (
     project_run,
     ui_command,
 )
-from hdmap_mlflow.tracking.record import NOTE, PARENT, Record, fail_project_run, reopen, start
+from hdmap_mlflow.tracking.journal import Kept, unrecorded
+from hdmap_mlflow.tracking.patience import FAILURES
+from hdmap_mlflow.tracking.record import NOTE, PARENT, Record, fail_project_run, reopen, send, start
 from hdmap_mlflow.tracking.store import Past, Store
