@@ -48,6 +48,14 @@ class Entry(_Line):
     begin: str = ""  # the run's name: it is written from here on
     end: Status | None = None
 
+    def names(self, folder: Path) -> list[str]:
+        """The artifacts that it makes."""
+        path, below = folder / self.file, f"{self.to}/" if self.to else ""
+        if not self.file:
+            return [self.to] if self.content is not None else []
+        files = [one.relative_to(path).as_posix() for one in path.rglob("*") if one.is_file()]  # none, of a file
+        return [f"{below}{name}" for name in files or [path.name]]
+
     def send(self, client: MlflowClient, run_id: str, folder: Path) -> None:
         """Record it."""
         if self.begin:

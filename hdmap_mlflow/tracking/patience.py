@@ -19,6 +19,7 @@ PASSING = {"INTERNAL_ERROR", "TEMPORARILY_UNAVAILABLE", "REQUEST_LIMIT_EXCEEDED"
 NO_JSON = "Response body: '"
 LASTING = ("disk is full", "No space left", "readonly database")  # said by SQLite and by the system
 FAILURES = (MlflowException, RequestException, SQLAlchemyError)  # of a store, and of nothing in this program
+WAIT = wait_exponential(max=15)  # seconds: 1, 2, 4 ...
 TRIES = 3  # where what failed is neither the store's answer nor the way to it
 
 
@@ -53,7 +54,7 @@ def tries(patience: float) -> Retrying:
         return late if error and is_away(error) else state.attempt_number >= TRIES
 
     again = retry_if_exception(lambda error: isinstance(error, Exception) and not is_refusal(error))
-    return Retrying(retry=again, stop=over, wait=wait_exponential(max=15), reraise=True)
+    return Retrying(retry=again, stop=over, wait=WAIT, reraise=True)
 
 
 @contextlib.contextmanager

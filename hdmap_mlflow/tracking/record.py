@@ -50,6 +50,7 @@ class Record:
         self._unsent: deque[Entry] = deque()
         self._extras: list[Entry] = []
         self._refused: list[str] = []
+        self._taken: list[Entry] = []  # what the store says that it has
         self._next_try = 0.0
 
     def params(self, values: Mapping[str, str]) -> None:
@@ -129,6 +130,7 @@ class Record:
                 self._send_all()
                 for entry in self._extras:
                     self._send_extra(entry)
+                self._check()
                 if self._refused:
                     last = last.model_copy(update={"tags": _ended("FAILED", self._refused[0]), "end": "FAILED"})
                 self._unsent.append(last)
@@ -175,8 +177,9 @@ class Record:
         """Send an entry. What the store refuses for good is set aside: the rest of the record must not wait for it."""
         try:
             entry.send(self.client, self.run_id, self.home)
+            self._taken.append(entry)
         except Exception as error:
-            if not self.kept or not patience.is_refusal(error) or entry.end:
+            if not self.kept or not patience.is_refusal(error) or entry.end or entry.extra:
                 raise
             self._refused.append(one_line(error))
 
@@ -184,11 +187,34 @@ class Record:
         try:
             for attempt in patience.tries(min(self.patience, 30)):
                 with attempt:
-                    entry.send(self.client, self.run_id, self.home)
+                    self._send(entry)
         except Exception as error:  # whatever the artifact store raises: the numbers of the run still stand
             said = _not_uploaded(self.home / entry.file, f"upload failed: {one_line(error, 200)}")
             self._unsent.append(Entry(tags=said, time=_now()))
             self._send_all()
+
+    def _check(self) -> None:
+        """Send once more what a server said it took, and has not: a proxy may have answered in its place."""
+        if self.uri.startswith("http"):
+            for attempt in patience.tries(self.patience):
+                with attempt:
+                    lost = self._lost()
+                    self._unsent.extend(lost)
+                    self._send_all()
+                    if lost:
+                        raise ConnectionError(f"it lost {', '.join(lost[0].names(self.home))}")
+
+    def _lost(self) -> list[Entry]:
+        """The entries whose artifacts the store does not list, and which were not sent since."""
+        names = {name for entry in self._taken for name in entry.names(self.home)}
+        there = {
+            one.path
+            for folder in {name.rpartition("/")[0] for name in names}
+            for one in self.client.list_artifacts(self.run_id, folder or None)
+        }
+        lost = [entry for entry in self._taken if not there.issuperset(entry.names(self.home))]
+        self._taken = [entry for entry in self._taken if entry not in lost]
+        return lost
 
     def _place(self, path: Path) -> str:
         """A path as the journal has it: relative to the run's folder, so that the folder can be moved."""
