@@ -10,8 +10,9 @@ import warnings
 
 from cyclopts import CycloptsError
 
-from hdmap_mlflow.cli.commands import app
-from hdmap_mlflow.errors import BadInput, Incomplete
+from hdmap_mlflow.cli import commands, finished  # noqa: F401 - they add the commands
+from hdmap_mlflow.cli.app import app
+from hdmap_mlflow.errors import BadInput, Incomplete, one_line
 
 HELP = {"--help", "-h"}
 MOST = 500  # characters of a line about a problem
@@ -43,6 +44,14 @@ def main() -> None:
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         sys.exit(130)
+    except Exception as error:
+        if "mlflow" not in sys.modules:  # whatever failed, it was no store
+            raise
+        from hdmap_mlflow.tracking import FAILURES
+
+        if not isinstance(error, FAILURES):
+            raise
+        sys.exit(_complain(Incomplete(f"the tracking store failed ({one_line(error)}); give the command again"), 1))
 
 
 def _complain(problem: Exception, code: int) -> int:

@@ -3,6 +3,7 @@
 import difflib
 import re
 from collections.abc import Iterable
+from pathlib import Path
 
 SECRETS = (
     (r"(://[^:/@\s]*):[^\s'\"]*@", r"\1:***@"),  # up to the last @: a password may hold one that nobody escaped
@@ -43,6 +44,14 @@ class Pruned(Stopped):
 
 class Incomplete(_Said):
     """Some of many runs failed: one line that says how many and how to go on. Exit code 1."""
+
+
+class NotRecorded(Incomplete):
+    """What was computed could not be recorded: one line that says where it lies, and the command that records it."""
+
+    def __init__(self, line: str, folder: Path | None = None) -> None:
+        super().__init__(line)
+        self.folder = folder
 
 
 def nearest(word: str, known: Iterable[str]) -> str:

@@ -25,6 +25,8 @@ class Tag:
     VERIFIED = f"{PREFIX}verified"
     CHECKPOINT = f"{PREFIX}checkpoint"  # where one that was not uploaded lies
     LOG_TAIL = f"{PREFIX}log_tail"
+    LEFT_OUT = f"{PREFIX}left_out"  # extras that failed, each with its reason; the numbers stand without them
+    UPLOADED_FROM = f"{PREFIX}uploaded_from"  # the id of a run that its store had lost, on the one in its place
     # The process that writes it.
     PROCESS = f"{PREFIX}process"
     GPU = f"{PREFIX}gpu"

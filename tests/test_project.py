@@ -13,7 +13,7 @@ import pytest
 import yaml
 
 import hdmap_mlflow
-from hdmap_mlflow.cli.commands import app
+from hdmap_mlflow.__main__ import app
 from hdmap_mlflow.models.registry import REGISTRY
 
 ROOT = Path(__file__).parents[1]
@@ -42,13 +42,13 @@ HOUSE = {
     "models/own": "cflow cutpaste dinomaly draem_sevnet padim patchcore",
     "models ": "builder contract",
     "evaluation": "pixels intervals scoring metrics cards shift figures pictures",
-    "tracking": "database client record store views server",
-    "runs": "meter setup identity train result history workdir flow export rescore verify",
+    "tracking": "database client patience journal record store views server",
+    "runs": "meter extras setup identity train result history workdir flow export rescore verify upload",
     "execution": "gpus task board child preload forks watch executor local ray launch",
     "grid": "plan driver",
     "tuning": "request storage pruning space study findings search driver",
     "report": "arrange selection tables sections charts write",
-    "cli": "options catalogue show commands",
+    "cli": "app options catalogue show commands finished",
     " ": "__main__",
 }
 FLOORS = []

@@ -9,13 +9,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated
 
-from cyclopts import App
-
+from hdmap_mlflow.cli.app import app
 from hdmap_mlflow.cli.options import (
     IDLE,
     Amount,
     DataOptions,
-    Experiment,
     IdleOptions,
     Jobs,
     Limit,
@@ -23,12 +21,10 @@ from hdmap_mlflow.cli.options import (
     Model,
     Out,
     Positive,
-    RunId,
     RunOptions,
     ShareOptions,
     Switch,
     Text,
-    Uri,
     Whole,
     given,
     of,
@@ -37,17 +33,6 @@ from hdmap_mlflow.cli.options import (
 from hdmap_mlflow.errors import BadInput
 
 BLOCK, SEARCH, SIMULATE = "grid.plan:Block", "tuning.request:SearchRequest", "data.simulate:simulate"
-
-app = App(
-    name="hdmap",
-    help="Anomaly detection on gearbox health data maps: one flow and one honest record for every model.",
-    version_flags=(),
-    help_format="plaintext",  # anything else imports a Markdown parser
-    result_action="return_value",
-    exit_on_error=False,
-    print_error=False,
-    suppress_keyboard_interrupt=False,
-)
 
 
 @app.command
@@ -242,114 +227,3 @@ def models(name: Annotated[Text, says("One model, with all its settings.", "all"
     from hdmap_mlflow.cli import catalogue
 
     catalogue.show_model(name) if name else catalogue.show_models()
-
-
-@app.command
-def rescore(
-    *,
-    run: Annotated[Text, says("Id of one run in place of an experiment's.")] = None,
-    experiment: Experiment = None,
-    uri: Uri = None,
-) -> None:
-    """Recompute every metric of finished runs from their stored scores and log what is new; needs no GPU."""
-    from hdmap_mlflow import tracking
-    from hdmap_mlflow.config import TrackingConfig
-    from hdmap_mlflow.runs import history, rescore
-
-    if run and experiment:
-        raise BadInput("--run and --experiment exclude each other: the id of a run is enough")
-    store = tracking.absolute_uri(uri)
-    name = experiment or TrackingConfig().experiment
-    records, left_out = ([history.read_run(store, run)], []) if run else history.read_experiment(store, name)
-    for record in records:
-        try:
-            done = rescore.rescore(store, record)
-        except BadInput as problem:
-            if run:
-                raise
-            left_out.append(f"{record.name} ({record.run_id[:8]}): {problem}")
-            continue
-        print(
-            f"{done.name} ({done.run_id[:8]}): {len(done.new)} new, {len(done.changed)} changed "
-            f"{', '.join([*done.new, *done.changed][:4])}".rstrip()
-        )
-    for line in left_out:
-        print(f"left out: {line}")
-
-
-@app.command
-def verify(
-    run_id: RunId,
-    /,
-    *,
-    maps: Annotated[Positive, says("Maps per domain that are scored again.", of("runs.verify:verify", "maps"))] = None,
-    data_root: Annotated[Text, says("Where the data is on this machine.", "as the run had it")] = None,
-    trust_model: Annotated[Switch, says("Import a class that is not of the registry, from the run's record.")] = False,
-    uri: Uri = None,
-) -> int:
-    """Reload a run's checkpoint, score a sample again, compare with the stored scores; exit code 1 if they differ."""
-    from hdmap_mlflow import tracking
-    from hdmap_mlflow.runs import verify
-
-    done = verify.verify(
-        tracking.absolute_uri(uri), run_id, trust_model=trust_model, **given(maps=maps, data_root=data_root)
-    )
-    for domain, difference in done.differences.items():
-        print(f"{domain}: largest difference {difference:.2g} sd of its stored scores")
-    print("verified" if done.holds else f"NOT verified: the tolerance is {verify.TOLERANCE:g} sd")
-    return int(not done.holds)
-
-
-@app.command
-def export(run_id: RunId, /, *, out: Out, uri: Uri = None) -> None:
-    """Write a run's pictures, scores and result in the guideline's folder form."""
-    from hdmap_mlflow import tracking
-    from hdmap_mlflow.runs import export
-
-    print(f"wrote {export.export(tracking.absolute_uri(uri), run_id, out)}")
-
-
-@app.command
-def report(
-    *,
-    experiment: Experiment = None,
-    out: Annotated[Path, says("Folder for report.html, report.md and report.csv.")] = Path("report"),
-    validation: Annotated[Text, says("Only runs of this protocol.", "all, which must agree")] = None,
-    data_digest: Annotated[Text, says("Only runs on this data.", "all, which must agree")] = None,
-    uri: Uri = None,
-) -> None:
-    """Compare an experiment's finished runs: transfer matrix, leaderboard, selection rules; HTML, Markdown and CSV."""
-    from hdmap_mlflow import tracking
-    from hdmap_mlflow.config import TrackingConfig
-    from hdmap_mlflow.report.sections import headline
-    from hdmap_mlflow.report.write import write_report
-
-    store, name = tracking.absolute_uri(uri), experiment or TrackingConfig().experiment
-    page, tables = write_report(store, name, out, validation, data_digest)
-    print("\n".join(line.replace("**", "") for line in headline(tables)))
-    print(f"\nwrote {page}, and report.md and report.csv beside it")
-    print(tracking.invitation(store, tables.grid.runs[0].run_id))
-
-
-@app.command
-def ui(
-    *,
-    experiment: Experiment = None,
-    port: Annotated[Positive, says("Port on this machine.", of("tracking.server:shown", "port"))] = None,
-    browse: Annotated[Switch, says("Open the page in the browser.")] = False,
-    uri: Uri = None,
-) -> None:
-    """Show an experiment's runs side by side in MLflow's UI; starts its server where none answers, until Ctrl-C."""
-    import webbrowser
-
-    from hdmap_mlflow import tracking
-    from hdmap_mlflow.config import TrackingConfig
-    from hdmap_mlflow.tracking import server
-
-    store, name = tracking.absolute_uri(uri), experiment or TrackingConfig().experiment
-    with server.shown(store, name, **given(port=port)) as (address, process):
-        print(f"{name}: {address}", flush=True)
-        if browse:
-            webbrowser.open(address)
-        if process:
-            process.wait()

@@ -29,19 +29,23 @@ CHUNK = 64_000_000  # bytes looked at once
 
 
 class Packed:
-    """Maps (N, H, W), float32, on disk; opened where it is used, so that worker processes share one copy."""
+    """Maps (N, H, W), float32, on disk; worker processes share one copy.
+
+    The file is open from the start: what another launch removes, or who empties the cache, stays readable here.
+    """
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self._pixels: np.ndarray | None = None
+        self._file = path.open("rb")
+        self._pixels: np.ndarray = np.load(path, mmap_mode="r")
 
     def __getitem__(self, row: int) -> np.ndarray:
-        if self._pixels is None:
-            self._pixels = np.load(self.path, mmap_mode="r")
         return np.array(self._pixels[row])
 
-    def __getstate__(self) -> dict:
-        return {"path": self.path, "_pixels": None}
+    def __reduce__(self) -> tuple[type[Packed], tuple[Path]]:
+        """In a process that was not forked it is opened anew: through this one, where the system lets it (Linux)."""
+        held = Path(f"/proc/{os.getpid()}/fd/{self._file.fileno()}")
+        return Packed, (held if held.exists() else self.path,)
 
 
 def entry(folder: Path, files: Iterable[Path]) -> Path:

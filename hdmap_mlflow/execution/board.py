@@ -49,7 +49,8 @@ class Board:
         else:
             self.running.pop(event.index, None)
             self.ended[event.index] = event
-            why = f": {event.reason}" if event.reason else ""
+            said = event.reason or event.unrecorded
+            why = f": {said}" if said else ""
             line = f"[{len(self.ended)}/{len(self.names)}] {event.status} {name}, {event.seconds:.0f} s{why}"
         if not self.live:
             print(line, flush=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib
+import json
 import os
 import signal
 import sys
@@ -16,7 +17,7 @@ from typing import Any
 
 import psutil
 
-from hdmap_mlflow.errors import BadInput, OutOfMemory, Pruned, Stopped, masked
+from hdmap_mlflow.errors import BadInput, Incomplete, NotRecorded, OutOfMemory, Pruned, Stopped, masked
 from hdmap_mlflow.execution.task import Outcome, Status, Task
 from hdmap_mlflow.files import write_whole
 from hdmap_mlflow.names import Artifact, Tag
@@ -28,7 +29,6 @@ EXIT_CODES = {"finished": 0, "failed": 1, "out_of_memory": 1, "killed": 130, "pr
 def flow(task: Task) -> dict[str, Any]:
     """Run the task as `hdmap train` would, into the MLflow run that the executor made; returns metrics and record."""
     from hdmap_mlflow import tracking
-    from hdmap_mlflow.runs import history
     from hdmap_mlflow.runs.flow import execute
 
     try:
@@ -37,12 +37,22 @@ def flow(task: Task) -> dict[str, Any]:
             Tag.PROCESS: process_name(int(os.environ["HDMAP_WATCHER"])),
             Tag.GPU: os.environ.get("CUDA_VISIBLE_DEVICES") or "none",
         }
-        result = execute(task.config, kind=task.kind, on_epoch=on_epoch, tags={**task.tags, **here})
+        result = execute(task.config, kind=task.kind, parent=task.parent, on_epoch=on_epoch, tags={**task.tags, **here})
     except BadInput as problem:
         tracking.fail_project_run(str(problem))
         raise
-    record = history.read_json(result.uri, result.run_id, Artifact.RESULT)
-    return {"metrics": dict(result.metrics), "result": record}
+    except NotRecorded as problem:
+        kept = tracking.Kept(problem.folder) if problem.folder else None
+        if kept is None or kept.last is None or kept.last.end != "FINISHED":
+            raise
+        return {"metrics": kept.metrics, "result": _result(kept.folder), "unrecorded": str(problem)}
+    return {"metrics": dict(result.metrics), "result": _result(result.folder)}
+
+
+def _result(folder: Path) -> dict[str, Any]:
+    """The guideline's record of a run, from its folder; empty where the disk was too full for it."""
+    path = folder / Artifact.RESULT
+    return json.loads(path.read_text()) if path.is_file() else {}
 
 
 def load_hook(name: str) -> Callable[..., Any]:
@@ -68,7 +78,7 @@ def main(file: str, flow: Callable[[Task], dict[str, Any]] = flow) -> int:
         status, reason = "killed", "interrupted"
     except Stopped as stop:
         status, reason = "pruned" if isinstance(stop, Pruned) else "killed", str(stop)
-    except BadInput as problem:
+    except (BadInput, Incomplete) as problem:
         status, reason = "out_of_memory" if isinstance(problem, OutOfMemory) else "failed", str(problem)
         print(f"hdmap: {problem}", file=sys.stderr)
     except BaseException as error:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from abc import ABC, abstractmethod
 from collections import deque
 from typing import TYPE_CHECKING
 
+from hdmap_mlflow.errors import Incomplete, one_line
 from hdmap_mlflow.execution.task import Outcome, Share, Started, Status, Task
 from hdmap_mlflow.names import Tag
 from hdmap_mlflow.process import process_name
@@ -35,6 +37,7 @@ class Executor(ABC):
         self._next_start = 0.0
         self._known: set[str] = set()  # runs of this launch, and those of others that stand for one of its tasks
         self._taken: list[Event] = []
+        self._away = ""  # what the store said where it took no new run
 
     @property
     def busy(self) -> bool:
@@ -47,8 +50,13 @@ class Executor(ABC):
         self._start_waiting()
 
     def wait(self, timeout: float = 1.0) -> list[Event]:
-        """What happened since the last call; returns after `timeout` seconds if nothing did."""
+        """What happened since the last call; returns after `timeout` seconds if nothing did.
+
+        Where the store takes no new run, those that run come to their end; then Incomplete is raised.
+        """
         self._start_waiting()
+        if self._away and not self.busy:
+            raise Incomplete(f"the store takes no new runs ({self._away}); start it, then the same command goes on")
         taken, self._taken = self._taken, []
         return taken or [self._settle(event) for event in self._events(timeout)]
 
@@ -73,6 +81,8 @@ class Executor(ABC):
             self._close()
 
     def _start_waiting(self) -> None:
+        from hdmap_mlflow.tracking import FAILURES
+
         while self._waiting and len(self._running) < self.at_once and time.monotonic() >= self._next_start:
             task = self._waiting.popleft()
             tags = {
@@ -80,7 +90,12 @@ class Executor(ABC):
                 Tag.KIND: task.kind,
                 Tag.PROCESS: process_name(),
             }  # until the child says its own
-            run_id = self._claim(task, tags)
+            try:
+                run_id = self._claim(task, tags)
+            except FAILURES as error:
+                self._waiting.clear()
+                self._away = one_line(error)
+                return
             if not run_id:
                 continue
             self._known.add(run_id)
@@ -104,12 +119,19 @@ class Executor(ABC):
         """Bring MLflow in line with how a task ended."""
         if isinstance(event, Started):
             return event
+        from hdmap_mlflow.tracking import FAILURES
+
         task = self._running.pop(event.index)
         if event.log and not event.log.exists():  # written on another host
             event.log.parent.mkdir(parents=True, exist_ok=True)
             event.log.write_text(event.text)
-        if self.store.close(task.run_id, event.status, event.reason, event.text) and event.status != "finished":
-            return event.model_copy(update={"status": "finished", "reason": ""})  # it died after its record was whole
+        if event.unrecorded:
+            return event
+        with contextlib.suppress(*FAILURES):  # the next launch closes it
+            if self.store.close(task.run_id, event.status, event.reason, event.text) and event.status != "finished":
+                return event.model_copy(
+                    update={"status": "finished", "reason": ""}
+                )  # it died after its record was whole
         return event
 
     @abstractmethod

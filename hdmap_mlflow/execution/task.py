@@ -64,7 +64,8 @@ class Outcome(_Plain):
     """How a run ended. `result` is the guideline's record and `metrics` the run's, both empty unless finished.
 
     `status` is running where another launch has the run. `bug` says that a run failed with an error that is none of
-    ours: not of its settings, its data or the machine.
+    ours: not of its settings, its data or the machine. `unrecorded` says where a run that finished lies, which the
+    store did not take.
     """
 
     index: int
@@ -72,6 +73,7 @@ class Outcome(_Plain):
     status: Status
     reason: str = ""
     bug: bool = False
+    unrecorded: str = ""
     seconds: float = 0.0
     host: str = ""
     gpu: str = ""

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from hdmap_mlflow.tracking import Record, Store
 from hdmap_mlflow.execution.launch import Launch
 
+IDENTITY = (Tag.FINGERPRINT, Tag.PLANNED)
 COLUMNS = ("run", "status", "seconds", "target AUROC", "where", "reason")
 
 
@@ -39,6 +40,8 @@ def run(
     """Run what the flags and a grid file ask for, or show what would run. Raises BadInput before anything starts."""
     cells = plan.expand(plan.read_blocks(flags, file), repeat)
     store = open_store(cells)
+    if not plan_only:
+        recover(cells)
     (show_plan if plan_only else carry_out)(plan.look_up(cells, store), store, launch)
 
 
@@ -48,6 +51,17 @@ def open_store(cells: Sequence[Cell]) -> Store:
 
     tracking = cells[0].config.tracking
     return Store(tracking.uri or "", tracking.experiment)
+
+
+def recover(cells: Sequence[Cell]) -> int:
+    """Record runs of the cells that were computed while the store was away; returns how many."""
+    from hdmap_mlflow.runs import upload
+
+    own = {cell.fingerprint for cell in cells if not cell.skipped}
+    return sum(
+        upload.recover(folder, lambda tags: not own.isdisjoint({tags.get(name) for name in IDENTITY}))
+        for folder in {cell.config.tracking.output_dir for cell in cells}
+    )
 
 
 def show_plan(cells: Sequence[Cell], store: Store, launch: Launch) -> None:
@@ -101,7 +115,11 @@ def carry_out(cells: Sequence[Cell], store: Store, launch: Launch) -> None:
         except KeyboardInterrupt:
             print(f"interrupted; what finished is kept. To go on: {launch.resume}", file=sys.stderr)
             raise
+        lost = sum(bool(outcome.unrecorded) for outcome in outcomes.values())
+        left = lost - recover(cells) if lost else 0
         _finish(cells, outcomes, store.uri, record)
+        if left:
+            raise Incomplete(f"{left} runs are computed and not recorded, see above; the same command records them")
 
 
 def _run(cells: Sequence[Cell], store: Store, launch: Launch, record: Record) -> dict[int, Outcome]:
@@ -231,4 +249,7 @@ class _Folders:
         """`result_exp_<ii>_<condition>_gpu<g>.json` of a run that finished; that it is there means success."""
         if outcome.status == "finished":
             file = f"result_exp_{outcome.index:02d}_{cell.config.condition}_gpu{outcome.gpu or 'none'}.json"
-            (self(cell) / file).write_text(json.dumps(outcome.result, indent=2))
+            try:
+                (self(cell) / file).write_text(json.dumps(outcome.result, indent=2))
+            except OSError as error:
+                print(f"left out: {file} ({error.strerror}); the run's own record has it")

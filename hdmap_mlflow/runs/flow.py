@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import platform
 import sys
+import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from importlib import metadata
@@ -18,9 +19,10 @@ from hdmap_mlflow.evaluation import scoring, shift
 from hdmap_mlflow.evaluation.scoring import Scores
 from hdmap_mlflow.names import Artifact, Scope, Tag, metric_name
 from hdmap_mlflow.runs import workdir
+from hdmap_mlflow.runs.extras import Extras
 from hdmap_mlflow.runs.identity import identity_tags
 from hdmap_mlflow.runs.meter import Meter
-from hdmap_mlflow.runs.result import Result, summarise
+from hdmap_mlflow.runs.result import Distances, Result, summarise
 from hdmap_mlflow.runs.setup import check_maps
 
 if TYPE_CHECKING:
@@ -95,17 +97,20 @@ def execute(
             f"{identity[Tag.FINGERPRINT]}, planned {planned}); make them the same"
         )
     tags = {**(tags or {}), Tag.KIND: kind, **identity}
-    with tracking.start(uri, config.tracking.experiment, config.name, tags, parent) as record:
+    with tracking.start(uri, config.tracking.experiment, config.name, tags, parent, folder=run.folder) as record:
         say(f"run {config.name}, id {record.run_id}")
         with workdir.logged(run.folder, record, say), _memory(config):
+            extras = Extras(say)
             record_inputs(record, config, data)
             try:
-                return _flow(run, data, record, meter, on_epoch)
+                return _flow(run, data, record, meter, extras, on_epoch)
             finally:
                 record.metrics({metric_name(Scope.COST, name): value for name, value in meter.results.items()})
+                if extras.left_out:
+                    record.tags({Tag.LEFT_OUT: "; ".join(extras.left_out)})
 
 
-def _flow(run: Run, data: Dataset, record: Record, meter: Meter, on_epoch: OnEpoch | None) -> Result:
+def _flow(run: Run, data: Dataset, record: Record, meter: Meter, extras: Extras, on_epoch: OnEpoch | None) -> Result:
     """The steps of a run. What exists is recorded once: after the last of them, or where one fails."""
     from hdmap_mlflow.models import builder
     from hdmap_mlflow.runs import train
@@ -119,7 +124,7 @@ def _flow(run: Run, data: Dataset, record: Record, meter: Meter, on_epoch: OnEpo
     with contextlib.ExitStack() as ending:
         ending.callback(record_run, record, run)
         with meter.phase("build"):
-            run.prepared = ready = prepare(config, data)
+            run.prepared = ready = prepare(config, data, extras)
         with meter.phase("fit"), builder.downloads(config.model.name):
             trains = builder.trains(config, ready.model)
             run.fitted = train.fit(
@@ -134,21 +139,25 @@ def _flow(run: Run, data: Dataset, record: Record, meter: Meter, on_epoch: OnEpo
         with meter.phase("evaluate"):
             run.scored = score(ready, data.names, progress)
         with meter.phase("record"):
+            distances: Distances = {}
+            with extras("the domain-shift card"):
+                distances = shift.of_domains(data.domains)
             run.result = summarise(
                 *run.scored,
-                shift.of_domains(data.domains),
+                distances,
                 run_id=record.run_id,
                 uri=record.uri,
+                folder=run.folder,
                 config=config,
                 simulated=data.simulated,
             )
             ending.close()
     with meter.phase("pictures"):
-        record_pictures(record, run.folder, ready, run.scored, run.result)
+        record_pictures(record, run.folder, ready, run.scored, run.result, extras)
     return run.result
 
 
-def prepare(config: CheckedConfig, data: Dataset) -> Prepared:
+def prepare(config: CheckedConfig, data: Dataset, extras: Extras) -> Prepared:
     """Build the model from its seed, and the sets of maps. Raises BadInput if its device or weights are not there."""
     from hdmap_mlflow.data.datamodule import MultiDomainHDMAPDataModule
     from hdmap_mlflow.models import backbones, builder
@@ -158,7 +167,8 @@ def prepare(config: CheckedConfig, data: Dataset) -> Prepared:
     device = train.accelerator(config.train.device)
     train.seed(config.train)
     model = builder.build(config)
-    features.reuse(model, config.data.feature_cache_mb, config.data.image_size)
+    with extras("the cache of features"):
+        features.reuse(model, config.data.feature_cache_mb, config.data.image_size)
     datamodule = MultiDomainHDMAPDataModule(data.domains, config.data, config.train.limit_val_batches)
     return Prepared(model, datamodule, device, f"{config.model.weights}:{backbones.weights_digest(model)}")
 
@@ -204,7 +214,7 @@ def record_run(record: Record, run: Run) -> None:
     if result:
         record.metrics(result.metrics)
     for scores in (run.scored.source, *run.scored.targets) if run.scored else ():
-        record.artifact(scoring.write(scores, run.folder), Artifact.SCORES)
+        record.artifact(_written(scores, run.folder), Artifact.SCORES)
     if result and run.fitted:
         record.json(result.record(run.fitted.training, run.fitted.checkpoint, run.folder), Artifact.RESULT)
         record.json(result.cards, Artifact.CARDS)
@@ -215,8 +225,18 @@ def record_run(record: Record, run: Run) -> None:
         record.checkpoint(run.fitted.checkpoint, tracking.max_checkpoint_mb)
 
 
-def record_pictures(record: Record, folder: Path, ready: Prepared, scored: Scored, result: Result) -> None:
-    """Draw and write the run's figures, and pictures of a few maps of every domain; where one fails, those before."""
+def _written(scores: Scores, folder: Path) -> Path:
+    """The file of a domain's scores: in the run's folder, or in a temporary one where that cannot be written to."""
+    try:
+        return scoring.write(scores, folder)
+    except OSError:
+        return scoring.write(scores, Path(tempfile.mkdtemp(prefix="hdmap_scores_")))
+
+
+def record_pictures(
+    record: Record, folder: Path, ready: Prepared, scored: Scored, result: Result, extras: Extras
+) -> None:
+    """Draw and write the run's figures, and pictures of a few maps of every domain; where one fails, the others."""
     from hdmap_mlflow.evaluation import figures, pictures
 
     tracking, threshold = result.config.tracking, result.metrics.get(metric_name(Scope.VAL, "threshold_F1"))
@@ -226,21 +246,21 @@ def record_pictures(record: Record, folder: Path, ready: Prepared, scored: Score
         (folder / path).parent.mkdir(parents=True, exist_ok=True)
         return folder / path
 
-    try:
-        if tracking.figures:
+    if tracking.figures:
+        with extras(Artifact.FIGURES):
             for path, figure in figures.of_run(
                 result.config.name, everything, *result.bars(), result.cards["repair"], result.simulated
             ):
                 figure.savefig(below(path), dpi=90)
-        for scores in everything if tracking.heatmaps else ():
+    for scores in everything if tracking.heatmaps else ():
+        with extras(f"{Artifact.HEATMAPS}/{scores.domain}"):
             for path, picture in pictures.of_domain(
                 scores, ready.model, ready.datamodule, ready.device, threshold, tracking.heatmaps, result.simulated
             ):
                 picture.save(below(path))
-    finally:
-        for name in (Artifact.FIGURES, Artifact.HEATMAPS):
-            if (folder / name).exists():
-                record.folder(folder / name, name)
+    for name in (Artifact.FIGURES, Artifact.HEATMAPS):
+        if (folder / name).exists():
+            record.folder(folder / name, name)
 
 
 @contextlib.contextmanager

@@ -35,6 +35,7 @@ class Result:
     metrics: Mapping[str, float]
     simulated: bool
     cards: Cards = dataclasses.field(default_factory=Cards)
+    folder: Path = Path()  # in which all of it lies, too
 
     def scope(self, domain: str) -> str:
         return Scope.SOURCE if domain == self.domains[0] else target_scope(domain)

@@ -50,6 +50,7 @@ def logged(folder: Path, record: Record, say: Callable[[str], None]) -> Iterator
 
     path, root, ours = folder / "run.log", logging.getLogger(), logging.getLogger("hdmap_mlflow")
     file, level = logging.FileHandler(path, encoding="utf-8"), ours.level
+    file.handleError = lambda record: None  # type: ignore[method-assign]  # a full disk ends the log, not the run
     file.setFormatter(_Masked("%(asctime)s %(levelname)s %(name)s: %(message)s"))
     file.addFilter(tell)
     root.addHandler(file)
@@ -64,5 +65,6 @@ def logged(folder: Path, record: Record, say: Callable[[str], None]) -> Iterator
         logging.captureWarnings(False)
         ours.setLevel(level)
         root.removeHandler(file)
-        file.close()
+        with contextlib.suppress(OSError):
+            file.close()
         record.artifact(path, Artifact.LOGS)

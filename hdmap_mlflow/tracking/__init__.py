@@ -9,6 +9,8 @@ from hdmap_mlflow.tracking.client import (
     open_store,
     project_run,
 )
-from hdmap_mlflow.tracking.record import NOTE, PARENT, Record, fail_project_run, reopen, start
+from hdmap_mlflow.tracking.journal import Kept, unrecorded
+from hdmap_mlflow.tracking.patience import FAILURES
+from hdmap_mlflow.tracking.record import NOTE, PARENT, Record, fail_project_run, reopen, send, start
 from hdmap_mlflow.tracking.store import Past, Store
 from hdmap_mlflow.tracking.views import STUDIES, invitation

@@ -276,3 +276,16 @@ def test_an_entry_is_locked_while_it_is_made_and_free_after_even_a_failure(tmp_p
     with store.lock(path):
         pass
     FileLock(f"{path}.lock").acquire(timeout=0)
+
+
+def test_maps_in_use_stay_readable_when_the_cache_is_deleted(root: Path) -> None:
+    """A second launch on changed data removes the entry, or a user empties the cache, while a run goes on."""
+    packed = layout.read_domain(root, "domain_A").packed
+    assert packed is not None
+    kept = layout.read_domain(root, "domain_A").packed
+    assert kept is not None
+    expected = kept[3]
+    shutil.rmtree(store.cache_dir() / "maps")
+    np.testing.assert_array_equal(packed[3], expected)
+    if Path("/proc/self/fd").exists():  # and in a worker that was not forked
+        np.testing.assert_array_equal(pickle.loads(pickle.dumps(packed))[3], expected)

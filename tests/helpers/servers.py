@@ -92,9 +92,9 @@ def postgresql() -> Iterator[str]:
 
 
 @contextlib.contextmanager
-def mlflow_server(backend: str, artifacts: Path) -> Iterator[str]:
+def mlflow_server(backend: str, artifacts: Path, port: int = 0, workers: int = 2) -> Iterator[str]:
     """URI of an MLflow server on a backend store, which takes the artifacts of its clients."""
-    uri = f"http://127.0.0.1:{free_port()}"
+    uri = f"http://127.0.0.1:{port or free_port()}"
     command = [
         sys.executable,
         "-m",
@@ -109,7 +109,7 @@ def mlflow_server(backend: str, artifacts: Path) -> Iterator[str]:
         "--port",
         uri.rpartition(":")[2],
         "--workers",
-        "2",
+        str(workers),
     ]
     clean = {name: value for name, value in os.environ.items() if not name.startswith("MLFLOW_")}
     clean["MLFLOW_SERVER_ENABLE_JOB_EXECUTION"] = "false"  # seven processes that no test needs
@@ -125,6 +125,6 @@ def mlflow_server(backend: str, artifacts: Path) -> Iterator[str]:
             time.sleep(0.5)
         yield uri
     finally:
-        os.killpg(server.pid, 15)
+        os.killpg(server.pid, 9)  # asked kindly, it waits for clients that keep a connection
         server.wait(30)
         log.close()

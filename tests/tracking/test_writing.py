@@ -185,7 +185,9 @@ def test_a_checkpoint_is_uploaded_or_it_is_said_where_it_is_and_why(record, monk
     record.checkpoint(path, 1.4)
     said = back(record).data.tags["hdmap.checkpoint"]
     assert said == f"not uploaded (2 MB is over tracking.max_checkpoint_mb=1.4); it is at {path}"
-    monkeypatch.setattr(record, "artifact", lambda *given: (_ for _ in ()).throw(OSError("disk\n full " + "o" * 300)))
+    monkeypatch.setattr("tenacity.nap.time.sleep", lambda seconds: None)
+    refuse = lambda *given: (_ for _ in ()).throw(OSError("disk\n full " + "o" * 300))  # noqa: E731
+    monkeypatch.setattr(record.client, "log_artifact", refuse)
     record.checkpoint(path, 2)
     said = back(record).data.tags["hdmap.checkpoint"]
     assert said == f"not uploaded (upload failed: disk full {'o' * 190}); it is at {path}"
