@@ -16,7 +16,8 @@ def make(shared, tmp_path):
     """Makes a run of an experiment: its scores by domain, its end, its tags."""
 
     def made(store, name, scores=None, ended="FINISHED", start=1000, **tags):
-        tags = {f"hdmap.{key}": value for key, value in ({"kind": "run", "source": "b"} | tags).items()}
+        what = {"kind": "run", "source": "b", "model": "m", "condition": "c", "validation": "v", "data_digest": "d"}
+        tags = {f"hdmap.{key}": value for key, value in (what | tags).items()}
         run = store.client.create_run(store.experiment_id, start_time=start, run_name=name, tags=tags)
         record = Record(store.client, run.info.run_id, store.uri)
         for domain, values in (scores or {}).items():
@@ -81,11 +82,13 @@ def test_one_run_is_read_with_its_cards_and_its_configuration(shared, make):
     record = make(shared, "x", {"c": [1.0]})
     record.params({"model.name": "m"})
     record.metrics({"source/x": 0.5})
-    record.json({"repair": [1]}, "cards.json")
+    record.json({"repair": {"a": 1}}, "cards.json")
     config = CheckedConfig(condition="c", model=ModelConfig(name="m", settings={"a": 1.0, "b": [2]}))
     record.json(json.loads(config.model_dump_json()), "config.json")
     whole = history.read_run(shared.uri, record.run_id)
-    assert whole.cards == {"repair": [1]} and whole.params["model.name"] == "m" and whole.metrics == {"source/x": 0.5}
+    assert (
+        whole.cards == {"repair": {"a": 1}} and whole.params["model.name"] == "m" and whole.metrics == {"source/x": 0.5}
+    )
     bare = history.read_run(shared.uri, record.run_id, scores=False)
     assert bare.scores == {} and bare.cards == {} and bare.metrics == whole.metrics
     assert history.read_config(shared.uri, record.run_id) == config
