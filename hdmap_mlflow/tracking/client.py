@@ -142,11 +142,11 @@ def close_gone(client: MlflowClient) -> None:
 def find_runs(uri: str, experiment: str) -> list[Run]:
     """All runs of an experiment, the newest first. Raises BadInput that names the experiments there are."""
     client = reader(uri)
-    entity = client.get_experiment_by_name(experiment)
-    if entity is None:
+    known = _experiment(client, uri, experiment)
+    if known is None:
         names = ", ".join(one.name for one in every(client.search_experiments)) or "none"
         raise BadInput(f"no experiment '{experiment}' in {masked(uri)}; there are: {names}; give --experiment or --uri")
-    return list(every(client.search_runs, experiment_ids=[entity.experiment_id]))
+    return list(every(client.search_runs, experiment_ids=[known]))
 
 
 def every(search: Callable[..., PagedList[Entity]], size: int | None = None, **what: object) -> Iterator[Entity]:
