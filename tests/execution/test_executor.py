@@ -29,9 +29,10 @@ def test_each_run_fails_alone_with_its_reason_and_its_log_in_mlflow(store, monke
     monkeypatch.setenv("MLFLOW_EXPERIMENT_ID", "7")
     for seed, text in {1: "raise no such layer", 2: "die", 3: "deaf"}.items():
         order(seed, text)
+    parent = store.create("a grid", {}, None)
     with LocalExecutor(store, Share(timeout=4, cpus=3), jobs=4) as pool:
         for seed in range(4):
-            pool.submit(task(seed, tags={"hdmap.model": "patchcore"}, parent="parent"))
+            pool.submit(task(seed, tags={"hdmap.model": "patchcore"}, parent=parent))
         outcomes = drain(pool)
     assert [outcomes[i].status for i in range(4)] == ["finished", "failed", "failed", "timeout"]
     runs = [recorded(outcomes[i].run_id) for i in range(4)]
@@ -42,7 +43,7 @@ def test_each_run_fails_alone_with_its_reason_and_its_log_in_mlflow(store, monke
         log = mlflow.artifacts.download_artifacts(run_id=run.info.run_id, artifact_path="logs/output.log")
         assert "line of the log" in Path(log).read_text()
     assert "Traceback" in outcomes[1].text
-    assert runs[0].data.tags["mlflow.parentRunId"] == "parent" and outcomes[0].result["seed"] == "0"
+    assert runs[0].data.tags["mlflow.parentRunId"] == parent and outcomes[0].result["seed"] == "0"
     (note, _) = notes(0)
     assert note["MLFLOW_RUN_ID"] == runs[0].info.run_id and note["MLFLOW_EXPERIMENT_ID"] is None
     assert note["OMP_NUM_THREADS"] == "3"

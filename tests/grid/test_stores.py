@@ -70,7 +70,12 @@ def test_a_hook_stops_a_real_run_and_a_wrong_plan_is_refused(maps, store, monkey
     monkeypatch.setenv("PYTHONPATH", f"{Path.cwd()}{os.pathsep}{os.environ.get('PYTHONPATH', '')}")
     config = setup.configure("reverse_distillation", flags={"data.root": str(maps)}, overrides=RD)
     folder = Path("logs").absolute()
-    hook = {"hook": "my_hook:make", "arguments": {"limit": 1}, "kind": "trial", "parent": "study"}
+    hook = {
+        "hook": "my_hook:make",
+        "arguments": {"limit": 1},
+        "kind": "trial",
+        "parent": store.create("a study", {}, None),
+    }
     with LocalExecutor(store, Share(), jobs=2) as pool:
         pool.submit(Task(index=0, config=config, folder=folder, **hook))
         pool.submit(Task(index=1, config=config, folder=folder, tags={"hdmap.fingerprint": "another"}))

@@ -297,18 +297,17 @@ def test_a_checkpoint_that_is_too_large_is_said_and_the_run_stands(maps):
 
 @pytest.mark.slow
 def test_a_failed_upload_never_loses_the_run(maps, monkeypatch):
-    from hdmap_mlflow.tracking import Record
-
     tries = []
-    original = Record.artifact
+    original = mlflow.MlflowClient.log_artifact
 
-    def flaky(self, path, folder=""):
+    def flaky(self, run_id, path, folder=None):
         if folder == "checkpoint":
             tries.append(path)
             raise ConnectionError("store is full")
-        original(self, path, folder)
+        original(self, run_id, path, folder)
 
-    monkeypatch.setattr(Record, "artifact", flaky)
+    monkeypatch.setattr(mlflow.MlflowClient, "log_artifact", flaky)
+    monkeypatch.setenv("HDMAP_PATIENCE", "1")
     result = flow.execute(configure(maps), say=quiet)
     tags = mlflow.MlflowClient().get_run(result.run_id).data.tags
     assert tries and "store is full" in tags["hdmap.checkpoint"] and tags["hdmap.status"] == "finished"
