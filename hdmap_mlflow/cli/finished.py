@@ -20,8 +20,6 @@ from hdmap_mlflow.cli.options import (
 )
 from hdmap_mlflow.errors import BadInput
 
-BLOCK, SEARCH, SIMULATE = "grid.plan:Block", "tuning.request:SearchRequest", "data.simulate:simulate"
-
 
 @app.command
 def rescore(

@@ -227,8 +227,9 @@ def _finish(cells: Sequence[Cell], outcomes: Mapping[int, Outcome], uri: str, re
             f"To run them again: {hint}"
         )
     print(f"all {able} runs are finished" + _skipped(cells))
-    first = record.run_id if record else next(cell.past.run_id for cell in cells if cell.past)
-    print(tracking.invitation(uri, first))
+    shown = [record.run_id] if record else [cell.past.run_id for cell in cells if cell.past]
+    if shown:  # none where this machine can run no cell
+        print(tracking.invitation(uri, shown[0]))
 
 
 def _skipped(cells: Sequence[Cell]) -> str:

@@ -236,7 +236,10 @@ def _written(scores: Scores, folder: Path) -> Path:
 def record_pictures(
     record: Record, folder: Path, ready: Prepared, scored: Scored, result: Result, extras: Extras
 ) -> None:
-    """Draw and write the run's figures, and pictures of a few maps of every domain; where one fails, the others."""
+    """Draw and write the run's figures, and pictures of a few maps of every domain.
+
+    Where one fails, the run goes without it and those after it: of the figures, or of the domain's maps.
+    """
     from hdmap_mlflow.evaluation import figures, pictures
 
     tracking, threshold = result.config.tracking, result.metrics.get(metric_name(Scope.VAL, "threshold_F1"))

@@ -141,12 +141,17 @@ def close_gone(client: MlflowClient) -> None:
 # ------------------------------------------------------------------------------------------- reading back
 def find_runs(uri: str, experiment: str) -> list[Run]:
     """All runs of an experiment, the newest first. Raises BadInput that names the experiments there are."""
-    client = reader(uri)
-    known = _experiment(client, uri, experiment)
-    if known is None:
-        names = ", ".join(one.name for one in every(client.search_experiments)) or "none"
-        raise BadInput(f"no experiment '{experiment}' in {masked(uri)}; there are: {names}; give --experiment or --uri")
+    client, known = read_store(uri, experiment)
     return list(every(client.search_runs, experiment_ids=[known]))
+
+
+def read_store(uri: str, experiment: str) -> tuple[MlflowClient, str]:
+    """A client and the id of an experiment that is there. Raises BadInput that names the experiments there are."""
+    client = _reader(uri)
+    if known := _experiment(client, uri, experiment):
+        return client, known
+    names = ", ".join(one.name for one in every(client.search_experiments)) or "none"
+    raise BadInput(f"no experiment '{experiment}' in {masked(uri)}; there are: {names}; give --experiment or --uri")
 
 
 def every(search: Callable[..., PagedList[Entity]], size: int | None = None, **what: object) -> Iterator[Entity]:
@@ -161,14 +166,14 @@ def every(search: Callable[..., PagedList[Entity]], size: int | None = None, **w
 def get_run(uri: str, run_id: str) -> Run:
     """One run by its id. Raises BadInput for an id that the store does not know."""
     try:
-        return reader(uri).get_run(run_id)
+        return _reader(uri).get_run(run_id)
     except MlflowException:
         raise BadInput(
             f"no run {run_id} in {masked(uri)}; `mlflow ui` shows the ids, --uri names another store"
         ) from None
 
 
-def reader(uri: str) -> MlflowClient:
+def _reader(uri: str) -> MlflowClient:
     """A client for a store that exists: reading makes none. Raises BadInput if it does not answer."""
     with _answering(uri, "give --uri") as way_out:
         if database.is_database(uri) and not database.check(uri, way_out, write=False):

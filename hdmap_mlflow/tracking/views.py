@@ -13,6 +13,9 @@ import zlib
 from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
+from mlflow.tracking import MlflowClient
+
+from hdmap_mlflow.errors import masked, one_line
 from hdmap_mlflow.names import (
     AUROC,
     MEAN_AUROC,
@@ -25,6 +28,7 @@ from hdmap_mlflow.names import (
     target_scope,
 )
 from hdmap_mlflow.tracking.client import connect, ui_command
+from hdmap_mlflow.tracking.patience import FAILURES
 
 RUNS = 200  # the newest, whose target domains get columns
 TAG = "mlflow.sharedViewState."
@@ -61,14 +65,13 @@ VIEWS = {
 COMPARISON, STUDIES = "hdmap-models", "hdmap-studies"
 
 
-def share(uri: str, run_id: str) -> str:
-    """Bring the views of a run's experiment up to date; returns the experiment's id.
+def share(client: MlflowClient, experiment_id: str) -> None:
+    """Bring the views of an experiment up to date.
 
     There is a column for every target domain of the newest runs and for those that the views had.
     """
-    client = connect(uri)
-    experiment = client.get_experiment(client.get_run(run_id).info.experiment_id)
-    newest = client.search_runs([experiment.experiment_id], FINISHED, max_results=RUNS)
+    experiment = client.get_experiment(experiment_id)
+    newest = client.search_runs([experiment_id], FINISHED, max_results=RUNS)
     prefix = target_scope("")
     domains = {
         name.removeprefix(prefix).partition("/")[0]
@@ -83,20 +86,25 @@ def share(uri: str, run_id: str) -> str:
         created = json.loads(experiment.tags[tag])["createdAt"] if tag in experiment.tags else now
         packed = base64.b64encode(zlib.compress(json.dumps(_state(view, sorted(domains))).encode())).decode()
         content = {"name": view.title, "createdAt": created, "updatedAt": now, "state": f"deflate;{packed}"}
-        client.set_experiment_tag(experiment.experiment_id, tag, json.dumps(content))
-    client.set_experiment_tag(experiment.experiment_id, Tag.DOMAINS, json.dumps(sorted(domains)))
-    return experiment.experiment_id
+        client.set_experiment_tag(experiment_id, tag, json.dumps(content))
+    client.set_experiment_tag(experiment_id, Tag.DOMAINS, json.dumps(sorted(domains)))
 
 
 def link(server: str, experiment_id: str, view: str = COMPARISON) -> str:
     """The address of a view on a server; a store that is a database is served on this machine."""
-    base = server.rstrip("/") if server.startswith("http") else f"http://127.0.0.1:{PORT}"
+    base = masked(server).rstrip("/") if server.startswith("http") else f"http://127.0.0.1:{PORT}"
     return f"{base}/#/experiments/{experiment_id}/runs?workflowType=machine_learning&viewStateShareKey={view}"
 
 
 def invitation(uri: str, run_id: str, view: str = COMPARISON) -> str:
-    """The line that leads from the end of a command to its runs side by side."""
-    address = link(uri, share(uri, run_id), view)
+    """The line that leads from the end of a command to its runs side by side; the command has done its work by then."""
+    try:
+        client = connect(uri)
+        experiment_id = client.get_run(run_id).info.experiment_id
+        share(client, experiment_id)
+    except FAILURES as error:
+        return f"to compare runs: {ui_command(uri)} (the store did not take the views: {one_line(error)})"
+    address = link(uri, experiment_id, view)
     return f"to compare runs: {address}" + ("" if uri.startswith("http") else f" (served by: {ui_command(uri)})")
 
 

@@ -172,6 +172,12 @@ def test_a_skipped_model_is_shown_in_the_plan_and_never_run(store, capsys):
     assert "2 to run" in shown and "1 skipped, which this machine cannot run. Nothing was started." in shown
 
 
+def test_a_grid_of_which_this_machine_can_run_nothing_says_so(store, capsys):
+    carry_out(skipped(1)[1:], store)
+    said = capsys.readouterr().out
+    assert "all 0 runs are finished; 1 skipped" in said and "to compare runs" not in said
+
+
 @pytest.mark.slow
 def test_a_grid_is_finished_when_all_but_the_skipped_is(store, capsys):
     """The grid run is that of the grid without it, so that it goes on once the package is there."""

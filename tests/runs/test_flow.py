@@ -68,6 +68,7 @@ def test_a_run_leaves_the_whole_record(finished):
     assert tags["hdmap.weights"].startswith("random:")
     assert tags["hdmap.status"] == "finished" and tags["hdmap.simulated"] == "false"
     assert {"hdmap.fingerprint", "hdmap.data_digest", "mlflow.note.content"} <= set(tags)
+    assert tags.get("hdmap.grade") == finished.grade
     for name in (
         "val/image_AUROC",
         "source/image_AUROC",
@@ -249,7 +250,33 @@ def test_all_that_exists_of_a_run_that_fails_is_recorded(maps, tmp_path, monkeyp
     tags, metrics = found.data.tags, found.data.metrics
     assert tags["hdmap.weights"].startswith("none:") and found.data.params["model.name"] == "toys:Fitted"
     assert {"cost/read_seconds", "cost/build_seconds", "cost/fit_seconds", "cost/evaluate_seconds"} <= set(metrics)
-    assert "mlflow.note.content" not in tags and "source/image_AUROC" not in metrics
+    assert not {"hdmap.grade", "mlflow.note.content"} & set(tags) and "source/image_AUROC" not in metrics
+
+
+PICTURES = {"figures/repair", "figures/transfer.png", "heatmaps/domain_B"}
+EXTRAS = {  # what fails -> how it is named, and the pictures that the run is left without
+    "hdmap_mlflow.evaluation.shift.of_domains": ("the domain-shift card", set()),
+    "hdmap_mlflow.evaluation.figures.transfer_figure": ("figures", {"figures/transfer.png", "figures/repair"}),
+    "hdmap_mlflow.evaluation.pictures.Sheet": ("heatmaps/domain_A", {"heatmaps/domain_B"}),
+}
+
+
+@pytest.mark.parametrize("step", EXTRAS)
+def test_a_run_stands_without_what_is_beside_its_numbers(maps, tmp_path, monkeypatch, step):
+    (tmp_path / "toy.json").write_text(json.dumps([{"name": "toy", "config": {"image_size": [31, 95]}}]))
+
+    def fails(*given, **more):
+        raise OSError("no space left")
+
+    monkeypatch.setattr(step, fails)
+    overrides, said = "tracking.output_dir=out,tracking.heatmaps=1,data.batch_size=4", []
+    config = setup.configure("toys:Fitted", "toy", str(tmp_path / "toy.json"), {"data.root": str(maps)}, overrides)
+    result = flow.execute(config, say=said.append)
+    lost, missing = EXTRAS[step]
+    found, kept = last_run(), below(result.run_id)
+    assert found.info.status == "FINISHED" and f"{lost}: no space left" in found.data.tags["hdmap.left_out"]
+    assert f"left out: {lost}: no space left" in said and found.data.metrics["source/image_AUROC"] > 0
+    assert {name for name in PICTURES if not any(path.startswith(name) for path in kept)} == missing
 
 
 def test_what_the_package_logs_of_a_run_is_said_and_kept_and_the_libraries_words_are_only_kept(tmp_path):

@@ -5,13 +5,17 @@ from __future__ import annotations
 import base64
 import json
 import shutil
+import sqlite3
 import subprocess
 import sys
 import time
 import zlib
+from pathlib import Path
 
 import pytest
-from servers import back, free_port
+from mlflow import MlflowClient
+from mlflow.exceptions import MlflowException
+from servers import back, free_port, new_store
 
 from hdmap_mlflow.tracking import STUDIES, invitation, server, views
 
@@ -72,6 +76,20 @@ def test_a_store_that_needs_naming_is_named():
     assert views.ui_command("sqlite:////a/m.db") == "hdmap ui --uri sqlite:////a/m.db"
 
 
+def test_a_command_that_has_done_its_work_does_not_fail_for_want_of_a_view(store, monkeypatch):
+    run_id = finish(store, "a", ["B"]).run_id
+
+    def refuses(*given):
+        raise MlflowException("read only")
+
+    monkeypatch.setattr(MlflowClient, "set_experiment_tag", refuses)
+    assert invitation(store.uri, run_id).startswith("to compare runs: hdmap ui (the store did not take the views: read")
+
+
+def test_an_address_shows_no_password():
+    assert "secret" not in views.link("http://me:secret@host:1/", "7")
+
+
 @pytest.mark.slow
 def test_the_page_that_hdmap_ui_serves_has_the_columns_without_a_click(store):
     selenium = pytest.importorskip("selenium.webdriver")
@@ -101,24 +119,18 @@ def test_the_page_that_hdmap_ui_serves_has_the_columns_without_a_click(store):
             page.quit()
         again = subprocess.run(command, capture_output=True, text=True, timeout=60)
         assert again.stdout.rpartition(" ")[2].strip() == address, "a server that answers is not started twice"
-        with pytest.raises(Exception, match="not with this store"), server.shown(other(store), "hdmap", int(port)):
+        with pytest.raises(Exception, match="not with this store"), server.shown(other(), "hdmap", int(port)):
             pass
     finally:
         ui.send_signal(2)
         assert ui.wait(60) == 130
 
 
-def other(store):
+def other():
     """URI of another store with an experiment of the same name."""
-    from pathlib import Path
-
-    from servers import new_store
-
     folder = Path("other")
     folder.mkdir()
     uri = new_store(folder.absolute() / "mlflow.db")
-    import sqlite3
-
     with sqlite3.connect(folder / "mlflow.db") as database:
         database.execute("UPDATE experiments SET creation_time = 1 WHERE name = 'hdmap'")
     return uri
