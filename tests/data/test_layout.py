@@ -428,7 +428,7 @@ def test_a_name_of_more_than_100_bytes_is_refused(name):
     assert domain_flaw(name[:-1]) == ""
 
 
-@pytest.mark.parametrize("pair", [("domain_A", "Domain_a"), ("ü", "u\u0308")], ids=ascii)
+@pytest.mark.parametrize("pair", [("domain_A", "Domain_a"), ("ü", "u\u0308")], ids=["case", "normal form"])
 def test_two_names_that_some_disks_take_for_one_are_refused(tmp_path, pair):
     for number, name in enumerate(pair, 1):
         write_domain(tmp_path, name, 1, 1, number)
