@@ -39,7 +39,7 @@ HOUSE = {
     "data": "faults formats simulate matfiles packed layout dataset splits datamodule",
     "models": "searchspace entry signature backbones registry",
     "models/parts": "auroc blur coreset features textures",
-    "models/own": "cflow cutpaste dinomaly draem_sevnet padim patchcore",
+    "models/own": "cflow cutpaste dinomaly draem_sevnet padim patchcore reverse_distillation",
     "models ": "builder contract",
     "evaluation": "pixels intervals scoring metrics cards shift figures pictures",
     "tracking": "client record store",

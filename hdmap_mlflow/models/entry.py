@@ -46,7 +46,8 @@ class Needs:
 
     `multiple` and `least` hold for height and width; `batch` fixes the training batch; `scaled` says that maps are
     normalised as the weights want, else they reach the model in their own unit; `package` must be installed; a model
-    that is `online` only cannot be run without the hub.
+    that is `online` only cannot be run without the hub; `rising` says that it takes two or more layers, and
+    that each has twice the stride of the one before, or a larger power of two.
     """
 
     multiple: int = 1
@@ -58,6 +59,7 @@ class Needs:
     scaled: bool = True
     package: str = ""
     online: bool = False
+    rising: bool = False
 
     def problem(self, config: RunConfig) -> str | None:
         """What a configuration breaks, with the setting to change, or None."""

@@ -7,13 +7,12 @@ Left out of anomalib 2.7: `cfm` (needs point clouds) and `vlm_ad` (asks a langua
 from __future__ import annotations
 
 from hdmap_mlflow.errors import BadInput, nearest
-from hdmap_mlflow.models.backbones import fre_input_dim
+from hdmap_mlflow.models.backbones import fre_input_dim, pyramid
 from hdmap_mlflow.models.entry import GENERATED, ModelEntry, Needs, Weights
 from hdmap_mlflow.models.searchspace import among, only, rate, real, whole
 
 ANOMALIB = "anomalib.models.image:"
 OWN = "hdmap_mlflow.models.own."
-RESNETS = ("resnet*", "resnext*", "wide_resnet*")
 DINO = Weights("encoder_name", names=("vit_*dino*",))
 
 
@@ -106,13 +105,14 @@ REGISTRY: dict[str, ModelEntry] = {
     ),
     # --------------------------------------------------------------------------------------- epochs improve them
     "reverse_distillation": ModelEntry(
-        path=f"{ANOMALIB}ReverseDistillation",
+        path=f"{OWN}reverse_distillation:ReverseDistillation",
         paper="Deng and Li, Anomaly Detection via Reverse Distillation from One-Class Embedding, CVPR 2022",
         trains=True,
-        weights=Weights(local=False, names=RESNETS),
-        needs=Needs(multiple=32),
+        weights=Weights(),
+        needs=Needs(multiple=32, rising=True),
         defaults=training(200, 0.005, batch=16),
         space=rate(0.005) | among("anomaly_map_mode", "add", "multiply"),
+        derived={"layers": pyramid},
     ),
     "draem": ModelEntry(
         path=f"{ANOMALIB}Draem",
