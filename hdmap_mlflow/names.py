@@ -71,6 +71,7 @@ class Artifact:
 
 
 AUROC = "image_AUROC"  # the metric by which runs are compared
+ROW = "baseline_row_AUROC"  # the trivial score that records of before 0.17 lack
 
 
 def metric_name(scope: str, name: str) -> str:

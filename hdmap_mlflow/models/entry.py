@@ -101,6 +101,12 @@ class Needs:
         return ", ".join(size + rest + (["the hub"] if self.online else [])) or "-"
 
 
+def training(epochs: int, learning_rate: float, batch: int, size: int = 256, **settings: object) -> dict[str, object]:
+    """Published settings of a model that trains."""
+    settings |= {"image_size": [size, size]}
+    return {"max_epochs": epochs, "learning_rate": learning_rate, "batch_size": batch, **settings}
+
+
 @dataclass(frozen=True)
 class ModelEntry:
     """One model of the registry.

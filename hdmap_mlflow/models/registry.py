@@ -8,18 +8,12 @@ from __future__ import annotations
 
 from hdmap_mlflow.errors import BadInput, nearest
 from hdmap_mlflow.models.backbones import fre_input_dim, pyramid
-from hdmap_mlflow.models.entry import GENERATED, ModelEntry, Needs, Weights
+from hdmap_mlflow.models.entry import GENERATED, ModelEntry, Needs, Weights, training
 from hdmap_mlflow.models.searchspace import among, only, rate, real, whole
 
 ANOMALIB = "anomalib.models.image:"
 OWN = "hdmap_mlflow.models.own."
 DINO = Weights("encoder_name", names=("vit_*dino*",))
-
-
-def training(epochs: int, learning_rate: float, batch: int, size: int = 256, **settings: object) -> dict[str, object]:
-    """Published settings of a model that trains."""
-    sides = [size, size]
-    return {"max_epochs": epochs, "learning_rate": learning_rate, "batch_size": batch, "image_size": sides, **settings}
 
 
 REGISTRY: dict[str, ModelEntry] = {
@@ -59,6 +53,16 @@ REGISTRY: dict[str, ModelEntry] = {
         trains=False,
         weights=Weights(),
         space=real("pca_level", 0.9, 0.999),
+    ),
+    "toothwise": ModelEntry(
+        path=f"{OWN}toothwise:Toothwise",
+        paper="After Ha et al., toothwise fault identification for planetary gearboxes, IEEE TIE 2018",
+        trains=False,
+        needs=Needs(least=2, scaled=False),
+        defaults={"image_size": [31, 95]},
+        space=among("axis", "rows", "columns", "either")
+        | among("window", 1, 2)
+        | among("statistic", "ratio", "robust_z"),
     ),
     "anomaly_dino": ModelEntry(
         path=f"{ANOMALIB}AnomalyDINO",
@@ -341,6 +345,5 @@ def find_model(name: str) -> ModelEntry:
         )
     from hdmap_mlflow.models import signature
 
-    takes = signature.parameters(name)
-    weights = Weights() if "backbone" in takes else None
+    weights = Weights() if "backbone" in signature.parameters(name) else None
     return ModelEntry(name, paper="", trains=None, weights=weights, needs=Needs(least=1, scaled=weights is not None))
