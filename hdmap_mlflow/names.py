@@ -80,6 +80,7 @@ class Artifact:
 AUROC = "image_AUROC"  # the metric by which runs are compared
 DOMAIN = r"^\w([\w.\- ]*[\w\-])?$"  # what MLflow takes as part of a metric's name, and Windows as a file's
 DOMAIN_BYTES = 100  # two of them and a metric fit the 250 characters of a name; one and a suffix, those of a file's
+ROW = "baseline_row_AUROC"  # the trivial score that records of before 0.17 lack
 
 
 def metric_name(scope: str, name: str) -> str:

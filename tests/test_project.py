@@ -31,15 +31,15 @@ MODEL_PARAMETERS = {
     "overrides": "",
 }
 MAIN_MODELS = ["patchcore", "padim", "reverse_distillation", "draem", "draem_sevnet", "dinomaly", "efficient_ad"]
-MAIN_MODELS += ["fastflow", "cflow", "uninet", "supersimplenet", "stfpm"]
+MAIN_MODELS += ["fastflow", "cflow", "uninet", "supersimplenet", "stfpm", "toothwise"]
 # The house, floor by floor: a file imports nothing that stands after it, at its head or within its functions.
 HOUSE = {
     "": "names errors numbers files console process sqlite",
     "config": "protocols documents settings conditions layers identity",
     "data": "faults formats simulate matfiles packed folder metadata layout dataset splits datamodule",
-    "models": "searchspace entry signature backbones registry",
-    "models/parts": "auroc blur coreset features textures",
-    "models/own": "cflow cutpaste dinomaly draem_sevnet padim patchcore",
+    "models": "searchspace entry signature backbones one_pass epochs registry",
+    "models/parts": "auroc blur coreset features rows textures",
+    "models/own": "cflow cutpaste dinomaly draem_sevnet padim patchcore reverse_distillation toothwise",
     "models ": "builder contract",
     "evaluation": "pixels intervals scoring metrics cards shift figures pictures",
     "tracking": "database client patience journal record store views server",

@@ -89,7 +89,7 @@ def _roc(axis: Axes, label: np.ndarray, score: np.ndarray, thresholds: Mapping[s
 
 
 def transfer_figure(name: str, rows: Bars, baselines: Mapping[str, float], simulated: bool = False) -> Figure:
-    """AUROC of every domain with its interval; ticks mark `baselines`, the better of the trivial scores' AUROC."""
+    """AUROC of every domain with its interval; ticks mark `baselines`, the best of the trivial scores' AUROC."""
     figure, (axis,) = _figure(7.5, 1.4 + 0.5 * len(rows), f"{name}: image AUROC", simulated)
     for i, (domain, auroc, (low, high)) in enumerate(rows):
         axis.barh(i, auroc, color=ACCENT if i == 0 else GOOD, alpha=0.85, height=0.6)
@@ -100,7 +100,7 @@ def transfer_figure(name: str, rows: Bars, baselines: Mapping[str, float], simul
     axis.axvline(0.5, color=MUTED, linestyle=":", linewidth=1)
     axis.set(yticks=range(len(rows)), xlim=(0, 1.1), ylim=(len(rows) - 0.4, -0.6))
     axis.set_yticklabels([f"{domain} (source)" if i == 0 else domain for i, (domain, *_) in enumerate(rows)])
-    axis.set_xlabel("red: 95 % interval;  orange: best trivial score (image maximum or mean)", fontsize=9)
+    axis.set_xlabel("red: 95 % interval;  orange: best trivial score (image maximum, mean or row ratio)", fontsize=9)
     return figure
 
 

@@ -22,10 +22,14 @@ from sklearn.metrics import (
 
 from hdmap_mlflow.evaluation.intervals import Interval, ap_interval, auroc_interval
 from hdmap_mlflow.evaluation.scoring import Scores
-from hdmap_mlflow.names import AUROC, MEAN_AUROC, Scope, metric_name, target_scope
+from hdmap_mlflow.names import AUROC, MEAN_AUROC, ROW, Scope, metric_name, target_scope
 
 NORMAL_QUANTILE = 0.99
-TRIVIAL = {"image_max": "image maximum", "image_mean": "image mean"}  # training-free scores, by their column
+TRIVIAL = {
+    "image_max": "image maximum",
+    "image_mean": "image mean",
+    "image_row": "row ratio",
+}  # training-free scores, by their column
 
 
 def tpr_at_fpr(label: np.ndarray, score: np.ndarray, limit: float = 0.01) -> float:
@@ -66,7 +70,12 @@ class Metric:
     chooses: bool = False  # also measured on the validation maps, where a choice may need it
 
     def sample(self, table: pd.DataFrame, fitted: Mapping[str, float]) -> tuple[np.ndarray, np.ndarray] | None:
-        """Labels and measured values of a domain's maps; None where a class, the threshold or the masks are missing."""
+        """Labels and measured values of a domain's maps; None where a class, the threshold or the masks are missing.
+
+        So it is where a value is: older tables have no row ratio, and maps around 0 have none.
+        """
+        if self.of not in table or table[self.of].isna().any():
+            return None
         label, values = table["label"].to_numpy(int), table[self.of].to_numpy(np.float64)
         if self.measure is None or (self.threshold and self.threshold not in fitted):
             return None
@@ -95,6 +104,7 @@ METRICS: dict[str, Metric] = {
     "TPR_at_normal_q99": Metric(share, threshold="normal_q99", classes=(1,), heading="TPR"),
     "baseline_max_AUROC": Metric(roc_auc_score, of="image_max", heading="image max"),
     "baseline_mean_AUROC": Metric(roc_auc_score, of="image_mean", heading="image mean"),
+    ROW: Metric(roc_auc_score, of="image_row", heading="row ratio"),
     "pixel_AUROC": Metric(None),
     "pixel_AUPRO": Metric(None),
 }

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from torch.utils.data import DataLoader
 
 Found = tuple[np.ndarray, np.ndarray | None, np.ndarray]  # map, anomaly map (None if the model has none), mask
-COLUMNS = ["path", "label", "group", "severity", "split", "score", "image_max", "image_mean", "seconds"]
+COLUMNS = ["path", "label", "group", "severity", "split", "score", "image_max", "image_mean", "image_row", "seconds"]
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,8 @@ class Scores:
     """Raw scores of one domain.
 
     `table` has one row per map: `path`, `label` (0 good, 1 fault), `group`, `severity`, `split` (val, test), `score`
-    (raw, any range, higher is more anomalous), `image_max` and `image_mean` (the trivial baselines) and `seconds`.
+    (raw, any range, higher is more anomalous), `image_max`, `image_mean` and `image_row` (the trivial scores; NaN where
+    the median row mean is not above 0) and `seconds`.
     `pixel` holds the pixel metrics of the reported maps where masks exist; the pixels themselves are not kept.
     """
 
@@ -55,15 +56,16 @@ def score(model: Any, loader: DataLoader, domain: str, split: str, device: str, 
     from rich.progress import track
 
     table: pd.DataFrame = loader.dataset.table  # type: ignore[attr-defined]
-    columns: dict[str, list[np.ndarray]] = {"score": [], "image_max": [], "image_mean": [], "seconds": []}
+    columns: dict[str, list[np.ndarray]] = {"score": [], "image_max": [], "image_mean": [], "image_row": []}
+    columns["seconds"] = []
     pixels, unmarked = PixelHistogram(), ((table["label"] == 1) & (table["mask"] == "")).to_numpy()
     model.to(device).eval()
     with torch.inference_mode():
         for batch in track(loader, f"scoring {domain} ({split})", transient=True, disable=not progress):
             started = time.perf_counter()
             maps = batch.image[:, 0]
-            columns["image_max"].append(maps.amax((1, 2)).numpy())
-            columns["image_mean"].append(maps.mean((1, 2)).numpy())
+            for name, found in trivial(maps).items():
+                columns[name].append(found)
             # Not model.pre_processor(...): that is a copy for export, which resizes without anti-aliasing.
             batch.image = model.pre_processor.transform(batch.image.to(device))
             predicted = model.predict_step(batch, 0)
@@ -79,6 +81,17 @@ def score(model: Any, loader: DataLoader, domain: str, split: str, device: str, 
     if told := not_finite(domain, kept, f" of {len(table)}"):
         raise BadInput(f"{told}; the training diverged: lower train.learning_rate or change the seed")
     return Scores(domain, kept[COLUMNS].reset_index(drop=True), pixels.metrics() if split == "test" else {})
+
+
+def trivial(maps: Tensor) -> dict[str, np.ndarray]:
+    """The training-free scores of maps (B, H, W) in their own unit, float32 (B,), by the column that holds them."""
+    from hdmap_mlflow.models.parts.rows import row_ratio
+
+    return {
+        "image_max": maps.amax((1, 2)).numpy(),
+        "image_mean": maps.mean((1, 2)).numpy(),
+        "image_row": row_ratio(maps).numpy(),
+    }
 
 
 def not_finite(domain: str, table: pd.DataFrame, total: str = "") -> str:

@@ -42,8 +42,7 @@ def resolve(weights: str, backbone: str, fetch: bool = True) -> Backbone:
     import timm
 
     if weights == "embedded":
-        if backbone != EMBEDDED:
-            raise BadInput(f"weights=embedded are of {EMBEDDED}, not of {backbone}; set model.backbone={EMBEDDED}")
+        check_embedded(backbone)
         return Backbone(f"local-dir:{_embedded_folder()}", (0.5,) * 3, (0.5,) * 3)
     if weights not in ("hub", "random"):
         return _local(Path(weights.removeprefix("local-dir:")).expanduser(), backbone)
@@ -69,6 +68,25 @@ def layers(backbone: str) -> dict[str, tuple[int, int]]:
     with torch.device("meta"):
         info: Any = timm.create_model(backbone, features_only=True).feature_info
     return {layer["module"]: (layer["num_chs"], layer["reduction"]) for layer in info.info}
+
+
+def architecture(name: str) -> str:
+    """`resnet18` of `resnet18.a1_in1k`, and what a local folder says that its weights are of."""
+    if name.startswith("local-dir:"):
+        name = json.loads(Path(name.removeprefix("local-dir:"), "config.json").read_text())["architecture"]
+    return name.partition(".")[0]
+
+
+def pyramid(config: RunConfig) -> list[str]:
+    """The layers of a run's backbone at strides 4, 8 and 16, where a ResNet has the published ones."""
+    at = {stride: layer for layer, (_, stride) in layers(config.model.settings.get("backbone", "resnet18")).items()}
+    return [at[stride] for stride in (4, 8, 16) if stride in at]
+
+
+def check_embedded(name: str, setting: str = "backbone") -> None:
+    """Raise BadInput where the embedded weights do not fit the architecture that a setting names."""
+    if name != EMBEDDED:
+        raise BadInput(f"weights=embedded are of {EMBEDDED}, not of {name}; set model.{setting}={EMBEDDED}")
 
 
 def _hub(backbone: str, fetch: bool) -> Backbone:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import math
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.error import URLError
@@ -63,6 +65,21 @@ def _check_weights(model: str, entry: ModelEntry, weights: str, settings: dict[s
         raise BadInput(f"{model} takes model.{rule.setting} {', '.join(rule.names)}; got '{name}'")
     if rule.library == "timm":
         _check_timm(rule.setting, name, settings)
+        if weights == "embedded":
+            backbones.check_embedded(name, rule.setting)
+        if entry.needs.rising:
+            _check_rising(rule.setting, name, settings["layers"])
+
+
+def _check_rising(setting: str, name: str, chosen: Sequence[str]) -> None:
+    known = backbones.layers(name)
+    ratios = [known[coarse][1] / known[fine][1] for fine, coarse in pairwise(chosen)]
+    if not ratios or any(ratio < 2 or math.frexp(ratio)[0] != 0.5 for ratio in ratios):
+        have = ", ".join(f"{layer} {stride}" for layer, (_, stride) in known.items())
+        raise BadInput(
+            f"model.layers={list(chosen)} of {setting} '{name}': give two or more, each with twice the stride "
+            f"of the one before, or a larger power of two; its layers and strides: {have}"
+        )
 
 
 def _check_timm(setting: str, name: str, settings: dict[str, Any]) -> None:

@@ -13,6 +13,8 @@ from hdmap_mlflow.config import RunConfig
 from hdmap_mlflow.errors import BadInput
 from hdmap_mlflow.models.searchspace import Dimension
 
+ANOMALIB = "anomalib.models.image:"
+OWN = "hdmap_mlflow.models.own."
 GENERATED = "generated"  # a setting that names a folder of textures: those that we make
 
 
@@ -40,6 +42,9 @@ class Weights:
         return "hub, local, random" if self.names else "hub, local, embedded, random"
 
 
+DINO = Weights("encoder_name", names=("vit_*dino*",))
+
+
 @dataclass(frozen=True)
 class Needs:
     """What a model asks of a run. Sizes are pixels of `data.image_size`.
@@ -47,7 +52,8 @@ class Needs:
     `multiple` and `least` hold for height and width; `batch` fixes the training batch; `scaled` says that maps are
     normalised as the weights want, else they reach the model in their own unit; `package` must be installed; a model
     that is `online` only cannot be run without the hub; `maps` is the least number of training maps, or the setting
-    that must stay below their number.
+    that must stay below their number; `rising` says that it takes two or more layers, and that each has twice the
+    stride of the one before, or a larger power of two.
     """
 
     multiple: int = 1
@@ -60,6 +66,7 @@ class Needs:
     package: str = ""
     online: bool = False
     maps: int | str = 1
+    rising: bool = False
 
     def problem(self, config: RunConfig) -> str | None:
         """What a configuration breaks, with the setting to change, or None."""
@@ -108,6 +115,12 @@ class Needs:
         rest += [f"{'>=' if isinstance(self.maps, int) else '>'} {self.maps} maps"] if self.maps != 1 else []
         rest += [self.package] if self.package else []
         return ", ".join(size + rest + (["the hub"] if self.online else [])) or "-"
+
+
+def training(epochs: int, learning_rate: float, batch: int, size: int = 256, **settings: object) -> dict[str, object]:
+    """Published settings of a model that trains."""
+    settings |= {"image_size": [size, size]}
+    return {"max_epochs": epochs, "learning_rate": learning_rate, "batch_size": batch, **settings}
 
 
 @dataclass(frozen=True)

@@ -46,7 +46,9 @@ def reported(run: RunRecord, domain: str) -> pd.DataFrame:
 
 
 def auroc(table: pd.DataFrame, column: str = "score") -> float | None:
-    """AUROC of a column of scores, or None where a class is missing."""
+    """AUROC of a column of scores, or None where a class or a value is missing."""
+    if column not in table or table[column].isna().any():
+        return None
     label, score = raw(table.assign(score=table[column]))
     return placements(label, score).auroc if len(np.unique(label)) == 2 else None
 

@@ -68,7 +68,7 @@ def _board(tables: Tables) -> str:
         axis.plot(s.target.value, i, "o", color=BLUE, markersize=8)
         if s.worst:
             axis.plot(s.worst[1], i, "D", color=RED, markersize=6)
-    for (name, (mean, _)), style in zip(tables.trivial.items(), ("-", "--"), strict=False):
+    for (name, (mean, _)), style in zip(tables.trivial.items(), ("-", "--", ":"), strict=False):
         axis.axvline(mean, color=ORANGE, linestyle=style, linewidth=1.5, label=f"trivial: {name}")
     axis.axvline(0.5, color=MUTED, linestyle=":", linewidth=1.2, label="chance")
     axis.set(yticks=range(len(board)), ylim=(len(board) - 0.5, -0.5), xlabel="image AUROC on targets")

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from hdmap_mlflow.config.protocols import PROTOCOLS
 from hdmap_mlflow.console import markdown_table
+from hdmap_mlflow.evaluation.metrics import TRIVIAL
 from hdmap_mlflow.names import MEAN_AUROC, SOURCE_AUROC, WORST_AUROC
 from hdmap_mlflow.report.arrange import Entry
 from hdmap_mlflow.report.selection import ORACLE, SELECTION_RULES
@@ -69,7 +70,7 @@ def headline(tables: Tables) -> list[str]:
     lines.append(
         f"Not shown to beat the trivial scores: {', '.join(beaten)}."
         if beaten
-        else "Every entry beats both trivial scores (image maximum, image mean)."
+        else f"Every entry beats the trivial scores ({', '.join(tables.trivial)})."
     )
     return lines
 
@@ -132,9 +133,13 @@ def _leaderboard(tables: Tables) -> Section:
         "rank = 1 + the number of entries that are better by a paired DeLong test on the same maps "
         f"(Holm-adjusted p < {ALPHA:g}); entries of one rank are tied.",
         "The interval takes the maps as the sample and the fitted models as given; the sd is over seeds (ddof 1).",
-        "over trivial = target mean less that of the better trivial score on the same maps [95 % interval].",
+        "over trivial = target mean less that of the best trivial score on the same maps [95 % interval].",
         "ratio = target mean / source, gap = source - target mean, skill = (target mean - .5) / (source - .5).",
     ]
+    if lacking := [name for name in TRIVIAL.values() if name not in tables.trivial]:
+        notes.append(
+            f"Not known of every domain, so not compared: {', '.join(lacking)}; hdmap verify adds it to old runs."
+        )
     count = len(tables.grid.common)
     if len({len(entry.runs) for entry in tables.grid.entries} | {count}) > 1:
         notes.insert(

@@ -138,7 +138,9 @@ def _interval(tables: Sequence[pd.DataFrame]) -> tuple[float, float] | None:
 
 
 def _stack(tables: Sequence[pd.DataFrame], column: str = "score") -> Stack | None:
-    """A column of tables that hold the same maps; None where they do not (another split)."""
+    """A column of tables that hold the same maps; None where they do not (another split), or lack it."""
+    if not all(column in table and table[column].notna().all() for table in tables):
+        return None
     if not all(same_maps(tables[0], table) for table in tables):
         return None
     return Stack(tables[0], np.stack([table[column].to_numpy(float) for table in tables]))
@@ -241,12 +243,16 @@ def _cost(runs: Sequence[RunRecord], name: str, join: Callable[[Sequence[float]]
 
 
 def _trivial(grid: Grid) -> dict[str, tuple[float, tuple[str, float]]]:
-    """Mean and worst AUROC over domains of each trivial score; it needs no source, so every domain counts once."""
-    out = {}
+    """Mean and worst AUROC over domains of each trivial score; it needs no source, so every domain counts once.
+
+    A score that a domain lacks where another is defined is left out: its mean would be over other domains.
+    """
+    out, count = {}, 0
     run_of = {domain: run for run in grid.runs for domain in run.targets}
     for column, name in TRIVIAL.items():
         values = {d: v for d, run in sorted(run_of.items()) if (v := auroc(reported(run, d), column)) is not None}
-        if values:
+        count = max(count, len(values))
+        if values and len(values) == count:
             out[name] = float(np.mean(list(values.values()))), min(values.items(), key=lambda item: item[1])
     return out
 

@@ -14,7 +14,7 @@ from hdmap_mlflow.evaluation import cards, metrics
 from hdmap_mlflow.evaluation.cards import Bounds, Cards, bounds_of
 from hdmap_mlflow.evaluation.metrics import METRICS, TRIVIAL
 from hdmap_mlflow.evaluation.scoring import Scores
-from hdmap_mlflow.names import AUROC, MEAN_AUROC, SOURCE_AUROC, WORST_AUROC, Scope, metric_name, target_scope
+from hdmap_mlflow.names import AUROC, MEAN_AUROC, ROW, SOURCE_AUROC, WORST_AUROC, Scope, metric_name, target_scope
 
 if TYPE_CHECKING:
     from hdmap_mlflow.runs.train import TrainingRecord
@@ -75,7 +75,7 @@ class Result:
         return rows
 
     def bars(self) -> tuple[list[tuple[str, float, Bounds]], dict[str, float]]:
-        """(domain, AUROC, interval) of every domain that has one, and the better trivial score of each domain."""
+        """(domain, AUROC, interval) of every domain that has one, and the best trivial score of each domain."""
         rows, trivial = [], {}
         for domain in self.domains:
             auroc, bounds = self.metrics.get(metric_name(self.scope(domain), AUROC)), bounds_of(self.cards, domain)
@@ -129,8 +129,10 @@ class Result:
                 )
         lines.append(
             "F1, and the realised FPR and TPR (at the 99 % quantile of normals), are at thresholds of the source's "
-            "validation maps; image max and image mean are the AUROC of the trivial scores."
+            "validation maps; image max, image mean and row ratio are the AUROC of the trivial scores."
         )
+        if self._trivial(self.domains[0]) and metric_name(Scope.SOURCE, ROW) not in self.metrics:
+            lines.append("No row ratio is known of the source: two trivial scores are compared; hdmap verify adds it.")
         return [line for line in lines if line]
 
     def markdown(self) -> str:

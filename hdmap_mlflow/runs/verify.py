@@ -3,16 +3,25 @@
 from __future__ import annotations
 
 import logging
+import tempfile
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
+import pandas as pd
 
 from hdmap_mlflow.data import dataset
 from hdmap_mlflow.errors import BadInput, one_line
 from hdmap_mlflow.models.registry import REGISTRY
 from hdmap_mlflow.names import Artifact, Tag
 from hdmap_mlflow.runs import history
+from hdmap_mlflow.runs.history import RunRecord
+from hdmap_mlflow.runs.rescore import rescore
+
+if TYPE_CHECKING:
+    from hdmap_mlflow.data.datamodule import MultiDomainHDMAPDataModule
 
 TOLERANCE = 1e-3  # of the spread (sd) of a domain's stored scores; another device or BLAS moves the last digits
 
@@ -33,6 +42,7 @@ class Verified:
 def verify(uri: str, run_id: str, maps: int = 16, data_root: str | None = None, trust_model: bool = False) -> Verified:
     """Score `maps` reported maps of every domain again and stamp the run with the tag `hdmap.verified`.
 
+    A run of before gets the row ratio of its maps, too: no model is needed for that, but the maps are.
     `data_root` says where the data is on this machine. A class that is not of the registry is code named by whoever
     made the run: it is imported only where `trust_model` says so. Raises BadInput where the run, its checkpoint or its
     scores are missing, and where the data here is not the data that the run read.
@@ -83,8 +93,32 @@ def verify(uri: str, run_id: str, maps: int = 16, data_root: str | None = None, 
             raise BadInput(f"the reported maps of {domain} are not those that run {run_id[:8]} scored; train it again")
         gap = np.abs(again.table["score"].to_numpy(float) - kept["score"].to_numpy(float)).max()
         differences[domain] = float(gap / (stored["score"].astype(float).std() or 1.0))
+    if any("image_row" not in table for table in record.scores.values()):
+        _add_row_ratio(uri, record, module)
     outcome = Verified(run_id, maps, differences)
     verdict = f"{'yes' if outcome.holds else 'NO'}, {datetime.now(UTC):%Y-%m-%d}: {maps} maps per domain scored again, "
     verdict += f"largest difference {max(differences.values()):.2g} sd"
     tracking.reopen(uri, run_id).tags({Tag.VERIFIED: verdict})
     return outcome
+
+
+def _add_row_ratio(uri: str, record: RunRecord, module: MultiDomainHDMAPDataModule) -> None:
+    """Write the trivial score that older score tables lack, and what is measured from it."""
+    from hdmap_mlflow import tracking
+    from hdmap_mlflow.evaluation import scoring
+
+    written = tracking.reopen(uri, record.run_id)
+    with tempfile.TemporaryDirectory() as folder:
+        for domain, table in record.scores.items():
+            row = pd.Series(np.nan, table.index)
+            for split, kept in table.groupby("split"):
+                batches = [
+                    scoring.trivial(batch.image[:, 0]) for batch in module.scoring_dataloader(domain, str(split))
+                ]
+                again = pd.DataFrame({name: np.concatenate([one[name] for one in batches]) for name in batches[0]})
+                if not history.same_maps(again.assign(label=module.scored[domain, str(split)]["label"]), kept):
+                    raise BadInput(f"the {split} maps of {domain} are not those that the run scored; train it again")
+                row[kept.index] = again["image_row"].to_numpy()
+            complete = table.assign(image_row=row.astype(np.float32))[scoring.COLUMNS]
+            written.artifact(scoring.write(scoring.Scores(domain, complete), Path(folder)), Artifact.SCORES)
+    rescore(uri, history.read_run(uri, record.run_id))

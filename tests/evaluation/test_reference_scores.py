@@ -36,11 +36,14 @@ SHAPES = {
 }
 
 
+TRIVIAL = ("image_max", "image_mean", "image_row")
+
+
 def table(rng, good, fault, distinct, effect=1.0):
     label = rng.permutation(np.repeat([0, 1], [good, fault]))
     score = np.round((rng.normal(size=len(label)) + effect * label) * distinct / 6) / 8 if distinct > 1 else label * 0.0
     group = rng.choice(["", "cold", "warm"], len(label))
-    trivial = {name: rng.integers(0, 9, len(label)) / 8 + label * 0.3 for name in ("image_max", "image_mean")}
+    trivial = {name: rng.integers(0, 9, len(label)) / 8 + label * 0.3 for name in TRIVIAL}
     return pd.DataFrame({"label": label, "score": score.astype(np.float32), "group": group, **trivial})
 
 
@@ -97,7 +100,7 @@ def test_the_tpr_at_one_percent_is_that_of_a_threshold_within_a_straight_line_of
     """From (0, .1) two steps of one good map and four faults each: (.01, .3) lies on the line to (.02, .5)."""
     label, score = np.repeat([0, 1], [100, 20]), np.zeros(120)
     score[[100, 101]], score[[0, *range(102, 106)]], score[[1, *range(106, 110)]] = 9, 8, 7
-    found = metrics.image_metrics(pd.DataFrame({"label": label, "score": score, "image_max": 0, "image_mean": 0}))
+    found = metrics.image_metrics(pd.DataFrame({"label": label, "score": score, **dict.fromkeys(TRIVIAL, 0)}))
     assert found["image_TPR_at_1FPR"] == 0.3 and found["image_FPR_at_95TPR"] == 1
     assert set(found) == {
         "image_AUROC",
@@ -106,6 +109,7 @@ def test_the_tpr_at_one_percent_is_that_of_a_threshold_within_a_straight_line_of
         "image_FPR_at_95TPR",
         "baseline_max_AUROC",
         "baseline_mean_AUROC",
+        "baseline_row_AUROC",
     }
 
 

@@ -71,12 +71,15 @@ def test_a_row_a_map_holds_the_raw_score_and_the_trivial_scores_of_the_map_in_it
     found = score(model)
     assert found.domain == "domain_B" and model.devices == ["cpu"]
     table = found.table
-    assert list(table) == ["path", "label", "group", "severity", "split", "score", "image_max", "image_mean", "seconds"]
+    trivial = ["image_max", "image_mean", "image_row"]
+    assert list(table) == ["path", "label", "group", "severity", "split", "score", *trivial, "seconds"]
     pd.testing.assert_frame_equal(table[["path", "label", "group", "severity"]], TABLE[list(table)[:4]])
     assert table["split"].tolist() == ["test"] * 5 and table["score"].dtype == np.float32
     np.testing.assert_array_equal(table["score"], 2 * MAPS.min((1, 2)))
     np.testing.assert_array_equal(table["image_max"], MAPS.max((1, 2)))
     np.testing.assert_allclose(table["image_mean"], MAPS.mean((1, 2)), rtol=1e-6)
+    rows = MAPS.astype(float).mean(2)
+    np.testing.assert_allclose(table["image_row"], rows.max(1) / np.median(rows, axis=1), rtol=1e-5)
     assert table["seconds"].tolist() == [2, 2, 2, 0.5, 0.5], "a batch's seconds are shared by its maps"
 
 

@@ -6,5 +6,13 @@ import pandas as pd
 
 def frame(label, score, **columns):
     label, score = np.asarray(label), np.asarray(score, np.float32)
-    base = {"label": label, "score": score, "image_max": score, "image_mean": -score, "group": "", "split": "test"}
+    base = {
+        "label": label,
+        "score": score,
+        "image_max": score,
+        "image_mean": -score,
+        "image_row": score,
+        "group": "",
+        "split": "test",
+    }
     return pd.DataFrame(base | columns)

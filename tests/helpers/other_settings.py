@@ -36,7 +36,7 @@ BASE = SMALLER | {
     "cutpaste": "data.image_size=[32,96],model.patch_width_range=[10,60],model.backbone=test_resnet",
     "cflow": f"data.image_size=[32,32],{TWO},model.coupling_blocks=1,model.fiber_batch_size=50",
     "csflow": "model.cross_conv_hidden_channels=4,model.n_coupling_blocks=1",
-    "reverse_distillation": "data.image_size=[32,32],data.batch_size=2",
+    "reverse_distillation": f"data.image_size=[32,32],data.batch_size=2,{TWO},model.embedding=8,model.width=8",
     "foundad": "data.image_size=[112,112],model.pred_depth=1,model.pred_emb_dim=24",
     "general_ad": "model.hidden_dim=8,train.max_epochs=2",  # a rate that falls by the epoch
     "dinomaly": "model.encoder_name=vit_small_patch14_dinov2",
@@ -99,8 +99,8 @@ OTHER: dict[tuple[str, str], Any] = {
     ("foundad", "image_size"): 126,
     ("foundad", "encoder_name"): "dinov3_vit_small_16",
     ("super_add", "score_quantile"): 0.3,
-    ("reverse_distillation", "backbone"): "resnet34",
-    ("reverse_distillation", "layers"): "[layer1,layer2]",
+    ("reverse_distillation", "backbone"): "resnet10t",
+    ("reverse_distillation", "layers"): "[layer1,layer3]",
     ("draem_sevnet", "in_channels"): 1,
     ("draem_sevnet", "map_level"): 0.25,
     ("draem_sevnet", "score_combination"): "maximum",  # with equal weights, a weighted average is a simple one

@@ -30,6 +30,7 @@ def scores(domain, quality, seed, split="test", n=40):
             "score": score,
             "image_max": trivial,
             "image_mean": trivial[::-1],
+            "image_row": np.round(1 + maps.uniform(size=n) + 0.1 * label, 6),
         }
     )
 

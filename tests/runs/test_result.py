@@ -122,12 +122,12 @@ def test_the_description_of_a_run_is_this_text():
     assert whole().markdown().splitlines() == [
         "**m/c/domain_A/s4** (source_holdout) as published",
         "",
-        "| domain | role | maps | AUROC | 95 % interval | AP | F1 | FPR | TPR | image max | image mean |",
-        "|---|---|---:|---:|---:|---:|---:|---:|---:|---:|---:|",
-        "| domain_A | source | 4 | 0.960 | 0.910-0.990 | 0.950 | 0.900 | 0.010 | 0.800 | 0.710 | 0.720 |",
-        "| domain_B | target | 8 | 0.810 | 0.720-0.990 | 0.800 | 0.700 | 0.200 | 0.600 | 0.900 | 0.300 |",
-        "| domain_C | target | 9 | 0.610 | - | 0.600 | 0.500 | 0.400 | 0.550 | 0.200 | 0.400 |",
-        "| domain_D | target | 3 | - | - | - | - | 0.250 | - | - | - |",
+        "| domain | role | maps | AUROC | 95 % interval | AP | F1 | FPR | TPR | image max | image mean | row ratio |",
+        "|---|---|---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|",
+        "| domain_A | source | 4 | 0.960 | 0.910-0.990 | 0.950 | 0.900 | 0.010 | 0.800 | 0.710 | 0.720 | - |",
+        "| domain_B | target | 8 | 0.810 | 0.720-0.990 | 0.800 | 0.700 | 0.200 | 0.600 | 0.900 | 0.300 | - |",
+        "| domain_C | target | 9 | 0.610 | - | 0.600 | 0.500 | 0.400 | 0.550 | 0.200 | 0.400 | - |",
+        "| domain_D | target | 3 | - | - | - | - | 0.250 | - | - | - | - |",
         "",
         "target mean AUROC 0.710, worst 0.610; transfer ratio 0.740 (fair), gap +0.250, skill 0.457",
         "",
@@ -136,7 +136,8 @@ def test_the_description_of_a_run_is_this_text():
         "- Saturation on domain_B: clamped to [0, 1] as anomalib does, 38% of its scores are at a clamp and the AUROC "
         "would read 0.613.",
         "- F1, and the realised FPR and TPR (at the 99 % quantile of normals), are at thresholds of the source's "
-        "validation maps; image max and image mean are the AUROC of the trivial scores.",
+        "validation maps; image max, image mean and row ratio are the AUROC of the trivial scores.",
+        "- No row ratio is known of the source: two trivial scores are compared; hdmap verify adds it.",
     ]
 
 
@@ -152,7 +153,7 @@ def test_the_terminal_shows_what_the_description_says(capsys):
     title, *said = capsys.readouterr().out.splitlines()
     assert title.strip() == "m/c/domain_A/s4"
     assert [line.split() for line in said if "domain_" in line][:4] == [" ".join(row).split() for row in one.rows()]
-    assert said[-5:] == [one.verdict(), *(f"- {line}" for line in one.remarks())]
+    assert said[-6:] == [one.verdict(), *(f"- {line}" for line in one.remarks())]
     with_left = [line for line in said if line.strip().startswith("domain_A")]
     assert with_left[0].split("source")[0].strip() == "domain_A"
 
@@ -200,8 +201,10 @@ def test_what_is_undefined_of_the_transfer_is_said(without, said):
     ("own", "trivial", "empty"),
     [(0.5, None, True), (0.51, None, False), (0.7, 0.7, True), (0.7, 0.69, False), (None, 0.9, False)],
 )
-def test_a_source_figure_must_lie_above_chance_and_both_trivial_scores(own, trivial, empty):
-    left = {"image_AUROC": own, "baseline_max_AUROC": 0.1, "baseline_mean_AUROC": trivial}
+@pytest.mark.parametrize("best", ["max", "mean", "row"])
+def test_a_source_figure_must_lie_above_chance_and_every_trivial_score(own, trivial, empty, best):
+    low = {f"baseline_{name}_AUROC": 0.1 for name in ("max", "mean", "row")}
+    left = {"image_AUROC": own} | low | {f"baseline_{best}_AUROC": trivial}
     metrics = {f"source/{name}": value for name, value in left.items() if value is not None}
     made = {"intervals": {"domain_A": {"image_AUROC": [own, 0.99]} if own else {}}}
     told = dataclasses.replace(whole(), metrics=metrics, simulated=False, cards=made).remarks()
@@ -213,3 +216,12 @@ def test_source_figures_on_the_maps_that_chose_are_said_to_be_optimistic():
     config = build_config("m", {"name": "c", "config": {"validation": "source_test"}})
     told = dataclasses.replace(whole(), config=config).remarks()
     assert any("source_test" in line and "optimistic" in line for line in told)
+
+
+@pytest.mark.parametrize("has", [True, False])
+def test_a_run_of_before_says_that_it_has_two_trivial_scores(has):
+    one = whole()
+    more = {"source/baseline_row_AUROC": 0.98} if has else {}
+    found = dataclasses.replace(one, metrics={**one.metrics, **more})
+    assert any("two trivial scores" in line for line in found.remarks()) != has
+    assert found.bars()[1]["domain_A"] == (0.98 if has else 0.72)

@@ -12,7 +12,7 @@ from itertools import combinations
 import numpy as np
 from reference import intervals
 
-TRIVIAL = {"image_max": "image maximum", "image_mean": "image mean"}
+TRIVIAL = {"image_max": "image maximum", "image_mean": "image mean", "image_row": "row ratio"}
 READ = {}  # tables as rows, by the table: pandas takes its time
 
 
@@ -253,6 +253,7 @@ def image_metrics(found, val):
             "image_FPR_at_95TPR": min(fpr for fpr, tpr in rates if tpr >= 0.95),
             "baseline_max_AUROC": auroc(found, "image_max"),
             "baseline_mean_AUROC": auroc(found, "image_mean"),
+            "baseline_row_AUROC": auroc(found, "image_row"),
         }
         if len({row["label"] for row in val}) == 2:
             alarm = np.array([row["score"] for row in found]) >= best_f1(val)

@@ -43,10 +43,18 @@ def rows(folder: Path, kept: pd.DataFrame, split: str) -> pd.DataFrame:
                 "score": one.score,
                 "image_max": pixels.max(),
                 "image_mean": pixels.mean(),
+                "image_row": row_ratio(pixels),
                 "pasted": pasted,
             }
         )
     return pd.DataFrame(out)
+
+
+def row_ratio(pixels: np.ndarray) -> float:
+    """The largest row's mean over that of the row in the middle."""
+    means = sorted(sum(row) / len(row) for row in pixels.tolist())
+    half = len(means) // 2
+    return means[-1] / ((means[half] + means[~half]) / 2)
 
 
 def pixel(folder: Path, table: pd.DataFrame, anomaly_map: AnomalyMap) -> dict[str, float]:

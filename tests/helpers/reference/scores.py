@@ -116,7 +116,7 @@ def decisions(label: Labels, score: Scores, threshold: float) -> dict[str, float
 
 
 def domain_metrics(table: Mapping[str, np.ndarray], fitted: Mapping[str, float]) -> dict[str, float]:
-    """Image metrics of one domain's reported maps; the table has label, score, image_max and image_mean."""
+    """Image metrics of one domain's reported maps; the table has label, score, image_max, image_mean and image_row."""
     label, score = np.asarray(table["label"]), np.asarray(table["score"], np.float64)
     out = {}
     if auroc(label, score) is not None:
@@ -127,6 +127,7 @@ def domain_metrics(table: Mapping[str, np.ndarray], fitted: Mapping[str, float])
             "image_FPR_at_95TPR": fpr_at_tpr(label, score),
             "baseline_max_AUROC": auroc(label, np.asarray(table["image_max"])),
             "baseline_mean_AUROC": auroc(label, np.asarray(table["image_mean"])),
+            "baseline_row_AUROC": auroc(label, np.asarray(table["image_row"])),
         }
         if "F1" in fitted:
             out["image_F1"] = f1(label, score, fitted["F1"])
