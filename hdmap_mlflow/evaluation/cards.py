@@ -128,7 +128,7 @@ def threshold_card(tables: Mapping[str, pd.DataFrame], threshold: float) -> Thre
         for name, of in (("FPR", 0), ("TPR", 1)):
             if name in domains[domain]:
                 alarms = score[label == of] >= threshold
-                domains[domain][f"{name}_interval"] = rate_interval(int(alarms.sum()), len(alarms)).bounds()
+                domains[domain][f"{name}_interval"] = rate_interval(alarms).bounds()
     return {"threshold": threshold, "domains": domains}
 
 

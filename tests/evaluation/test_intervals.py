@@ -8,7 +8,10 @@ from reference import intervals as reference
 from scipy.stats import norm
 from sklearn.metrics import average_precision_score, roc_auc_score
 
+from benchmarks.coverage import MEASURES, Design
 from hdmap_mlflow.evaluation.intervals import (
+    RESAMPLES,
+    _spread_over_recordings,
     ap_interval,
     auroc_interval,
     compare,
@@ -121,7 +124,7 @@ def test_holm_is_the_textbook_adjustment():
 
 
 def test_no_false_alarm_in_30_maps_still_allows_11_percent():
-    assert rate_interval(0, 30).high == pytest.approx(0.1135, abs=1e-3)
+    assert rate_interval(np.zeros(30, bool)).high == pytest.approx(0.1135, abs=1e-3)
 
 
 def made(seed):
@@ -150,7 +153,7 @@ def test_every_interval_and_test_is_the_naive_references(seed):
         {"b": (label, one, one[::-1]), "c": (more, third, fourth)},
     ):
         same(compare(cells), reference.compare(cells))
-    same(rate_interval(seed, 40), reference.rate_interval(seed, 40))
+    same(rate_interval(np.arange(40) < seed), reference.rate_interval(seed, 40))
     p_values = np.random.default_rng(seed).uniform(size=seed % 6 + 1)
     assert holm(p_values) == pytest.approx(reference.holm(p_values))
 
@@ -176,3 +179,95 @@ def test_a_difference_on_a_few_maps_is_never_certain(faults):
     ahead, behind = label + 0.0, np.zeros(len(label))  # both without a variance of their own
     found = compare({"b": (label, ahead, behind)})
     assert found.difference == 0.5 and found.p > 0.001 and found.low < 0.5 < found.high
+
+
+def recorded(seed, shared=False):
+    """Labels, scores with ties and recordings of a few maps; `shared` recordings hold maps of both classes."""
+    rng = np.random.default_rng(seed)
+    label = np.repeat([0, 1], rng.integers(8, 30, 2))
+    recording = rng.integers(0, 5, len(label)) + (0 if shared else 5 * label)
+    recording[:2], recording[-2:] = (0, 1), (0, 1) if shared else (5, 6)  # at least two in a class
+    order = rng.permutation(len(label))
+    return label[order], (rng.integers(0, 9, len(label)) + 2 * label + recording % 2)[order] + 0.0, recording[order]
+
+
+@pytest.mark.parametrize("shared", [False, True])
+@pytest.mark.parametrize("seed", range(20))
+def test_the_variance_over_recordings_is_obuchowskis_written_out(seed, shared):
+    label, score, recording = recorded(seed, shared)
+    wanted = reference.clustered_variance(label, score, recording)
+    assert placements(label, score, recording).variance == pytest.approx(wanted, abs=1e-10)
+    named = np.array([f"recording {code}" for code in recording])
+    assert auroc_interval(label, score, named) == auroc_interval(label, score, recording)
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_recordings_of_one_map_have_delongs_variance_and_students_width(seed):
+    label, score, _ = recorded(seed)
+    alone = np.random.default_rng(seed).permutation(len(label))
+    parts, plain = placements(label, score, alone), placements(label, score)
+    assert parts.variance == pytest.approx(plain.variance, abs=1e-10)
+    assert parts.degrees == min(label.sum(), (1 - label).sum()) - 1
+    wide, narrow = auroc_interval(label, score, alone), auroc_interval(label, score)
+    assert wide.low < narrow.low < narrow.high < wide.high
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_the_ap_resamples_whole_recordings(seed):
+    label, score, recording = recorded(seed)
+    wanted = reference.ap_spread_over_recordings(label, score, recording, RESAMPLES)
+    assert _spread_over_recordings(label, score, recording) == pytest.approx(wanted, abs=1e-12)
+    found = ap_interval(label, score, recording)
+    assert found.value == ap_interval(label, score).value and found.low < found.value < found.high
+
+
+def test_maps_that_repeat_their_recording_are_worth_no_more_than_it():
+    """50 copies of a recording's map say what the one map says; intervals for independent maps would shrink."""
+    rng, label = np.random.default_rng(3), np.repeat([0, 1], 12)
+    score, other = (binormal(rng, 0.8, label) for _ in range(2))
+    many, recording = [np.repeat(row, 50) for row in (label, score, other)], np.repeat(np.arange(24), 50)
+    once = np.arange(24)
+    assert auroc_interval(*many[:2], recording).bounds() == pytest.approx(auroc_interval(label, score, once).bounds())
+    assert ap_interval(*many[:2], recording).bounds() == pytest.approx(ap_interval(label, score, once).bounds())
+    cells = {"b": (many[0], many[1][None], many[2][None])}, {"b": (label, score[None], other[None])}
+    tests = compare(cells[0], {"b": recording}), compare(cells[1], {"b": once})
+    assert astuple(tests[0]) == pytest.approx(astuple(tests[1]))
+    means = [
+        mean_interval({"b": cell["b"][:2], "c": cell["b"][:2]}, {"b": of, "c": of})
+        for cell, of in zip(cells, (recording, once), strict=True)
+    ]
+    assert means[0].bounds() == pytest.approx(means[1].bounds())
+    alarm = score > 1
+    rates = rate_interval(np.repeat(alarm, 50), recording), rate_interval(alarm, once)
+    assert rates[0].low < rates[1].low * 1.2 and rates[0].high > rates[1].high * 0.8
+
+
+def test_perfect_separation_of_few_recordings_is_not_certainty():
+    label = np.repeat([0, 1], 500)
+    found = auroc_interval(label, label + 0.0, np.arange(1000) // 50)
+    assert found.low < 0.85 < auroc_interval(label, label + 0.0).low
+    assert ap_interval(label, label + 0.0, np.arange(1000) // 50).low < 0.9
+    rate = rate_interval(np.zeros(500, bool), np.arange(500) // 50)
+    assert rate.high == pytest.approx(rate_interval(np.zeros(10, bool)).high, abs=0.1) and rate.low == 0
+
+
+def test_one_recording_in_a_class_says_next_to_nothing():
+    label, recording = np.repeat([0, 1], 20), np.repeat([0, 1], 20)
+    rng = np.random.default_rng(0)
+    one, two = binormal(rng, 0.7, label), binormal(rng, 0.9, label)
+    found = auroc_interval(label, one, recording)
+    assert found.high - found.low > 0.8
+    test = compare({"b": (label, one[None], two[None])}, {"b": recording})
+    assert test.p > 0.3 and test.low < 0 < test.high
+    assert rate_interval(np.arange(20) < 3, np.zeros(20, int)).bounds() == [0, 1]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("maps", "correlation"), [(10, 0.3), (50, 0.1)])
+def test_over_recordings_intervals_cover_and_the_test_errs_as_claimed_and_over_maps_they_do_not(maps, correlation):
+    """`python -m benchmarks.coverage` asks all of it, with more repetitions."""
+    design = Design(recordings=10, maps=maps, correlation=correlation)
+    for name, (measure, (low, high)) in MEASURES.items():
+        aware, unaware = (measure(design, 0.8, sample, 300, np.random.default_rng(0)) for sample in (True, False))
+        assert low - 0.02 <= aware <= high + 0.02, name
+        assert unaware > 0.15 if "test" in name else unaware < 0.9, name

@@ -115,7 +115,7 @@ def test_one_row_of_the_table_is_a_metric_with_its_column_and_its_interval_every
         sk.balanced_accuracy_score,
         threshold="F1",
         joins=(Scope.TARGET_MEAN, Scope.TARGET_WORST),
-        interval=lambda label, alarm: rate_interval(int((label == alarm).sum()), len(label)),
+        interval=lambda label, alarm: rate_interval(label == alarm),
         heading="balanced",
         chooses=True,
     )

@@ -142,3 +142,39 @@ def holm(p_values):
         running = max(running, min(1.0, (len(p_values) - step) * p_values[index]))
         out[index] = running
     return out
+
+
+def clustered_variance(label, score, recording):
+    """Obuchowski's variance of the AUROC, equation by equation, with loops (Biometrics 53, 1997, pages 570 to 572)."""
+    faults = [i for i in range(len(label)) if label[i] == 1]
+    goods = [i for i in range(len(label)) if label[i] == 0]
+    m, n = len(faults), len(goods)
+
+    def psi(x, y):
+        return 1.0 if x > y else 0.5 if x == y else 0.0
+
+    v10 = {i: sum(psi(score[i], score[j]) for j in goods) / n for i in faults}
+    v01 = {j: sum(psi(score[i], score[j]) for i in faults) / m for j in goods}
+    theta = sum(v10.values()) / m
+    names = sorted(set(recording))
+    x = {c: sum(v10[i] - theta for i in faults if recording[i] == c) for c in names}
+    y = {c: sum(v01[j] - theta for j in goods if recording[j] == c) for c in names}
+    i10, i01, both = len({recording[i] for i in faults}), len({recording[j] for j in goods}), len(names)
+    s10 = i10 / ((i10 - 1) * m) * sum(value**2 for value in x.values())
+    s01 = i01 / ((i01 - 1) * n) * sum(value**2 for value in y.values())
+    s11 = both / (both - 1) * sum(x[c] * y[c] for c in names)
+    return s10 / m + s01 / n + 2 * s11 / (m * n)
+
+
+def ap_spread_over_recordings(label, score, recording, resamples):
+    """Standard deviation of scikit-learn's average precision over resamples of the recordings of each class."""
+    from sklearn.metrics import average_precision_score
+
+    rng, weights = np.random.default_rng(0), np.zeros((resamples, len(label)))
+    for one in (0, 1):
+        names = sorted(set(recording[label == one]))
+        drawn = rng.multinomial(len(names), [1 / len(names)] * len(names), resamples)
+        for row in range(resamples):
+            for column, name in enumerate(names):
+                weights[row, (label == one) & (recording == name)] = drawn[row, column]
+    return np.std([average_precision_score(label, score, sample_weight=row) for row in weights], ddof=1)
