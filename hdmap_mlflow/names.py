@@ -19,6 +19,7 @@ class Tag:
     FINGERPRINT = f"{PREFIX}fingerprint"
     DATA_DIGEST = f"{PREFIX}data_digest"
     SIMULATED = f"{PREFIX}simulated"
+    SAMPLE = f"{PREFIX}sample"  # what intervals took for independent: recordings, order or maps; maps where absent
     WEIGHTS = f"{PREFIX}weights"
     # What became of it.
     GRADE = f"{PREFIX}grade"

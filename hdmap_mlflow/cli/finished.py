@@ -25,6 +25,7 @@ from hdmap_mlflow.errors import BadInput
 def rescore(
     *,
     run: Annotated[Text, says("Id of one run in place of an experiment's.")] = None,
+    sample: Annotated[Text, says("What intervals take for independent: recordings, order or maps.")] = None,
     experiment: Experiment = None,
     uri: Uri = None,
 ) -> None:
@@ -40,7 +41,7 @@ def rescore(
     records, left_out = ([history.read_run(store, run)], []) if run else history.read_experiment(store, name)
     for record in records:
         try:
-            done = rescore.rescore(store, record)
+            done = rescore.rescore(store, record, sample)
         except BadInput as problem:
             if run:
                 raise

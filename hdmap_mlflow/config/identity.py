@@ -15,6 +15,7 @@ NOT_IDENTITY = {
     "data.feature_cache_mb",
     "data.eval_batch_size",
     "train.device",
+    "evaluation.sample",
 }
 
 

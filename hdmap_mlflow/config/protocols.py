@@ -76,10 +76,18 @@ PROTOCOLS = {
 
 
 def _stratified(table: pd.DataFrame, fraction: float, rng: np.random.Generator) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Draw `fraction` of the distinct maps of every (label, group); returns drawn, rest."""
+    """Draw `fraction` of every (label, group); returns drawn, rest.
+
+    Whole recordings are drawn where they are named and there are two or more, distinct maps elsewhere.
+    """
     drawn: set[str] = set()
     for _, stratum in table.groupby(["label", "group"], sort=True):
-        distinct = stratum["pixels"].drop_duplicates().to_numpy()
-        drawn |= set(rng.permutation(distinct)[: round(fraction * len(distinct))])
+        names = sorted(set(stratum["recording"]))
+        if len(names) > 1:
+            count = min(max(round(fraction * len(names)), 1), len(names) - 1)
+            drawn |= set(stratum["pixels"][stratum["recording"].isin(rng.permutation(names)[:count])])
+        else:
+            distinct = stratum["pixels"].drop_duplicates().to_numpy()
+            drawn |= set(rng.permutation(distinct)[: round(fraction * len(distinct))])
     mask = table["pixels"].isin(drawn)
     return table[mask].reset_index(drop=True), table[~mask].reset_index(drop=True)

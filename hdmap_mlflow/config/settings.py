@@ -106,6 +106,12 @@ class TrainConfig(_Part):
     limit_val_batches: Count | None = None
 
 
+class EvaluationConfig(_Part):
+    """What counts as one independent observation, for intervals and tests (see `evaluation.sample`)."""
+
+    sample: Literal["recordings", "order", "maps"] = "recordings"
+
+
 class TrackingConfig(_Part):
     """Where the record goes."""
 
@@ -131,6 +137,7 @@ class RunConfig(_Part):
     data: DataConfig = DataConfig()
     model: ModelConfig
     train: TrainConfig = TrainConfig()
+    evaluation: EvaluationConfig = EvaluationConfig()
     tracking: TrackingConfig = TrackingConfig()
 
     @property
@@ -159,6 +166,7 @@ SECTIONS: dict[str, type[BaseModel]] = {
     "data": DataConfig,
     "model": ModelConfig,
     "train": TrainConfig,
+    "evaluation": EvaluationConfig,
     "tracking": TrackingConfig,
 }
 

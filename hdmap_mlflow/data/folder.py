@@ -2,7 +2,7 @@
 
 <root>/<domain>/{train/good,test/good,test/fault}/*      of a suffix in `formats.READERS`
 <root>/<domain>/test/masks/<stem of the fault map>.*      optional
-<root>/<domain>/metadata.csv                              optional: path,group,severity
+<root>/<domain>/metadata.csv                              optional: path,group,severity,recording
 """
 
 from __future__ import annotations

@@ -17,7 +17,7 @@ from hdmap_mlflow.data import packed as store
 from hdmap_mlflow.data.folder import ROLES, Listing, find_domains, look, printable
 from hdmap_mlflow.data.formats import READERS, as_float, read_map, read_mask, read_stored
 from hdmap_mlflow.data.formats import digest as content_digest
-from hdmap_mlflow.data.metadata import read_metadata
+from hdmap_mlflow.data.metadata import About, read_metadata
 from hdmap_mlflow.errors import BadInput, nearest
 from hdmap_mlflow.names import domain_flaw
 
@@ -27,9 +27,9 @@ class Domain:
     """One domain that was read and found whole.
 
     `table` has one row per map, ordered by content: `path` (relative to the domain, posix), `split` (train, test),
-    `label` (0 good, 1 fault), `group`, `severity` (NaN where unknown), `mask` (relative path or ""), `height`,
-    `width`, `dtype`, `minimum`, `mean`, `maximum`, `pixels` (their digest) and `digest` (of the pixels and of the
-    mask). `packed` holds the maps, a map at its `row`, where they were packed.
+    `label` (0 good, 1 fault), `group`, `severity` (NaN where unknown), `recording` and `mask` (its relative path; ""
+    where there is none), `height`, `width`, `dtype`, `minimum`, `mean`, `maximum`, `pixels` (their digest) and `digest`
+    (of the pixels and of the mask). `packed` holds the maps, a map at its `row`, where they were packed.
     """
 
     root: Path
@@ -54,8 +54,12 @@ class Domain:
         return np.stack([read_map(self.folder / path, content) for path, content in contents])
 
     def digest(self) -> str:
-        """SHA-256 of what was read: pixels, masks, splits, labels, groups and severities; not names, not times."""
-        columns = self.table[["split", "label", "group", "severity", "digest"]]
+        """SHA-256 of what was read: pixels, masks, splits, labels, groups, severities, recordings; not names or times.
+
+        Names of recordings count as they stand, and only where there are some.
+        """
+        named = ["recording"] if (self.table["recording"] != "").any() else []
+        columns = self.table[["split", "label", "group", "severity", "digest", *named]]
         rows = sorted("|".join(map(str, row)) for row in columns.itertuples(index=False))
         return hashlib.sha256("\n".join(rows).encode()).hexdigest()
 
@@ -191,8 +195,10 @@ def _inspect(root: Path, listing: Listing, packer: store.Packer | None = None) -
         except BadInput as problem:
             problems.append(str(problem))
             continue
-        group, severity = metadata.get(paths[path], ("", float("nan")))
-        rows[-1] |= {"group": group, "severity": severity, "mask": mask.relative_to(folder).as_posix() if mask else ""}
+        rows[-1] |= {
+            **metadata.get(paths[path], About())._asdict(),
+            "mask": mask.relative_to(folder).as_posix() if mask else "",
+        }
     table = pd.DataFrame(rows)
     if table.empty:
         return table, problems
@@ -207,6 +213,12 @@ def _inspect(root: Path, listing: Listing, packer: store.Packer | None = None) -
         if twins["role"].nunique() > 1:
             one, other = twins.drop_duplicates("role")["path"].iloc[:2]
             problems.append(f"{folder / one} is the same map as {other}; keep it in one place")
+    for recording, part in table[table["recording"] != ""].groupby("recording"):
+        if part["split"].nunique() > 1:
+            problems.append(
+                f"{listing.metadata}: recording {recording!r} has maps in train and in test, which would be no "
+                "independent test; keep a recording on one side"
+            )
     # Ordered by content, so that splits and shuffles do not depend on file names.
     table = table.sort_values(["split", "label", "digest"]).drop(columns="role")
     return table.reset_index(drop=True), problems

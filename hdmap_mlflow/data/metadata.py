@@ -6,19 +6,27 @@ import posixpath
 import warnings
 from collections.abc import Collection
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
 
 from hdmap_mlflow.errors import one_line
 
-COLUMNS = ("path", "group", "severity")
+COLUMNS = ("path", "group", "severity", "recording")
 NOT_KNOWN = ("", "nan", "na", "n/a", "null", "none")  # a severity, in any case
-Known = dict[str, tuple[str, float]]
 
 
-def read_metadata(file: Path, maps: Collection[str]) -> tuple[Known, list[str]]:
-    """Group (as it stands, "" where there is none) and severity (NaN where unknown) by map, and one line per problem.
+class About(NamedTuple):
+    """What is known of a map: its group (a state such as cold), the severity of its damage, the recording it is of."""
+
+    group: str = ""
+    severity: float = float("nan")
+    recording: str = ""
+
+
+def read_metadata(file: Path, maps: Collection[str]) -> tuple[dict[str, About], list[str]]:
+    """What is known by map ("" or NaN where nothing is; words as they stand), and one line per problem.
 
     `maps` are the paths of the domain's maps, relative to it. The table is UTF-8, with or without a mark at its head,
     and separated by commas; its paths may have either slash. Rows of empty cells are passed over.
@@ -46,4 +54,14 @@ def read_metadata(file: Path, maps: Collection[str]) -> tuple[Known, list[str]]:
     wrong = ~np.isfinite(severity) & ~given.str.lower().isin(NOT_KNOWN)
     for path, word in zip(paths[wrong], given[wrong], strict=True):
         problems.append(f"{file} gives {path} the severity {word!r}; give a number, or nothing where it is not known")
-    return dict(zip(paths, zip(table["group"], severity, strict=True), strict=True)), problems
+    known = {
+        path: About(*row)
+        for path, *row in zip(paths, table["group"], severity, table["recording"].str.strip(), strict=True)
+    }
+    unnamed = [path for path in maps if not known.get(path, About()).recording]
+    if 0 < len(unnamed) < len(maps):
+        problems.append(
+            f"{file} names no recording of {len(unnamed)} of {len(maps)} maps (such as {unnamed[0]}); name it for "
+            "all maps of the domain, or for none"
+        )
+    return known, problems

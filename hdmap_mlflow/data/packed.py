@@ -77,7 +77,8 @@ def load(path: Path) -> tuple[pd.DataFrame, Packed] | None:
         sums = json.loads((path / "sums.json").read_text())
         if any(_sum(path / name) != value for name, value in sums.items()):
             raise ValueError("check sums differ")
-        return pd.read_parquet(path / "table.parquet"), Packed(path / "pixels.npy")
+        table = pd.read_parquet(path / "table.parquet")
+        return table.assign(recording=table.get("recording", "")), Packed(path / "pixels.npy")  # of before: none
     except (OSError, ValueError):
         shutil.rmtree(path, ignore_errors=True)
         return None

@@ -7,7 +7,7 @@ the cards has none.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TypedDict
+from typing import NotRequired, TypedDict
 
 import numpy as np
 import pandas as pd
@@ -15,6 +15,7 @@ from sklearn.metrics import roc_auc_score
 
 from hdmap_mlflow.evaluation.intervals import auroc_interval, rate_interval
 from hdmap_mlflow.evaluation.metrics import METRICS, NORMAL_QUANTILE, decisions, raw, thresholds
+from hdmap_mlflow.evaluation.sample import MAPS, Dependence, Sample, counts, dependence, enough
 from hdmap_mlflow.evaluation.scoring import Scores
 from hdmap_mlflow.names import AUROC
 
@@ -28,13 +29,16 @@ Numbers = dict[str, float]
 Bounds = list[float]  # of a 95 % interval: low, high
 
 
-IntervalCard = dict[str, int | Bounds]  # counts of `good` and `fault` maps, and the bounds of each metric that has some
+# Counts of `good` and `fault` maps, and the bounds of each metric that has some. Where recordings are the sample, also
+# the counts `good_recordings` and `fault_recordings`, and of the source `shared_recordings` (with validation maps);
+# where these are too few for bounds, under `independent_<metric>` those that independent maps would have.
+IntervalCard = dict[str, int | Bounds]
 
 
 class GroupCard(TypedDict):
     maps: int
     image_AUROC: float
-    interval: Bounds
+    interval: NotRequired[Bounds]  # absent where there are too few recordings
 
 
 class ThresholdCard(TypedDict):
@@ -58,22 +62,34 @@ class Cards(TypedDict, total=False):
     repair: dict[str, dict[str, Numbers]]
     saturation: dict[str, SaturationCard]
     shift: dict[str, Numbers]
+    dependence: dict[str, dict[str, Dependence]]  # by class, where files in their order show some
 
 
 def build(
-    source: Scores, targets: Sequence[Scores], distances: Mapping[str, Mapping[str, float]] | None = None
+    source: Scores,
+    targets: Sequence[Scores],
+    distances: Mapping[str, Mapping[str, float]] | None = None,
+    sample: Sample = MAPS,
 ) -> Cards:
-    """All cards of a run from its scores; `distances` are the label-free distances of each domain from the source."""
+    """All cards of a run from its scores; `distances` are the label-free distances of each domain from the source.
+
+    `sample` says what intervals take for independent.
+    """
     val = source.part("val")
     tables = {scores.domain: scores.part("test") for scores in (source, *targets)}
     fitted = thresholds(val)
+    certainty = {domain: intervals(table, fitted, sample) for domain, table in tables.items()}
+    if sample.name == "recordings":
+        shared = set(val["recording"]) & set(tables[source.domain]["recording"])
+        certainty[source.domain]["shared_recordings"] = len(shared)
     return {
-        "intervals": {domain: intervals(table, fitted) for domain, table in tables.items()},
-        "groups": {domain: card for domain, table in tables.items() if (card := groups(table))},
-        "thresholds": {name: threshold_card(tables, value) for name, value in fitted.items()},
+        "intervals": certainty,
+        "groups": {domain: card for domain, table in tables.items() if (card := groups(table, sample))},
+        "thresholds": {name: threshold_card(tables, value, sample) for name, value in fitted.items()},
         "repair": {domain: curve for domain, table in tables.items() if (curve := repair(val, table))},
         "saturation": {domain: found for domain, table in tables.items() if (found := saturation(val, table))},
         "shift": shift_card(tables, source.domain, distances or {}),
+        "dependence": {domain: alike for domain, table in tables.items() if (alike := dependence(table))},
     }
 
 
@@ -98,37 +114,54 @@ def _both(table: pd.DataFrame) -> bool:
     return table["label"].nunique() == 2
 
 
-def intervals(table: pd.DataFrame, fitted: Mapping[str, float]) -> IntervalCard:
+def intervals(table: pd.DataFrame, fitted: Mapping[str, float], sample: Sample = MAPS) -> IntervalCard:
     """Counts of maps, and 95 % intervals of the metrics that have one in `METRICS`."""
     label = table["label"].to_numpy(int)
     out: IntervalCard = {"good": int((label == 0).sum()), "fault": int((label == 1).sum())}
+    units = sample.units(table)
+    for one, count in counts(label, units).items():
+        out["fault_recordings" if one else "good_recordings"] = count
     for name, metric in METRICS.items():
-        sample = metric.sample(table, fitted)
-        if metric.interval and sample:
-            out[name] = metric.interval(*sample).bounds()
+        measured = metric.sample(table, fitted)
+        if metric.interval and measured:
+            of = () if units is None else (units[metric.inside(table)],)
+            if enough(measured[0], *of):
+                out[name] = metric.interval(*measured, *of).bounds()
+            else:
+                out[f"independent_{name}"] = metric.interval(*measured).bounds()
     return out
 
 
-def groups(table: pd.DataFrame) -> dict[str, GroupCard]:
+def groups(table: pd.DataFrame, sample: Sample = MAPS) -> dict[str, GroupCard]:
     """`image_AUROC` within each group (fault maps of a group against its good maps) with its interval."""
     out: dict[str, GroupCard] = {}
     for name, part in table[table["group"].astype(str) != ""].groupby("group"):
         if _both(part):
-            found = auroc_interval(*raw(part))
-            out[str(name)] = {"maps": len(part), "image_AUROC": found.value, "interval": found.bounds()}
+            units = sample.units(part)
+            found = auroc_interval(*raw(part), units)
+            out[str(name)] = {"maps": len(part), "image_AUROC": found.value}
+            if enough(raw(part)[0], units):
+                out[str(name)]["interval"] = found.bounds()
     return out
 
 
-def threshold_card(tables: Mapping[str, pd.DataFrame], threshold: float) -> ThresholdCard:
+def threshold_card(
+    tables: Mapping[str, pd.DataFrame],
+    threshold: float,
+    sample: Sample = MAPS,
+) -> ThresholdCard:
     """What one threshold, fitted on the source's validation maps, does to every domain, with Wilson intervals."""
     domains: dict[str, dict[str, float | Bounds]] = {}
     for domain, table in tables.items():
         label, score = raw(table)
+        units = sample.units(table)
         domains[domain] = {**decisions(table, threshold)}
         for name, of in (("FPR", 0), ("TPR", 1)):
             if name in domains[domain]:
-                alarms = score[label == of] >= threshold
-                domains[domain][f"{name}_interval"] = rate_interval(alarms).bounds()
+                mine = label == of
+                within = None if units is None else units[mine]
+                if enough(label[mine], within):
+                    domains[domain][f"{name}_interval"] = rate_interval(score[mine] >= threshold, within).bounds()
     return {"threshold": threshold, "domains": domains}
 
 

@@ -57,6 +57,7 @@ class Metric:
     `threshold` the alarms at that threshold of `thresholds`. None: it needs masks, and is measured while maps are
     scored. `classes` are the labels that must be there, or the one that is measured. `joins` are the scopes under which
     it is joined over the targets; `heading` names its column in a run's table, which leaves out a metric without one.
+    `interval` takes the recordings of the maps as well, where these are the sample.
     """
 
     measure: Callable[[np.ndarray, np.ndarray], float] | None
@@ -65,7 +66,7 @@ class Metric:
     classes: tuple[int, ...] = (0, 1)
     higher_is_better: bool = True
     joins: tuple[str, ...] = ()
-    interval: Callable[[np.ndarray, np.ndarray], Interval] | None = None
+    interval: Callable[..., Interval] | None = None
     heading: str = ""
     chooses: bool = False  # also measured on the validation maps, where a choice may need it
 
@@ -81,8 +82,12 @@ class Metric:
             return None
         if not all((label == one).any() for one in self.classes):
             return None
-        inside = np.isin(label, self.classes)
+        inside = self.inside(table)
         return label[inside], (values >= fitted[self.threshold] if self.threshold else values)[inside]
+
+    def inside(self, table: pd.DataFrame) -> np.ndarray:
+        """Which maps of a table are measured, bool (n,)."""
+        return table["label"].isin(self.classes).to_numpy()
 
 
 # All are in [0, 1]. What is added here is in the record, in the cards, in a run's table and in the report's CSV.

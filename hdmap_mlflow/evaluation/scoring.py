@@ -20,16 +20,19 @@ if TYPE_CHECKING:
     from torch.utils.data import DataLoader
 
 Found = tuple[np.ndarray, np.ndarray | None, np.ndarray]  # map, anomaly map (None if the model has none), mask
-COLUMNS = ["path", "label", "group", "severity", "split", "score", "image_max", "image_mean", "image_row", "seconds"]
+COLUMNS = [
+    *("path", "label", "group", "severity", "recording", "split"),
+    *("score", "image_max", "image_mean", "image_row", "seconds"),
+]
 
 
 @dataclass(frozen=True)
 class Scores:
     """Raw scores of one domain.
 
-    `table` has one row per map: `path`, `label` (0 good, 1 fault), `group`, `severity`, `split` (val, test), `score`
-    (raw, any range, higher is more anomalous), `image_max`, `image_mean` and `image_row` (the trivial scores; NaN where
-    the median row mean is not above 0) and `seconds`.
+    `table` has one row per map: `path`, `label` (0 good, 1 fault), `group`, `severity`, `recording`, `split` (val,
+    test), `score` (raw, any range, higher is more anomalous), `image_max`, `image_mean` and `image_row` (the trivial
+    scores; NaN where the median row mean is not above 0) and `seconds`.
     `pixel` holds the pixel metrics of the reported maps where masks exist; the pixels themselves are not kept.
     """
 
@@ -77,7 +80,7 @@ def score(model: Any, loader: DataLoader, domain: str, split: str, device: str, 
                 keep = ~unmarked[done : done + len(scores)]
                 pixels.update(_native(predicted.anomaly_map, maps.shape[1:])[keep], batch.gt_mask.numpy()[keep])
     values = {name: np.concatenate(parts) for name, parts in columns.items()}
-    kept = table[["path", "label", "group", "severity"]].assign(split=split, **values)
+    kept = table[["path", "label", "group", "severity", "recording"]].assign(split=split, **values)
     if told := not_finite(domain, kept, f" of {len(table)}"):
         raise BadInput(f"{told}; the training diverged: lower train.learning_rate or change the seed")
     return Scores(domain, kept[COLUMNS].reset_index(drop=True), pixels.metrics() if split == "test" else {})

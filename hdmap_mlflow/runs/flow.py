@@ -219,8 +219,7 @@ def record_run(record: Record, run: Run) -> None:
         record.json(result.record(run.fitted.training, run.fitted.checkpoint, run.folder), Artifact.RESULT)
         record.json(result.cards, Artifact.CARDS)
         record.note(result.markdown())
-        if result.grade:
-            record.tags({Tag.GRADE: result.grade})
+        record.tags({Tag.SAMPLE: result.sample} | ({Tag.GRADE: result.grade} if result.grade else {}))
     if run.fitted and tracking.checkpoint == "best":
         record.checkpoint(run.fitted.checkpoint, tracking.max_checkpoint_mb)
 

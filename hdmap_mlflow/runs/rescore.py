@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from math import isclose
 
 from hdmap_mlflow.errors import BadInput
-from hdmap_mlflow.names import Artifact
+from hdmap_mlflow.names import Artifact, Tag
 from hdmap_mlflow.runs import history
 from hdmap_mlflow.runs.history import RunRecord
 from hdmap_mlflow.runs.result import summarise
@@ -24,8 +24,10 @@ class Rescored:
     changed: list[str]
 
 
-def rescore(uri: str, record: RunRecord) -> Rescored:
+def rescore(uri: str, record: RunRecord, sample: str | None = None) -> Rescored:
     """Recompute the metrics and cards of one run and log what is new or different.
+
+    `sample` takes the place of what the run's intervals took for independent.
 
     Pixel metrics need anomaly maps, which are not kept: they stay as they were.
     """
@@ -41,6 +43,7 @@ def rescore(uri: str, record: RunRecord) -> Rescored:
         uri=uri,
         config=config,
         simulated=simulated,
+        sample=sample,
     )
     measured, known = result.metrics, record.metrics
     new = sorted(name for name in measured if name not in known)
@@ -49,6 +52,7 @@ def rescore(uri: str, record: RunRecord) -> Rescored:
     if new or changed:
         written.metrics({name: measured[name] for name in (*new, *changed)})
     written.json(result.cards, Artifact.CARDS)
+    written.tags({Tag.SAMPLE: result.sample})
     written.note(replace(result, metrics={**known, **measured}).markdown())
     return Rescored(record.name, record.run_id, new, changed)
 

@@ -13,6 +13,7 @@ from hdmap_mlflow.console import markdown_table
 from hdmap_mlflow.evaluation import cards, metrics
 from hdmap_mlflow.evaluation.cards import Bounds, Cards, bounds_of
 from hdmap_mlflow.evaluation.metrics import METRICS, TRIVIAL
+from hdmap_mlflow.evaluation.sample import FEWEST, MAPS, choose
 from hdmap_mlflow.evaluation.scoring import Scores
 from hdmap_mlflow.names import AUROC, MEAN_AUROC, ROW, SOURCE_AUROC, WORST_AUROC, Scope, metric_name, target_scope
 
@@ -35,6 +36,7 @@ class Result:
     metrics: Mapping[str, float]
     simulated: bool
     cards: Cards = dataclasses.field(default_factory=Cards)
+    sample: str = MAPS.name  # what intervals took for independent
     folder: Path = Path()  # in which all of it lies, too
 
     def scope(self, domain: str) -> str:
@@ -120,6 +122,7 @@ class Result:
                 f"On the source the model is not shown to beat chance and the trivial scores ({why}): a transfer ratio "
                 "and a grade would mean nothing."
             )
+        lines += self._dependent()
         for domain, card in self.cards.get("saturation", {}).items():
             if card["alarm"]:
                 share, clamped = card["clamped_fraction"], card["clamped_AUROC"]
@@ -134,6 +137,39 @@ class Result:
         if self._trivial(self.domains[0]) and metric_name(Scope.SOURCE, ROW) not in self.metrics:
             lines.append("No row ratio is known of the source: two trivial scores are compared; hdmap verify adds it.")
         return [line for line in lines if line]
+
+    def _dependent(self) -> list[str]:
+        """What the intervals know, or do not know, of maps that resemble one another."""
+        lines = []
+        for domain, card in self.cards.get("intervals", {}).items():
+            named = {
+                kind: count for kind in ("good", "fault") if isinstance(count := card.get(f"{kind}_recordings"), int)
+            }
+            bounds = card.get(f"independent_{AUROC}")
+            if isinstance(bounds, list):
+                lines.append(
+                    f"{domain}: too few recordings for an interval ({_counted(named)}; {FEWEST} of each class are "
+                    f"needed). For independent maps it would be {bounds[0]:.3f}-{bounds[1]:.3f}."
+                )
+        shared = self.cards.get("intervals", {}).get(self.domains[0], {}).get("shared_recordings")
+        if shared and self.config.data.validation != "source_test":
+            lines.append(
+                f"{self.domains[0]}: {shared} recordings have validation maps and reported maps, for a class or a "
+                "group has one recording only: the source's figures are optimistic."
+            )
+        if self.sample != MAPS.name:
+            return lines
+        for domain, classes in self.cards.get("dependence", {}).items():
+            told = "; ".join(
+                f"neighbouring {kind} maps correlate by {found['autocorrelation']:.2f}, so that {found['maps']} are "
+                f"worth about {found['effective']:.0f}"
+                for kind, found in classes.items()
+            )
+            lines.append(
+                f"{domain}: intervals take its maps for independent, but files in their order resemble one another "
+                f"({told}). Name their recordings in metadata.csv, or give evaluation.sample=order."
+            )
+        return lines
 
     def markdown(self) -> str:
         """The description of the run that the MLflow UI shows."""
@@ -170,8 +206,30 @@ class Result:
         }
 
 
-def summarise(source: Scores, targets: list[Scores], distances: Distances, **run: Any) -> Result:
-    """The result of scores and of label-free distances from the source; `run` has the fields that these do not give."""
-    counts = {scores.domain: len(scores.part("test")) for scores in (source, *targets)}
-    measured, told = metrics.summary(source, targets), cards.build(source, targets, distances)
-    return Result(domains=list(counts), counts=counts, metrics=measured, cards=told, **run)
+def summarise(
+    source: Scores,
+    targets: list[Scores],
+    distances: Distances,
+    config: CheckedConfig,
+    sample: str | None = None,
+    **run: Any,
+) -> Result:
+    """The result of scores and of label-free distances from the source; `run` has the fields that these do not give.
+
+    `sample` takes the place of the configured one.
+    """
+    tables = {scores.domain: scores.table for scores in (source, *targets)}
+    chosen = choose(sample or config.evaluation.sample, tables)
+    return Result(
+        config=config,
+        domains=list(tables),
+        counts={scores.domain: len(scores.part("test")) for scores in (source, *targets)},
+        metrics=metrics.summary(source, targets),
+        cards=cards.build(source, targets, distances, chosen),
+        sample=chosen.name,
+        **run,
+    )
+
+
+def _counted(recordings: Mapping[str, int]) -> str:
+    return ", ".join(f"{count} {kind}" for kind, count in recordings.items())

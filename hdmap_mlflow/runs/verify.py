@@ -119,6 +119,8 @@ def _add_row_ratio(uri: str, record: RunRecord, module: MultiDomainHDMAPDataModu
                 if not history.same_maps(again.assign(label=module.scored[domain, str(split)]["label"]), kept):
                     raise BadInput(f"the {split} maps of {domain} are not those that the run scored; train it again")
                 row[kept.index] = again["image_row"].to_numpy()
-            complete = table.assign(image_row=row.astype(np.float32))[scoring.COLUMNS]
+            complete = table.assign(image_row=row.astype(np.float32), recording=table.get("recording", ""))[
+                scoring.COLUMNS
+            ]
             written.artifact(scoring.write(scoring.Scores(domain, complete), Path(folder)), Artifact.SCORES)
     rescore(uri, history.read_run(uri, record.run_id))

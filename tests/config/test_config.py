@@ -168,7 +168,10 @@ def test_settings_are_put_into_a_run_by_dotted_name_and_checked():
         ("train.seed=-1", "train.seed"),
         ("train.max_epoch=3", "unknown key 'train.max_epoch'"),
         ("train.max_epoch=3", "train has: seed, max_epochs, "),
-        ("trian.x=3", "unknown section 'trian' in 'trian.x' (did you mean 'train'?); known: data, model, train, trac"),
+        (
+            "trian.x=3",
+            "unknown section 'trian' in 'trian.x' (did you mean 'train'?); known: data, model, train, ",
+        ),
         ("train.precision=8", "train.precision: input should be '32-true', '16-mixed' or 'bf16-mixed', got 8"),
         ("data.image_size=[64,0]", "data.image_size: input should be greater than or equal to 1, got 0"),
         ("data.target_domains=[a,/b]", "data.target_domains: "),

@@ -230,6 +230,7 @@ def test_the_table_of_a_domain_holds_what_its_files_hold_ordered_by_content(tmp_
         "group",
         "severity",
         "mask",
+        "recording",
         "height",
         "width",
         "dtype",

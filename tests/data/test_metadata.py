@@ -47,18 +47,18 @@ WRITTEN = {
 def test_it_says_the_same_however_it_was_written(read, how):
     found, problems = read(WRITTEN[how])
     assert problems == [] and set(found) == {A, B}
-    assert found[A] == ("warm", 1.5) and found[B][0] == "cold" and math.isnan(found[B][1])
+    assert found[A] == ("warm", 1.5, "") and found[B][0] == "cold" and math.isnan(found[B][1])
 
 
 @pytest.mark.parametrize("group", ["NA", "None", "null", "nan", "N/A", "07", "1.0", "True", " ", "드라이브"])
 def test_a_group_is_the_word_that_stands_there(read, group):
-    assert read(f"path,group\n{A},{group}\n") == ({A: (group, pytest.approx(math.nan, nan_ok=True))}, [])
+    assert read(f"path,group\n{A},{group}\n") == ({A: (group, pytest.approx(math.nan, nan_ok=True), "")}, [])
 
 
 @pytest.mark.parametrize("word", ["", "NaN", "nan", "NA", "n/a", "None", "null", " "])
 def test_a_severity_may_be_unknown(read, word):
     found, problems = read(f"path,severity\n{A},{word}\n{B},2\n")
-    assert problems == [] and math.isnan(found[A][1]) and found[B] == ("", 2.0)
+    assert problems == [] and math.isnan(found[A][1]) and found[B] == ("", 2.0, "")
 
 
 @pytest.mark.parametrize("word", ["high", "inf", "-inf", "1.5 mm", "1;5", "0x1", "true"])
@@ -118,8 +118,16 @@ UNREADABLE = {
 def test_a_table_that_cannot_be_read_says_nothing_of_any_map(read, what):
     content, says = UNREADABLE[what]
     found, [problem] = read(content)
-    assert found == {} and problem.startswith(says) and problem.endswith("; expected path,group,severity")
+    assert found == {} and problem.startswith(says) and problem.endswith("; expected path,group,severity,recording")
 
 
 def test_a_table_of_a_head_alone_says_nothing(read):
     assert read("path,group,severity\n") == ({}, [])
+
+
+def test_a_recording_is_named_for_every_map_or_for_none(read):
+    found, problems = read(f"path,recording\n{A},run 1\n{B}, run 2 \n{C},run 3\n")
+    assert problems == [] and [found[path].recording for path in MAPS] == ["run 1", "run 2", "run 3"]
+    [problem] = read(f"path,recording,group\n{A},run 1,warm\n{B},,cold\n")[1]
+    assert problem.startswith(f"names no recording of 2 of 3 maps (such as {B})") and "for none" in problem
+    assert read(f"path,recording\n{A},\n{B}, \n")[1] == []

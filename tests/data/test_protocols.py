@@ -131,3 +131,53 @@ def test_one_row_of_the_table_is_a_strategy_everywhere(domains, monkeypatch):
     assert "Half is gone." in Result("id", "", config, list(counts), counts, {}, False).remarks()
     said = remarks(tabulate(arrange([retagged(one, validation="halved") for one in grid()])))
     assert "Chosen on half of the training maps." in said
+
+
+def _recorded(root, name="domain_A", recordings=4, maps=3):
+    """A domain of which every class has several recordings; a recording is of one state."""
+    folder = write_domain(root, name, train=6, good=recordings * maps, fault=recordings * maps)
+    lines = [
+        f"test/{kind}/{i:06d}.tiff,{kind} {i // maps}" for kind in ("good", "fault") for i in range(recordings * maps)
+    ]
+    lines += [f"train/good/{i:06d}.tiff,train {i // maps}" for i in range(6)]
+    (folder / "metadata.csv").write_text("\n".join(["path,recording", *lines]) + "\n")
+    return layout.read_domain(root, name)
+
+
+@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize("validation", ["source_holdout", "synthetic"])
+def test_a_recording_lies_whole_on_one_side_of_the_split(tmp_path, validation, seed):
+    parts = split([_recorded(tmp_path)], DataConfig(validation=validation, split_seed=seed))
+    beside = parts.source_test if validation == "source_holdout" else parts.train
+    assert not set(parts.val["recording"]) & set(beside["recording"])
+    if validation == "source_holdout":
+        assert parts.val.groupby("label")["recording"].nunique().tolist() == [2, 2]
+
+
+def test_a_class_of_one_recording_is_still_divided_by_maps(tmp_path):
+    parts = split([_recorded(tmp_path, recordings=1, maps=8)], DataConfig())
+    assert (
+        parts.val["label"].value_counts().to_dict()
+        == {0: 4, 1: 4}
+        == parts.source_test["label"].value_counts().to_dict()
+    )
+
+
+def test_recordings_are_part_of_the_datas_identity_and_no_names_are_not(tmp_path):
+    named = _recorded(tmp_path).digest()
+    folder = tmp_path / "domain_A"
+    text = (folder / "metadata.csv").read_text()
+    (folder / "metadata.csv").write_text(text.replace("good 0", "good 9"))
+    assert layout.read_domain(tmp_path, "domain_A").digest() != named
+    (folder / "metadata.csv").unlink()
+    without = layout.read_domain(tmp_path, "domain_A").digest()
+    (folder / "metadata.csv").write_text("path,recording\n")
+    assert layout.read_domain(tmp_path, "domain_A").digest() == without != named
+
+
+def test_a_recording_in_train_and_test_is_refused(tmp_path):
+    _recorded(tmp_path)
+    file = tmp_path / "domain_A" / "metadata.csv"
+    file.write_text(file.read_text().replace("train 0", "good 1"))
+    with pytest.raises(BadInput, match="recording 'good 1' has maps in train and in test"):
+        layout.read_domain(tmp_path, "domain_A")

@@ -44,7 +44,8 @@ def table(rng, good, fault, distinct, effect=1.0):
     score = np.round((rng.normal(size=len(label)) + effect * label) * distinct / 6) / 8 if distinct > 1 else label * 0.0
     group = rng.choice(["", "cold", "warm"], len(label))
     trivial = {name: rng.integers(0, 9, len(label)) / 8 + label * 0.3 for name in TRIVIAL}
-    return pd.DataFrame({"label": label, "score": score.astype(np.float32), "group": group, **trivial})
+    path = [f"{i}.tiff" for i in range(len(label))]
+    return pd.DataFrame({"path": path, "label": label, "score": score.astype(np.float32), "group": group, **trivial})
 
 
 @pytest.fixture(params=SHAPES)

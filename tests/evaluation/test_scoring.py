@@ -24,6 +24,7 @@ TABLE = pd.DataFrame(
         "label": [0, 0, 1, 1, 1],
         "group": list("aabbb"),
         "severity": [np.nan, np.nan, 1, 2, 3],
+        "recording": ["r1", "r1", "r2", "r3", "r3"],
         "mask": ["", "", "", "m/3.png", "m/4.png"],  # the third is a fault that nobody marked
         "digest": list("vwxyz"),
     }
@@ -72,8 +73,8 @@ def test_a_row_a_map_holds_the_raw_score_and_the_trivial_scores_of_the_map_in_it
     assert found.domain == "domain_B" and model.devices == ["cpu"]
     table = found.table
     trivial = ["image_max", "image_mean", "image_row"]
-    assert list(table) == ["path", "label", "group", "severity", "split", "score", *trivial, "seconds"]
-    pd.testing.assert_frame_equal(table[["path", "label", "group", "severity"]], TABLE[list(table)[:4]])
+    assert list(table) == ["path", "label", "group", "severity", "recording", "split", "score", *trivial, "seconds"]
+    pd.testing.assert_frame_equal(table[["path", "label", "group", "severity", "recording"]], TABLE[list(table)[:5]])
     assert table["split"].tolist() == ["test"] * 5 and table["score"].dtype == np.float32
     np.testing.assert_array_equal(table["score"], 2 * MAPS.min((1, 2)))
     np.testing.assert_array_equal(table["image_max"], MAPS.max((1, 2)))

@@ -7,6 +7,7 @@ import pandas as pd
 def frame(label, score, **columns):
     label, score = np.asarray(label), np.asarray(score, np.float32)
     base = {
+        "path": [f"{i}.tiff" for i in range(len(label))],
         "label": label,
         "score": score,
         "image_max": score,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import numpy as np
@@ -128,6 +129,35 @@ def shift_card(tables, source: str, distances) -> dict[str, dict[str, float]]:  
     return out
 
 
+def dependence_card(table) -> dict[str, Any]:  # noqa: ANN001
+    """Of each class in its files' order: correlation of neighbours, and maps over Geyer's autocorrelation time.
+
+    Documented: scores less the mean of their group; 30 maps or more; neighbours above 1.96 / sqrt(n).
+    """
+    out = {}
+    for name, label in (("good", 0), ("fault", 1)):
+        rows = [row for row in table.to_dict("records") if row["label"] == label]
+        rows.sort(key=lambda row: [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", row["path"])])
+        groups = {row["group"] for row in rows}
+        means = {g: np.mean([float(row["score"]) for row in rows if row["group"] == g]) for g in groups}
+        score = np.array([float(row["score"]) - means[row["group"]] for row in rows])
+        n = len(score)
+        if n < 30 or np.std(score) == 0:
+            continue
+        beside = np.corrcoef(score[1:], score[:-1])[0, 1]
+        if beside <= 1.96 / np.sqrt(n):
+            continue
+        centred = score - score.mean()
+        rho = [np.sum(centred[: n - lag] * centred[lag:]) / np.sum(centred**2) for lag in range(n)]
+        time = -1.0
+        for first in range(0, n - 1, 2):
+            if rho[first] + rho[first + 1] <= 0:
+                break
+            time += 2 * (rho[first] + rho[first + 1])
+        out[name] = {"maps": n, "autocorrelation": beside, "effective": n / max(time, 1.0)}
+    return out
+
+
 def cards(val, source: str, tables, distances=None) -> dict[str, Any]:  # noqa: ANN001
     """All cards; `tables` are the reported maps by domain, the source among them. A domain without a card is absent."""
     fitted = scores.thresholds(*columns(val))
@@ -141,4 +171,5 @@ def cards(val, source: str, tables, distances=None) -> dict[str, Any]:  # noqa: 
         "thresholds": {name: threshold_card(tables, value) for name, value in fitted.items()},
         **{name: {domain: card for domain, card in found.items() if card} for name, found in made.items()},
         "shift": shift_card(tables, source, distances or {}),
+        "dependence": {domain: card for domain, table in tables.items() if (card := dependence_card(table))},
     }
