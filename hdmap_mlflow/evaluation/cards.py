@@ -13,6 +13,8 @@ import numpy as np
 import pandas as pd
 from sklearn.metrics import roc_auc_score
 
+from hdmap_mlflow.evaluation.confounds import ConfoundCard, confounds
+from hdmap_mlflow.evaluation.damage import BandCard, bands
 from hdmap_mlflow.evaluation.intervals import auroc_interval, rate_interval
 from hdmap_mlflow.evaluation.metrics import METRICS, NORMAL_QUANTILE, decisions, raw, thresholds
 from hdmap_mlflow.evaluation.sample import MAPS, Dependence, Sample, counts, dependence, enough
@@ -62,6 +64,8 @@ class Cards(TypedDict, total=False):
     repair: dict[str, dict[str, Numbers]]
     saturation: dict[str, SaturationCard]
     shift: dict[str, Numbers]
+    confounds: dict[str, ConfoundCard]
+    severity: dict[str, dict[str, BandCard]]  # by band, from the smallest up
     dependence: dict[str, dict[str, Dependence]]  # by class, where files in their order show some
 
 
@@ -89,6 +93,8 @@ def build(
         "repair": {domain: curve for domain, table in tables.items() if (curve := repair(val, table))},
         "saturation": {domain: found for domain, table in tables.items() if (found := saturation(val, table))},
         "shift": shift_card(tables, source.domain, distances or {}),
+        "confounds": {domain: follows for domain, table in tables.items() if (follows := confounds(table))},
+        "severity": {d: of for d, table in tables.items() if (of := bands(table, fitted.get("normal_q99"), sample))},
         "dependence": {domain: alike for domain, table in tables.items() if (alike := dependence(table))},
     }
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from hdmap_mlflow.config import CheckedConfig
 from hdmap_mlflow.config.protocols import PROTOCOLS
 from hdmap_mlflow.console import markdown_table
-from hdmap_mlflow.evaluation import cards, metrics
+from hdmap_mlflow.evaluation import cards, confounds, damage, metrics
 from hdmap_mlflow.evaluation.cards import Bounds, Cards, bounds_of
 from hdmap_mlflow.evaluation.metrics import METRICS, TRIVIAL
 from hdmap_mlflow.evaluation.sample import FEWEST, MAPS, choose
@@ -123,6 +123,10 @@ class Result:
                 "and a grade would mean nothing."
             )
         lines += self._dependent()
+        for domain, confound in self.cards.get("confounds", {}).items():
+            lines += confounds.told(domain, confound)
+        for domain, found in self.cards.get("severity", {}).items():
+            lines.append(damage.told(domain, found))
         for domain, card in self.cards.get("saturation", {}).items():
             if card["alarm"]:
                 share, clamped = card["clamped_fraction"], card["clamped_AUROC"]

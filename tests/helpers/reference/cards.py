@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import re
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -158,6 +160,86 @@ def dependence_card(table) -> dict[str, Any]:  # noqa: ANN001
     return out
 
 
+def ranks(values) -> list[float]:  # noqa: ANN001
+    """Mid-ranks, counted."""
+    return [sum(other < one for other in values) + sum(other == one for other in values) / 2 for one in values]
+
+
+def natural(path: str) -> list[Any]:
+    return [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", path)]
+
+
+def auroc(good: list[float], fault: list[float]) -> float:
+    return sum((f > g) + (f == g) / 2 for f in fault for g in good) / (len(good) * len(fault))
+
+
+def confound_card(table) -> dict[str, Any]:  # noqa: ANN001
+    """Documented: rank correlations from 10 healthy maps on; fifths by mean or maximum, ties in the given order."""
+    out: dict[str, Any] = {}
+    rows = table.to_dict("records")
+    good = [row for row in rows if row["label"] == 0]
+    places = sorted(range(len(good)), key=lambda i: natural(good[i]["path"]))
+    for place, i in enumerate(places):
+        good[i]["file"] = place
+    if len(good) >= 10 and len({row["score"] for row in good}) > 1:
+        out["follows"] = {}
+        for name in ("image_mean", "image_max", "file"):
+            values = [row[name] for row in good]
+            if len(set(values)) > 1:
+                pair = ranks([row["score"] for row in good]), ranks(values)
+                out["follows"][name] = float(np.corrcoef(*pair)[0, 1])
+    if len({row["label"] for row in rows}) == 2:
+        out["image_AUROC"] = auroc(*([row["score"] for row in rows if row["label"] == one] for one in (0, 1)))
+        out["within"] = {}
+        for name in ("image_mean", "image_max"):
+            order = sorted(range(len(rows)), key=lambda i: rows[i][name])
+            count, total, weight = min(5, len(rows)), 0.0, 0
+            edges = [1 + (len(rows) - 1) * i / count for i in range(count + 1)]  # of the ranks, as quantiles
+            for stratum in range(count):
+                low, high = edges[stratum], edges[stratum + 1]
+                mine = [
+                    rows[i] for rank, i in enumerate(order, 1) if low < rank <= high or (stratum == 0 and rank == 1)
+                ]
+                sides = [[row["score"] for row in mine if row["label"] == one] for one in (0, 1)]
+                if all(sides):
+                    pairs = len(sides[0]) * len(sides[1])
+                    total, weight = total + auroc(*sides) * pairs, weight + pairs
+            if weight:
+                out["within"][name] = total / weight
+    groups = sorted({str(row["group"]) for row in good} - {""})
+    for i, one in enumerate(groups):
+        for other in groups[i + 1 :]:
+            found = auroc(*([row["score"] for row in good if row["group"] == name] for name in (other, one)))
+            out.setdefault("states", {})[f"{one}, {other}"] = max(found, 1 - found)
+    return out
+
+
+def severity_card(table, fitted: dict[str, float]) -> dict[str, Any]:  # noqa: ANN001
+    """Documented: quarters of the fault maps by severity, or one band for each of four severities or fewer."""
+    rows = table.to_dict("records")
+    known = [row for row in rows if row["label"] == 1 and not math.isnan(row.get("severity", math.nan))]
+    different = sorted({row["severity"] for row in known})
+    if len(different) < 2 or all(row["label"] for row in rows):
+        return {}
+    edges = sorted(set(np.quantile([row["severity"] for row in known], [0, 0.25, 0.5, 0.75, 1])))
+    ranges = list(pairwise(edges)) if len(different) > 4 else [(one, one) for one in different]
+    out = {}
+    for i, (low, high) in enumerate(ranges):
+        mine = [r for r in known if low < r["severity"] <= high or (r["severity"] == low and (low == high or i == 0))]
+        good = [row["score"] for row in rows if row["label"] == 0]
+        scores = [row["score"] for row in mine]
+        label = np.repeat([0, 1], [len(good), len(scores)])
+        value, *bounds = auroc_interval(label, np.array(good + scores, float))
+        ends = min(row["severity"] for row in mine), max(row["severity"] for row in mine)
+        name = f"{ends[0]:g}" if ends[0] == ends[1] else f"{ends[0]:g} to {ends[1]:g}"
+        out[name] = {"low": ends[0], "high": ends[1], "maps": len(mine), "image_AUROC": value}
+        out[name]["image_AUROC_interval"] = bounds
+        if "normal_q99" in fitted:
+            hits = sum(score >= fitted["normal_q99"] for score in np.array(scores, float))
+            out[name]["TPR"], *out[name]["TPR_interval"] = rate_interval(int(hits), len(scores))
+    return out
+
+
 def cards(val, source: str, tables, distances=None) -> dict[str, Any]:  # noqa: ANN001
     """All cards; `tables` are the reported maps by domain, the source among them. A domain without a card is absent."""
     fitted = scores.thresholds(*columns(val))
@@ -171,5 +253,7 @@ def cards(val, source: str, tables, distances=None) -> dict[str, Any]:  # noqa: 
         "thresholds": {name: threshold_card(tables, value) for name, value in fitted.items()},
         **{name: {domain: card for domain, card in found.items() if card} for name, found in made.items()},
         "shift": shift_card(tables, source, distances or {}),
+        "confounds": {domain: card for domain, table in tables.items() if (card := confound_card(table))},
+        "severity": {d: card for d, table in tables.items() if (card := severity_card(table, fitted))},
         "dependence": {domain: card for domain, table in tables.items() if (card := dependence_card(table))},
     }
