@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 from scipy.stats import norm
 
 from hdmap_mlflow.console import markdown_table
@@ -25,6 +26,7 @@ from hdmap_mlflow.evaluation.intervals import (
     mean_interval,
     rate_interval,
 )
+from hdmap_mlflow.evaluation.sample import SAMPLES, Sample, enough
 
 DOCUMENT = Path(__file__).parents[1] / "docs" / "evidence.md"
 MARK = "<!-- below: python -m benchmarks.coverage --write -->\n"
@@ -47,6 +49,12 @@ class Design:
     def recording(self) -> np.ndarray:
         return np.repeat(np.arange(2 * self.recordings), self.maps)
 
+    def units(self, sample: str, score: np.ndarray) -> np.ndarray | None:
+        """What an interval over `recordings`, `order` or `maps` takes for independent."""
+        path = [f"{i}.tiff" for i in range(len(score))]
+        table = pd.DataFrame({"path": path, "label": self.label, "group": "", "score": score})
+        return Sample(sample).units(table.assign(recording=self.recording))
+
     def noise(self, rng: np.random.Generator) -> np.ndarray:
         """Normal scores of variance 1 without any fault, one per map."""
         level = np.repeat(rng.standard_normal(2 * self.recordings), self.maps)
@@ -61,18 +69,20 @@ def covered(truth: float, intervals: list[Interval]) -> float:
     return float(np.mean([interval.low <= truth <= interval.high for interval in intervals]))
 
 
-def auroc(design: Design, truth: float, aware: bool, repetitions: int, rng: np.random.Generator) -> float:
-    """Coverage of the AUROC's interval."""
-    recording = design.recording if aware else None
-    return covered(
-        truth,
-        [auroc_interval(design.label, design.scores(rng, truth), recording) for _ in range(repetitions)],
-    )
+def auroc(design: Design, truth: float, sample: str, repetitions: int, rng: np.random.Generator) -> float:
+    """Coverage of the AUROC's interval, of those that have one."""
+    found = []
+    for _ in range(repetitions):
+        score = design.scores(rng, truth)
+        units = design.units(sample, score)
+        if enough(design.label, units):
+            found.append(auroc_interval(design.label, score, units))
+    return covered(truth, found)
 
 
-def domains(design: Design, truth: float, aware: bool, repetitions: int, rng: np.random.Generator) -> float:
+def domains(design: Design, truth: float, sample: str, repetitions: int, rng: np.random.Generator) -> float:
     """Coverage of the mean AUROC's interval over three domains."""
-    recordings = dict.fromkeys("bcd", design.recording) if aware else None
+    recordings = dict.fromkeys("bcd", design.recording) if sample == "recordings" else None
     return covered(
         truth,
         [
@@ -82,30 +92,30 @@ def domains(design: Design, truth: float, aware: bool, repetitions: int, rng: np
     )
 
 
-def precision(design: Design, truth: float, aware: bool, repetitions: int, rng: np.random.Generator) -> float:
+def precision(design: Design, truth: float, sample: str, repetitions: int, rng: np.random.Generator) -> float:
     """Coverage of the average precision's interval; the truth is that of 200,000 independent maps."""
     large = np.random.default_rng(1).standard_normal((2, 100_000))
     value = float(average_precision(large[1] + np.sqrt(2) * norm.ppf(truth), large[0]))
-    recording = design.recording if aware else None
+    recording = design.recording if sample == "recordings" else None
     return covered(
         value,
         [ap_interval(design.label, design.scores(rng, truth), recording) for _ in range(max(repetitions // 5, 1))],
     )
 
 
-def rate(design: Design, truth: float, aware: bool, repetitions: int, rng: np.random.Generator) -> float:
+def rate(design: Design, truth: float, sample: str, repetitions: int, rng: np.random.Generator) -> float:
     """Coverage of the interval of a false-alarm rate of 5 % at a fixed threshold."""
     good = design.label == 0
-    recording = design.recording[good] if aware else None
+    recording = design.recording[good] if sample == "recordings" else None
     return covered(
         FALSE_ALARMS,
         [rate_interval(design.noise(rng)[good] >= norm.isf(FALSE_ALARMS), recording) for _ in range(repetitions)],
     )
 
 
-def paired(design: Design, truth: float, aware: bool, repetitions: int, rng: np.random.Generator) -> float:
+def paired(design: Design, truth: float, sample: str, repetitions: int, rng: np.random.Generator) -> float:
     """How often the paired test of two equal models errs at 5 %; half of a map's score is common to both models."""
-    recordings = {"b": design.recording} if aware else None
+    recordings = {"b": design.recording} if sample == "recordings" else None
     shift, wrong = design.label * np.sqrt(2) * norm.ppf(truth), 0
     for _ in range(repetitions):
         common, one, other = (design.noise(rng) for _ in range(3))
@@ -114,7 +124,7 @@ def paired(design: Design, truth: float, aware: bool, repetitions: int, rng: np.
     return wrong / repetitions
 
 
-Measure = Callable[[Design, float, bool, int, np.random.Generator], float]
+Measure = Callable[[Design, float, str, int, np.random.Generator], float]
 MEASURES: dict[str, tuple[Measure, tuple[float, float]]] = {  # and the range that it is to lie in
     "AUROC": (auroc, (0.92, 0.98)),
     "mean of 3 domains": (domains, (0.92, 0.98)),
@@ -128,12 +138,14 @@ def table(designs: list[Design], truths: list[float], repetitions: int, seed: in
     """One row per design, true AUROC and sample; what misses its range is bold."""
     rows = []
     for design, truth in itertools.product(designs, truths):
-        for aware in (True, False):
+        for sample in SAMPLES:
             cells = []
-            for measure, (low, high) in MEASURES.values():
-                value = measure(design, truth, aware, repetitions, np.random.default_rng(seed))
+            for name, (measure, (low, high)) in MEASURES.items():
+                if sample == "order" and name != "AUROC":
+                    cells.append("-")
+                    continue
+                value = measure(design, truth, sample, repetitions, np.random.default_rng(seed))
                 cells.append(f"{value:.3f}" if low <= value <= high else f"**{value:.3f}**")
-            sample = "recordings" if aware else "maps"
             shape = [str(design.recordings), str(design.maps), f"{design.correlation:g}", f"{truth:g}", sample]
             rows.append([*shape, *cells])
             print(*rows[-1], flush=True)

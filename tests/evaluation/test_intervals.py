@@ -268,6 +268,8 @@ def test_over_recordings_intervals_cover_and_the_test_errs_as_claimed_and_over_m
     """`python -m benchmarks.coverage` asks all of it, with more repetitions."""
     design = Design(recordings=10, maps=maps, correlation=correlation)
     for name, (measure, (low, high)) in MEASURES.items():
-        aware, unaware = (measure(design, 0.8, sample, 300, np.random.default_rng(0)) for sample in (True, False))
+        aware, unaware = (
+            measure(design, 0.8, sample, 300, np.random.default_rng(0)) for sample in ("recordings", "maps")
+        )
         assert low - 0.02 <= aware <= high + 0.02, name
         assert unaware > 0.15 if "test" in name else unaware < 0.9, name
