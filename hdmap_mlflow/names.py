@@ -58,6 +58,9 @@ class Scope:
     TARGET_MEAN = "target_mean"
     TARGET_WORST = "target_worst"
     TRANSFER = "transfer"
+    POOLED = "pooled"  # all domains as one
+    CROSS = "cross"  # followed by the domain of the good maps and that of the fault maps
+    HARMONIC = "harmonic"
     EPOCH = "epoch"
     COST = "cost"
     STUDY = "study"

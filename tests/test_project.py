@@ -41,7 +41,7 @@ HOUSE = {
     "models/parts": "auroc blur coreset features rows textures",
     "models/own": "cflow cutpaste dinomaly draem_sevnet padim patchcore reverse_distillation toothwise",
     "models ": "builder contract",
-    "evaluation": "pixels intervals sample confounds damage scoring metrics cards shift figures pictures",
+    "evaluation": "pixels intervals sample confounds damage scoring pooled metrics cards shift figures pictures",
     "tracking": "database client patience journal record store views server",
     "runs": "meter extras setup identity train result history workdir flow export rescore verify upload",
     "execution": "gpus task board child preload forks watch executor local ray launch",

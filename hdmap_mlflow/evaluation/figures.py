@@ -15,8 +15,8 @@ from hdmap_mlflow.evaluation.metrics import raw, thresholds
 from hdmap_mlflow.evaluation.scoring import Scores
 
 GOOD, FAULT, ACCENT, MUTED = "#3b7dd8", "#d1495b", "#1b1b1e", "#8d99ae"
-NAMES = {"normal_q99": "99 % of normals", "F1": "best F1", "youden": "Youden"}
-DASHES = {"normal_q99": "-", "F1": "--", "youden": ":"}
+NAMES = {"normal_q99": "99 % of normals", "normal_q95": "95 % of normals", "F1": "best F1", "youden": "Youden"}
+DASHES = {"normal_q99": "-", "normal_q95": "-.", "F1": "--", "youden": ":"}
 SIMULATED = "simulated maps"
 Bars = Sequence[tuple[str, float, Sequence[float]]]  # domain, AUROC and its interval, the source first
 Curves = Mapping[str, Mapping[str, Mapping[str, float]]]  # domain -> k -> rates

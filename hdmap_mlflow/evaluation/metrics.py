@@ -21,10 +21,12 @@ from sklearn.metrics import (
 )
 
 from hdmap_mlflow.evaluation.intervals import Interval, ap_interval, auroc_interval
+from hdmap_mlflow.evaluation.pooled import over_domains, partial_auroc
 from hdmap_mlflow.evaluation.scoring import Scores
 from hdmap_mlflow.names import AUROC, MEAN_AUROC, ROW, Scope, metric_name, target_scope
 
 NORMAL_QUANTILE = 0.99
+NORMAL_QUANTILES = {"normal_q99": NORMAL_QUANTILE, "normal_q95": 0.95}  # thresholds of a nominal FPR of 1 % and 5 %
 TRIVIAL = {
     "image_max": "image maximum",
     "image_mean": "image mean",
@@ -36,6 +38,11 @@ def tpr_at_fpr(label: np.ndarray, score: np.ndarray, limit: float = 0.01) -> flo
     """The largest TPR whose FPR is at most `limit`."""
     fpr, tpr, _ = roc_curve(label, score, drop_intermediate=False)
     return tpr[fpr <= limit].max()
+
+
+def tpr_at_5fpr(label: np.ndarray, score: np.ndarray) -> float:
+    """The largest TPR whose FPR is at most .05."""
+    return tpr_at_fpr(label, score, 0.05)
 
 
 def fpr_at_tpr(label: np.ndarray, score: np.ndarray, least: float = 0.95) -> float:
@@ -100,13 +107,28 @@ METRICS: dict[str, Metric] = {
         chooses=True,
     ),
     "image_AP": Metric(average_precision_score, interval=ap_interval, heading="AP", chooses=True),
+    "image_pAUROC": Metric(partial_auroc),
     "image_TPR_at_1FPR": Metric(tpr_at_fpr),
+    "image_TPR_at_5FPR": Metric(tpr_at_5fpr),
     "image_FPR_at_95TPR": Metric(fpr_at_tpr, higher_is_better=False),
     "image_F1": Metric(f1_score, threshold="F1", heading="F1", chooses=True),
     "FPR_at_normal_q99": Metric(
-        share, threshold="normal_q99", classes=(0,), higher_is_better=False, joins=(Scope.TARGET_MEAN,), heading="FPR"
+        share,
+        threshold="normal_q99",
+        classes=(0,),
+        higher_is_better=False,
+        joins=(Scope.TARGET_MEAN, Scope.TARGET_WORST),
+        heading="FPR",
     ),
     "TPR_at_normal_q99": Metric(share, threshold="normal_q99", classes=(1,), heading="TPR"),
+    "FPR_at_normal_q95": Metric(
+        share,
+        threshold="normal_q95",
+        classes=(0,),
+        higher_is_better=False,
+        joins=(Scope.TARGET_MEAN, Scope.TARGET_WORST),
+    ),
+    "TPR_at_normal_q95": Metric(share, threshold="normal_q95", classes=(1,)),
     "baseline_max_AUROC": Metric(roc_auc_score, of="image_max", heading="image max"),
     "baseline_mean_AUROC": Metric(roc_auc_score, of="image_mean", heading="image mean"),
     ROW: Metric(roc_auc_score, of="image_row", heading="row ratio"),
@@ -123,15 +145,16 @@ def raw(table: pd.DataFrame) -> tuple[np.ndarray, np.ndarray]:
 def thresholds(val: pd.DataFrame) -> dict[str, float]:
     """Decision thresholds fitted on source validation scores only: score >= threshold means fault.
 
-    `normal_q99`: just above the 99 % quantile of the normal maps (an observed score, so that at most 1 % of them lie
-    above); `F1`: the observed score of the best F1; `youden`: that of the largest TPR - FPR. A threshold that needs a
-    class which the maps lack is absent.
+    `normal_q99`, `normal_q95`: just above the 99 % or 95 % quantile of the normal maps (an observed score, so that at
+    most 1 % or 5 % of them lie above); `F1`: the observed score of the best F1; `youden`: that of the largest
+    TPR - FPR. A threshold that needs a class which the maps lack is absent.
     """
     label, score = raw(val)
     out = {}
     if (label == 0).any():
-        quantile = np.quantile(score[label == 0], NORMAL_QUANTILE, method="inverted_cdf")
-        out["normal_q99"] = float(np.nextafter(quantile, np.inf))
+        for name, share_below in NORMAL_QUANTILES.items():
+            quantile = np.quantile(score[label == 0], share_below, method="inverted_cdf")
+            out[name] = float(np.nextafter(quantile, np.inf))
     if len(np.unique(label)) == 2:
         precision, recall, cuts = precision_recall_curve(label, score)
         f1 = 2 * precision * recall / np.maximum(precision + recall, np.finfo(float).tiny)
@@ -216,4 +239,5 @@ def summary(source: Scores, targets: list[Scores]) -> dict[str, float]:
     scopes = {Scope.VAL: {f"threshold_{name}": value for name, value in fitted.items()} | chosen, Scope.SOURCE: own}
     scopes |= {target_scope(domain): values for domain, values in per_target.items()}
     out = {metric_name(scope, name): value for scope, values in scopes.items() for name, value in values.items()}
-    return out | transfer(own, per_target)
+    tables = {source.domain: reported} | {one.domain: one.part("test") for one in targets}
+    return out | transfer(own, per_target) | over_domains(tables)

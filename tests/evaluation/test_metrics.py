@@ -86,7 +86,7 @@ def test_thresholds_are_the_best_of_their_kind_on_validation(val):
 def test_one_class_leaves_only_what_it_defines():
     good = frame([0] * 6, range(6))
     assert image_metrics(good, {"normal_q99": 3.0, "F1": 2.0}) == {"FPR_at_normal_q99": 0.5}
-    assert set(thresholds(good)) == {"normal_q99"}
+    assert set(thresholds(good)) == {"normal_q99", "normal_q95"}
     assert set(decisions(good, 3)) == {"accuracy", "FPR"}
     assert set(thresholds(frame([1, 1], [1, 2]))) == set()
 

@@ -106,7 +106,9 @@ def test_the_tpr_at_one_percent_is_that_of_a_threshold_within_a_straight_line_of
     assert set(found) == {
         "image_AUROC",
         "image_AP",
+        "image_pAUROC",
         "image_TPR_at_1FPR",
+        "image_TPR_at_5FPR",
         "image_FPR_at_95TPR",
         "baseline_max_AUROC",
         "baseline_mean_AUROC",
@@ -153,7 +155,7 @@ def test_the_threshold_of_normals_lies_just_above_the_score_that_ninety_nine_per
     scores = np.random.default_rng(n).permutation(n) + 1.0
     found = metrics.thresholds(pd.DataFrame({"label": 0, "score": scores}))
     rank = -(-99 * n // 100)
-    assert found == {"normal_q99": np.nextafter(float(rank), np.inf)}
+    assert found["normal_q99"] == np.nextafter(float(rank), np.inf)
 
 
 @pytest.mark.parametrize(
@@ -173,6 +175,7 @@ def test_the_worst_target_is_the_lowest_and_targets_without_an_auroc_count_in_ne
     assert metrics.transfer({"image_AUROC": 0.9}, away) == pytest.approx(
         {
             "target_mean/FPR_at_normal_q99": 0.2,
+            "target_worst/FPR_at_normal_q99": 0.3,
             "target_mean/image_AUROC": 0.7,
             "target_worst/image_AUROC": 0.6,
             "transfer/ratio": 0.7 / 0.9,

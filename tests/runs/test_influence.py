@@ -183,7 +183,8 @@ def of_domain(name: str, *splits: str) -> str:
     """The facts of one domain's reported maps, and of the means over targets."""
     scope = "source" if name == "domain_A" else f"(target/{name}|target_mean|target_worst)"
     return (
-        rf"({scope}|transfer|scores/{name}/({'|'.join(splits)}))/.*|cards/(intervals|groups|repair|saturation)/{name}/.*"
+        rf"({scope}|transfer|pooled|harmonic|cross/({name}/.*|.*/{name})|scores/{name}/({'|'.join(splits)}))/.*"
+        rf"|cards/(intervals|groups|repair|saturation|confounds|severity|dependence)/{name}/.*"
         rf"|cards/thresholds/\w+/domains/{name}/.*|cards/shift/\w+/AUROC_drop"
     )
 
@@ -220,7 +221,8 @@ def flip_labels(root: Path, before: Ran) -> None:
     )
 
 
-THRESHOLDS = r"val/.*|.*(image_F1|_at_normal_q99)|scores/domain_A/val/.*|cards/(thresholds|repair|saturation)/.*"
+THRESHOLDS = r"val/.*|.*(image_F1|_at_normal_q9[59])|scores/domain_A/val/.*|cards/(thresholds|repair|saturation)/.*"
+THRESHOLDS += r"|cards/severity/.*TPR.*"
 CHANGES = {  # what is changed, what may move, what must
     "reported half": (change_reported, of_domain("domain_A", "test"), {"source/image_AUROC", "source/pixel_AUROC"}),
     "validation half": (change_validation, THRESHOLDS, {"val/threshold_normal_q99", "val/image_AUROC"}),
@@ -340,13 +342,18 @@ SAME = {
 }
 
 
+# What is said of the order of the files follows their names.
+ORDER = r"cards/(confounds/\w+/follows/file|dependence/.*)"
+
+
 def test_names_suffixes_orders_evaluation_batches_and_packing_move_nothing(execute, fitted, root):
     """All at once; which of them it is, if one does, the slow test says."""
     settings: dict[str, object] = {}
     for change, more in (SAME[name] for name in SAME if name != "workers"):
         change(root)
         settings |= more
-    assert sorted(moved(fitted, execute(root, **settings))) == []
+    found = moved(fitted, execute(root, **settings))
+    assert sorted(name for name in found if not re.fullmatch(ORDER, name)) == []
 
 
 @pytest.mark.slow
@@ -354,4 +361,5 @@ def test_names_suffixes_orders_evaluation_batches_and_packing_move_nothing(execu
 def test_what_must_not_matter_moves_nothing_of_a_model_that_trains(execute, trained, root, what):
     change, settings = SAME[what]
     change(root)
-    assert sorted(moved(trained, execute(root, TRAINED, **settings))) == []
+    found = moved(trained, execute(root, TRAINED, **settings))
+    assert sorted(name for name in found if what != "names" or not re.fullmatch(ORDER, name)) == []

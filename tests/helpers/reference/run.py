@@ -110,7 +110,7 @@ def record(
     reported = {name: rows(root / name, kept[name], "test") for name in (source, *targets)}
     marked = {name: pixel(root / name, table, anomaly_map) for name, table in reported.items()}
     others = {name: reported[name] for name in targets}
-    measured = scores.run_metrics(val, reported[source], others, marked.get(source), marked)
+    measured = scores.run_metrics(val, reported[source], others, marked.get(source), marked, source)
     apart = distances(root, source, targets, features)
     folders = [root / name for name in (source, *targets)]
     made = cards(val, source, reported, apart)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from fractions import Fraction
+from itertools import pairwise
 
 import numpy as np
 
@@ -80,11 +81,60 @@ def best_cuts(label: Labels, score: Scores, kind: str) -> list[float]:
     return [cut for cut, value in found.items() if value == max(found.values())]
 
 
+def partial_auroc(label: Labels, score: Scores, limit: float = 0.1) -> float:
+    """Area under the straight lines between the points of the ROC curve, up to an FPR; McClish's scale."""
+    points = [(0.0, 0.0)]
+    for cut in sorted({float(s) for s in score}, reverse=True):
+        hits, misses, false_alarms, quiet = counts(label, score, cut)
+        points.append((false_alarms / (false_alarms + quiet), hits / (hits + misses)))
+    area = 0.0
+    for (x, y), (further, higher) in pairwise(points):
+        end = min(further, limit)
+        if end > x:
+            at_end = y + (higher - y) * (end - x) / (further - x)
+            area += (end - x) * (y + at_end) / 2
+    least, most = limit**2 / 2, limit
+    return (1 + (area - least) / (most - least)) / 2
+
+
+def over_domains(tables) -> dict[str, float]:  # noqa: ANN001
+    """Good maps of one domain against fault maps of another, all as one, and DCASE's harmonic mean."""
+    if len(tables) < 2:
+        return {}
+    good = {
+        d: [float(s) for s, is_fault in zip(t["score"], t["label"], strict=True) if not is_fault]
+        for d, t in tables.items()
+    }
+    fault = {
+        d: [float(s) for s, is_fault in zip(t["score"], t["label"], strict=True) if is_fault] for d, t in tables.items()
+    }
+
+    def measured(some: list[float], others: list[float]) -> float | None:
+        return auroc(np.repeat([0, 1], [len(some), len(others)]), np.array(some + others))
+
+    out = {
+        f"cross/{one}/{other}/image_AUROC": measured(good[one], fault[other])
+        for one in tables
+        for other in tables
+        if one != other
+    }
+    goods, faults = sum(good.values(), []), sum(fault.values(), [])
+    out["pooled/image_AUROC"] = measured(goods, faults)
+    if goods and faults:
+        label = np.repeat([0, 1], [len(goods), len(faults)])
+        each = [measured(maps, faults) for maps in good.values() if maps]
+        each.append(partial_auroc(label, np.array(goods + faults)))
+        out["harmonic/image_AUROC"] = 0.0 if 0 in each else len(each) / sum(1 / value for value in each)
+    return {name: value for name, value in out.items() if value is not None}
+
+
 def thresholds(label: Labels, score: Scores) -> dict[str, float]:
     """Thresholds of validation maps. Of several that are equally good: the lowest for F1, the highest for Youden."""
     out = {}
     if (label == 0).any():
-        out["normal_q99"] = float(np.nextafter(normal_quantile(score[label == 0]), np.inf))
+        for percent in (99, 95):
+            quantile = normal_quantile(score[label == 0], percent)
+            out[f"normal_q{percent}"] = float(np.nextafter(quantile, np.inf))
     if (label == 0).any() and (label == 1).any():
         out["F1"] = best_cuts(label, score, "F1")[0]
         out["youden"] = best_cuts(label, score, "youden")[-1]
@@ -123,7 +173,9 @@ def domain_metrics(table: Mapping[str, np.ndarray], fitted: Mapping[str, float])
         out = {
             "image_AUROC": auroc(label, score),
             "image_AP": average_precision(label, score),
+            "image_pAUROC": partial_auroc(label, score),
             "image_TPR_at_1FPR": tpr_at_fpr(label, score),
+            "image_TPR_at_5FPR": tpr_at_fpr(label, score, 5),
             "image_FPR_at_95TPR": fpr_at_tpr(label, score),
             "baseline_max_AUROC": auroc(label, np.asarray(table["image_max"])),
             "baseline_mean_AUROC": auroc(label, np.asarray(table["image_mean"])),
@@ -131,13 +183,13 @@ def domain_metrics(table: Mapping[str, np.ndarray], fitted: Mapping[str, float])
         }
         if "F1" in fitted:
             out["image_F1"] = f1(label, score, fitted["F1"])
-    if "normal_q99" in fitted:
-        made = decisions(label, score, fitted["normal_q99"])
-        out |= {f"{name}_at_normal_q99": made[name] for name in ("FPR", "TPR") if name in made}
+    for quantile in {"normal_q99", "normal_q95"} & set(fitted):
+        made = decisions(label, score, fitted[quantile])
+        out |= {f"{name}_at_{quantile}": made[name] for name in ("FPR", "TPR") if name in made}
     return out
 
 
-def run_metrics(val, source, targets, source_pixel=None, target_pixel=None) -> dict[str, float]:  # noqa: ANN001
+def run_metrics(val, source, targets, source_pixel=None, target_pixel=None, name="a") -> dict[str, float]:  # noqa: ANN001
     """Every metric of a run by its full name, from tables: validation, reported source, and a table a target.
 
     `source_pixel` and `target_pixel` (by domain) are pixel metrics, where masks exist.
@@ -150,14 +202,17 @@ def run_metrics(val, source, targets, source_pixel=None, target_pixel=None) -> d
         out["val/image_F1"] = f1(label, score, fitted["F1"])
     at_home = domain_metrics(source, fitted) | (source_pixel or {})
     out |= {f"source/{name}": value for name, value in at_home.items()}
-    away, false_alarms = [], []
+    out |= over_domains({name: source} | dict(targets))
+    away, false_alarms = [], {"FPR_at_normal_q99": [], "FPR_at_normal_q95": []}
     for domain, table in targets.items():
         found = domain_metrics(table, fitted) | (target_pixel or {}).get(domain, {})
         out |= {f"target/{domain}/{name}": value for name, value in found.items()}
         away += [found["image_AUROC"]] if "image_AUROC" in found else []
-        false_alarms += [found["FPR_at_normal_q99"]] if "FPR_at_normal_q99" in found else []
-    if false_alarms:
-        out["target_mean/FPR_at_normal_q99"] = sum(false_alarms) / len(false_alarms)
+        for name, values in false_alarms.items():
+            values += [found[name]] if name in found else []
+    for name, values in false_alarms.items():
+        if values:
+            out |= {f"target_mean/{name}": sum(values) / len(values), f"target_worst/{name}": max(values)}
     if not away:
         return out
     mean = sum(away) / len(away)
