@@ -17,6 +17,7 @@ from mlflow.entities import Run
 from mlflow.exceptions import MlflowException
 from mlflow.store.entities import PagedList
 from mlflow.tracking import MlflowClient
+from mlflow.utils import name_utils
 from sqlalchemy.exc import SQLAlchemyError
 
 from hdmap_mlflow import sqlite
@@ -196,6 +197,15 @@ def artifacts(uri: str, run_id: str, path: str) -> Path:
 def project_run() -> str | None:
     """Id of the run that `mlflow run` started for this process, if it did."""
     return os.environ.get("MLFLOW_RUN_ID") or None
+
+
+def chosen_name(client: MlflowClient, run_id: str) -> str | None:
+    """The name that somebody gave a run; None for one that MLflow drew, such as `upset-shrike-42`."""
+    name = client.get_run(run_id).info.run_name or ""
+    first, _, rest = name.partition("-")
+    second, _, count = rest.partition("-")
+    drawn = first in name_utils._GENERATOR_PREDICATES and second in name_utils._GENERATOR_NOUNS and count.isdecimal()
+    return None if drawn else name or None
 
 
 def ui_command(uri: str) -> str:
