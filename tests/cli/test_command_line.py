@@ -128,9 +128,9 @@ def _without_resume(call):
 def test_every_option_of_a_grid_reaches_it(asked, exit_code):
     words = (
         "--models padim --conditions baseline --sources a --targets b --seeds 1 --data-root r --validation v "
-        "--split-seed 2 --overrides x=1 --condition-file f --experiment e --grid g --plan --retry failed,running "
-        "--force --repeat 3 --jobs 4 --gpus-per-run 0.5 --cpus-per-run 2 --memory-per-run 5 --run-timeout 6 --stagger 0 "
-        "--no-ray"
+        "--split-seed 2 --overrides x=1 --condition-file f --experiment e --grid g --plan "
+        "--retry failed,running --force --repeat 3 --jobs 4 --gpus-per-run 0.5 --cpus-per-run 2 --memory-per-run 5 "
+        "--run-timeout 6 --stagger 0 --no-ray"
     )
     exit_code("grid", *words.split())
     ((flags, file, launch), more) = asked.pop(0)
@@ -290,7 +290,7 @@ def test_a_terminated_process_leaves_a_killed_run(maps):
         time.sleep(1)
         experiment = client.get_experiment_by_name("hdmap")
         runs = client.search_runs([experiment.experiment_id]) if experiment else []
-        if runs and "epoch/train_loss_epoch" in runs[0].data.metrics:
+        if runs and "epoch/train_loss" in runs[0].data.metrics:
             break
     process.send_signal(signal.SIGTERM)
     assert process.wait(timeout=60) == 130
