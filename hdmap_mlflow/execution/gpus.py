@@ -17,7 +17,7 @@ POLL_SECONDS = 10.0
 
 
 class Idle(BaseModel):
-    """When a GPU counts as idle: utilisation in percent, used memory in MB; and the seconds to wait for it (None: no limit)."""
+    """When a GPU counts as idle (utilisation in percent, used memory in MB), and seconds to wait (None: no limit)."""
 
     model_config = ConfigDict(frozen=True)
     utilisation: Annotated[float, Field(ge=0, le=100)] = 10

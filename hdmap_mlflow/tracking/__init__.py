@@ -8,6 +8,7 @@ from hdmap_mlflow.tracking.client import (
     get_run,
     open_store,
     project_run,
+    report_command,
 )
 from hdmap_mlflow.tracking.journal import Kept, unrecorded
 from hdmap_mlflow.tracking.patience import FAILURES

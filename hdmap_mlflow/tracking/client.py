@@ -210,4 +210,13 @@ def chosen_name(client: MlflowClient, run_id: str) -> str | None:
 
 def ui_command(uri: str) -> str:
     """The command that shows a store in a browser."""
-    return "hdmap ui" + ("" if uri == absolute_uri(None) else f" --uri {shlex.quote(masked(uri))}")
+    return "hdmap ui" + _uri_option(uri)
+
+
+def report_command(uri: str, experiment: str) -> str:
+    """The command that compares an experiment's finished runs."""
+    return f"hdmap report --experiment {shlex.quote(experiment)}" + _uri_option(uri)
+
+
+def _uri_option(uri: str) -> str:
+    return "" if uri == absolute_uri(None) else f" --uri {shlex.quote(masked(uri))}"
