@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.optimize import brentq
 from scipy.special import expit, logit
-from scipy.stats import binomtest, bootstrap, norm, rankdata
+from scipy.stats import betabinom, binomtest, bootstrap, norm, rankdata
 
 LEVEL = 0.95
 Z = norm.ppf((1 + LEVEL) / 2)  # half the width of an interval, in standard errors
@@ -137,6 +137,16 @@ def rate_interval(hits: int, of: int) -> Interval:
     """A share such as an FPR at a fixed threshold, with Wilson's interval."""
     found = binomtest(hits, of).proportion_ci(LEVEL, "wilson")
     return Interval(hits / of, float(found.low), float(found.high))
+
+
+def rate_expected(maps: int, above: int, tried: int) -> tuple[float, float]:
+    """Bounds, 95 %, of the share above a threshold that `tried` further maps of the same kind show.
+
+    The threshold is a score of one of `maps`, `above` of which lie above it. The share in the long run is then
+    Beta(above + 1, maps - above), whatever the scores' distribution (David and Nagaraja, Order Statistics, 2003).
+    """
+    low, high = betabinom(tried, above + 1, maps - above).interval(LEVEL)
+    return float(low / tried), float(high / tried)
 
 
 def mean_interval(cells: Mapping[str, tuple[np.ndarray, np.ndarray]]) -> Interval:

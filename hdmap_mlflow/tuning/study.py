@@ -61,8 +61,8 @@ class Study:
     """A study as one of its drivers sees it.
 
     `metrics` are the objectives' names in Optuna's plots and dashboard. `terms` are what all its trials must share; a
-    study that exists with other terms is refused (BadInput, with the difference). `rescue` ends the MLflow run of a trial whose driver died, and gives its values where it had
-    finished.
+    study that exists with other terms is refused (BadInput, with the difference). `rescue` ends the MLflow run of a
+    trial whose driver died, and gives its values where it had finished.
     """
 
     def __init__(

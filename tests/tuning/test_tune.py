@@ -100,7 +100,7 @@ def test_a_study_finds_the_better_settings_and_shows_them(maps, store, capsys):
     assert trained.model.settings["num_neighbors"] == best.params["model.num_neighbors"]
     assert optuna.load_study(study_name="s", storage="sqlite:///optuna.db").metric_names == ["val_auroc"]
     lines = said.splitlines()
-    begun = next(i for i, line in enumerate(lines) if line.startswith("started trial 0 (baseline): model.num_neigh"))
+    begun = next(i for i, line in enumerate(lines) if line.startswith("started trial 0 (baseline): model."))
     assert "; log " in lines[begun] and "[1/6] trial 0" in lines[begun + 1], "said when it begins, not when it ends"
     assert "(best so far 0.75, trial 0)" in lines[begun + 1]
     assert "optuna-dashboard sqlite" in said and re.search(r"\[1/6\] trial 0 \(baseline\): val_auroc 0.75", said)
