@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from hdmap_mlflow.data.simulate import simulate
     from hdmap_mlflow.errors import BadInput
-    from hdmap_mlflow.report.sections import headline
+    from hdmap_mlflow.report.summary import headline
     from hdmap_mlflow.report.write import compare, write_report
     from hdmap_mlflow.runs.export import export
     from hdmap_mlflow.runs.flow import execute
@@ -32,7 +32,7 @@ _PLACES = {
     "configure": "runs.setup",
     "execute": "runs.flow",
     "export": "runs.export",
-    "headline": "report.sections",
+    "headline": "report.summary",
     "read_experiment": "runs.history",
     "read_run": "runs.history",
     "rescore": "runs.rescore",

@@ -14,7 +14,7 @@ from hdmap_mlflow.cli import commands, finished  # noqa: F401 - they add the com
 from hdmap_mlflow.cli.app import app
 from hdmap_mlflow.errors import BadInput, Incomplete, one_line
 
-HELP = {"--help", "-h"}
+HELP = {"--help", "-h", "--version"}  # which end a command before it has done anything
 MOST = 500  # characters of a line about a problem
 
 
@@ -35,7 +35,7 @@ def main() -> None:
     try:
         words = sys.argv[1:]
         if os.environ.get("MLFLOW_RUN_ID") and not HELP.isdisjoint(words):
-            raise BadInput(f"{min(HELP.intersection(words))} stands in place of a value; `mlflow run` shows no help")
+            raise BadInput(f"{min(HELP.intersection(words))} stands in place of a value; `mlflow run` shows none")
         sys.exit(app(words))
     except (BadInput, CycloptsError) as problem:
         sys.exit(_complain(problem, 2))

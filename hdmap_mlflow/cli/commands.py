@@ -11,7 +11,6 @@ from typing import Annotated
 
 from hdmap_mlflow.cli.app import app
 from hdmap_mlflow.cli.options import (
-    IDLE,
     Amount,
     DataOptions,
     IdleOptions,
@@ -122,7 +121,7 @@ def grid(
     stagger: Annotated[Amount, says("Seconds between two starts.", of("execution.launch:Launch", "stagger"))] = None,
     wait_idle: Annotated[Switch, says("Each run waits until its GPU is idle.")] = False,
     idle: IdleOptions = IdleOptions(),
-    max_wait: Annotated[Amount, says("Seconds to wait for idle GPUs.", of(IDLE, "max_wait"))] = None,
+    max_wait: Annotated[Amount, says("Seconds to wait for idle GPUs.", "as long as it takes")] = None,
 ) -> None:
     """Run models x conditions x sources x seeds over all GPUs; what is finished is not run again."""
     from hdmap_mlflow.execution.launch import Launch

@@ -107,21 +107,21 @@ def upload(
 def report(
     *,
     experiment: Experiment = None,
-    out: Annotated[Path, says("Folder for report.html, report.md and report.csv.")] = Path("report"),
+    out: Annotated[Path, says("Folder for report.html, .md, .csv, .tex and .bib.")] = Path("report"),
     validation: Annotated[Text, says("Only runs of this protocol.", "all, which must agree")] = None,
     data_digest: Annotated[Text, says("Only runs on this data.", "all, which must agree")] = None,
     uri: Uri = None,
 ) -> None:
-    """Compare an experiment's finished runs: transfer matrix, leaderboard, selection rules; HTML, Markdown and CSV."""
+    """Compare an experiment's finished runs: leaderboard, transfer matrix, tests; HTML, Markdown, CSV and LaTeX."""
     from hdmap_mlflow import tracking
     from hdmap_mlflow.config import TrackingConfig
-    from hdmap_mlflow.report.sections import headline
+    from hdmap_mlflow.report.summary import headline
     from hdmap_mlflow.report.write import write_report
 
     store, name = tracking.absolute_uri(uri), experiment or TrackingConfig().experiment
     page, tables = write_report(store, name, out, validation, data_digest)
     print("\n".join(line.replace("**", "") for line in headline(tables)))
-    print(f"\nwrote {page}, and report.md and report.csv beside it")
+    print(f"\nwrote {page}, and report.md, .csv, .tex and .bib beside it")
     print(tracking.invitation(store, tables.grid.runs[0].run_id))
 
 

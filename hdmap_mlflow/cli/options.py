@@ -74,9 +74,8 @@ DATA, TRAIN, IDLE = "config.settings:DataConfig", "config.settings:TrainConfig",
 Model = Annotated[Text, says("A model of the registry, or package.module:Class.", of("runs.setup:configure", "model"))]
 Out = Annotated[Path, says("Folder to write; must not exist or be empty.")]
 RunId = Annotated[str, says("Id of a finished run.")]
-Experiment = Annotated[
-    Text, says("The experiment whose finished runs are read.", of("config.settings:TrackingConfig", "experiment"))
-]
+EXPERIMENT = "$MLFLOW_EXPERIMENT_NAME or hdmap"
+Experiment = Annotated[Text, says("The experiment whose finished runs are read.", EXPERIMENT)]
 Uri = Annotated[Text, says("MLflow store.", "$MLFLOW_TRACKING_URI or sqlite:///mlflow.db")]
 
 
@@ -90,6 +89,7 @@ class DataOptions:
     split_seed: Annotated[Text, says("Seed of the validation split.", of(DATA, "split_seed"))] = None
     condition_file: Annotated[Text, says("A condition file of your own.", "the packaged one")] = None
     overrides: Annotated[Text, says('Settings, e.g. "model.num_neighbors=5,train.max_epochs=3".')] = None
+    experiment: Annotated[Text, says("The experiment in MLflow that is written to.", EXPERIMENT)] = None
 
 
 @Parameter(name="*")
@@ -121,7 +121,8 @@ class RunOptions(DataOptions):
             "split_seed": self.split_seed,
         }
         data = DataConfig().model_dump(include=set(named)) | given(**named)
-        return {f"data.{name}": data[name] for name in named} | {"train.seed": self.seed or TrainConfig().seed}
+        place = given(**{"tracking.experiment": self.experiment})  # a condition may name one
+        return {f"data.{name}": data[name] for name in named} | {"train.seed": self.seed or TrainConfig().seed} | place
 
 
 @Parameter(name="*")

@@ -112,11 +112,16 @@ class EvaluationConfig(_Part):
     sample: Literal["recordings", "order", "maps"] = "recordings"
 
 
+def own_experiment() -> str:
+    """The experiment where none is named: `$MLFLOW_EXPERIMENT_NAME`, as MLflow's own commands take it, or hdmap."""
+    return os.environ.get("MLFLOW_EXPERIMENT_NAME", "").strip() or "hdmap"
+
+
 class TrackingConfig(_Part):
     """Where the record goes."""
 
     uri: str | None = None
-    experiment: str = "hdmap"
+    experiment: Annotated[str, Field(pattern=r"\S", max_length=500)] = Field(default_factory=own_experiment)
     checkpoint: Literal["best", "none"] = "best"
     max_checkpoint_mb: Annotated[Real, Field(gt=0)] = 2000
     figures: bool = True

@@ -278,7 +278,7 @@ def check(root: Path) -> tuple[pd.DataFrame, list[str]]:
                     "mean": part["mean"].mean(),
                     "max": part["maximum"].max(),
                     "masks": int((part["mask"] != "").sum()),
-                    "groups": ", ".join(f"{g or '-'} {n}" for g, n in part["group"].value_counts().items()),
+                    "groups": _groups(part["group"]),
                 }
             )
     return pd.DataFrame(rows), [printable(problem) for problem in problems + _across(root, tables)]
@@ -296,6 +296,13 @@ def _across(root: Path, tables: Mapping[str, pd.DataFrame]) -> list[str]:
             first, same = (root / name / places[name][shared[0]] for name in (other, one))
             problems.append(f"{first} is the same map as {same} ({len(shared)} such); keep each map in one domain")
     return problems
+
+
+def _groups(names: pd.Series) -> str:
+    """How many maps each group has, in words."""
+    counts = names.value_counts()
+    each = ", ".join(f"{count} of {name}" if name else f"{count} of no group" for name, count in counts.items())
+    return each if (names != "").any() else "none"
 
 
 def _size(table: pd.DataFrame) -> str:

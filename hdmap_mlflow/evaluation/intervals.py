@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.optimize import brentq
 from scipy.special import expit, logit
-from scipy.stats import binomtest, bootstrap, norm, rankdata, t
+from scipy.stats import betabinom, binomtest, bootstrap, norm, rankdata, t
 
 LEVEL = 0.95
 Z = norm.ppf((1 + LEVEL) / 2)  # half the width of an interval, in standard errors
@@ -218,6 +218,16 @@ def rate_interval(alarm: np.ndarray, recording: np.ndarray | None = None) -> Int
     units = min(rate * (1 - rate) / variance, count) if variance > 0 else recordings
     units *= (t.ppf((1 + LEVEL) / 2, count - 1) / width(recordings - 1)) ** 2
     return Interval(rate, *_wilson(rate, units))
+
+
+def rate_expected(maps: int, above: int, tried: int) -> tuple[float, float]:
+    """Bounds, 95 %, of the share above a threshold that `tried` further maps of the same kind show.
+
+    The threshold is a score of one of `maps`, `above` of which lie above it. The share in the long run is then
+    Beta(above + 1, maps - above), whatever the scores' distribution (David and Nagaraja, Order Statistics, 2003).
+    """
+    low, high = betabinom(tried, above + 1, maps - above).interval(LEVEL)
+    return float(low / tried), float(high / tried)
 
 
 def _wilson(rate: float, units: float) -> tuple[float, float]:

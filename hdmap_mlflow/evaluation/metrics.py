@@ -205,22 +205,24 @@ def join_targets(targets: Mapping[str, Mapping[str, float]]) -> dict[str, float]
     return out
 
 
-def carry_over(source: float | None, target: float | None) -> dict[str, float]:
+def carry_over(source: float | None, target: float | None, low: float | None = None) -> dict[str, float]:
     """How an AUROC carries over from the source to the mean target; what is undefined is absent.
 
-    `ratio` = target / source, `gap` = source - target, `skill` = (target - .5) / (source - .5), which a source that is
-    not better than chance does not have.
+    `ratio` = target / source, `gap` = source - target, `skill` = (target - .5) / (source - .5), which a source does
+    not have that is not better than chance, by the lower bound `low` of its interval where one is given.
     """
     if not source or target is None:
         return {}
-    skill = {"skill": (target - 0.5) / (source - 0.5)} if source > 0.5 else {}
+    skill = {"skill": (target - 0.5) / (source - 0.5)} if (source if low is None else low) > 0.5 else {}
     return {"ratio": target / source, "gap": source - target} | skill
 
 
-def transfer(source: Mapping[str, float], targets: Mapping[str, Mapping[str, float]]) -> dict[str, float]:
-    """The metrics of all targets joined, and how the AUROC carries over to them, by full name."""
+def transfer(
+    source: Mapping[str, float], targets: Mapping[str, Mapping[str, float]], low: float | None = None
+) -> dict[str, float]:
+    """All targets' metrics joined, and how the AUROC carries over to them, by full name; `low` as in `carry_over`."""
     joined = join_targets(targets)
-    carried = carry_over(source.get(AUROC), joined.get(MEAN_AUROC))
+    carried = carry_over(source.get(AUROC), joined.get(MEAN_AUROC), low)
     return joined | {metric_name(Scope.TRANSFER, name): value for name, value in carried.items()}
 
 
@@ -239,5 +241,6 @@ def summary(source: Scores, targets: list[Scores]) -> dict[str, float]:
     scopes = {Scope.VAL: {f"threshold_{name}": value for name, value in fitted.items()} | chosen, Scope.SOURCE: own}
     scopes |= {target_scope(domain): values for domain, values in per_target.items()}
     out = {metric_name(scope, name): value for scope, values in scopes.items() for name, value in values.items()}
+    low = auroc_interval(*raw(reported)).low if AUROC in own else None
     tables = {source.domain: reported} | {one.domain: one.part("test") for one in targets}
-    return out | transfer(own, per_target) | over_domains(tables)
+    return out | transfer(own, per_target, low) | over_domains(tables)

@@ -6,6 +6,7 @@ import statistics
 import sys
 import time
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING
 
@@ -13,19 +14,24 @@ from hdmap_mlflow.execution.task import Outcome, Started
 from hdmap_mlflow.names import MEAN_AUROC
 
 if TYPE_CHECKING:
-    from rich.table import Table
+    from rich.console import Group
 
 
 class Board:
-    """A live table on a terminal; a line an event where the output is a file or a pipe.
+    """A live table on a terminal; one line per event where the output is a file or a pipe.
 
-    `names` has the runs by index, `seconds` what each is expected to take (0 where nothing is known).
+    `names` has the runs by index, `seconds` what each is expected to take (0 where nothing is known). Where not all
+    runs are known from the beginning, `total` is how many there will be, and `names` is added to. `remark` ends the
+    line of counts.
     """
 
-    def __init__(self, names: Mapping[int, str], seconds: Mapping[int, float], at_once: int) -> None:
+    def __init__(
+        self, names: Mapping[int, str], seconds: Mapping[int, float], at_once: int, total: int | None = None
+    ) -> None:
         from rich.live import Live
 
-        self.names, self.expected, self.at_once = names, dict(seconds), at_once
+        self.names, self.expected, self.at_once = dict(names), dict(seconds), at_once
+        self.total, self.remark = len(names) if total is None else total, ""
         self.running: dict[int, tuple[Started, float]] = {}
         self.ended: dict[int, Outcome] = {}
         live = Live(get_renderable=self.table, refresh_per_second=1, transient=True)
@@ -40,8 +46,8 @@ class Board:
         if self.live:
             self.live.stop()
 
-    def show(self, event: Started | Outcome) -> None:
-        """Take note of an event, and say it."""
+    def show(self, event: Started | Outcome, words: str = "") -> None:
+        """Take note of an event, and say it, the end of a run in these words where some are given."""
         name = self.names[event.index]
         if isinstance(event, Started):
             self.running[event.index] = (event, time.monotonic())
@@ -51,7 +57,7 @@ class Board:
             self.ended[event.index] = event
             said = event.reason or event.unrecorded
             why = f": {said}" if said else ""
-            line = f"[{len(self.ended)}/{len(self.names)}] {event.status} {name}, {event.seconds:.0f} s{why}"
+            line = words or f"[{len(self.ended)}/{self.total}] {event.status} {name}, {event.seconds:.0f} s{why}"
         if not self.live:
             print(line, flush=True)
         elif isinstance(event, Outcome):
@@ -59,7 +65,7 @@ class Board:
 
     @property
     def failed(self) -> int:
-        return sum(outcome.status != "finished" for outcome in self.ended.values())
+        return sum(outcome.status not in ("finished", "pruned") for outcome in self.ended.values())
 
     def remaining(self) -> float | None:
         """Seconds until all is done, from what ended here and, before that, from past runs; None: nobody knows."""
@@ -72,25 +78,34 @@ class Board:
                 return None
             since = time.monotonic() - self.running[index][1] if index in self.running else 0.0
             left += max(0.0, expected - since)
-        return left / max(1, min(self.at_once, len(self.names) - len(self.ended)))
+        unnamed = max(0, self.total - len(self.names))
+        if unnamed and not usual:
+            return None
+        left += unnamed * usual
+        return left / max(1, min(self.at_once, self.total - len(self.ended)))
 
-    def table(self) -> Table:
+    def table(self) -> Group:
         """The runs that are under way, below a line of counts."""
         from rich import box
+        from rich.console import Group
+        from rich.markup import escape
         from rich.table import Table
 
         eta = self.remaining()
-        done, total = len(self.ended) - self.failed, len(self.names)
+        done = len(self.ended) - self.failed
         title = (
-            f"{len(self.running)} running, {done} done, {self.failed} failed of {total}; "
-            f"{'time left unknown' if eta is None else f'about {clock(eta)} left'}"
+            f"{len(self.running)} running, {done} done, {self.failed} failed of {self.total}; "
+            f"{'time left unknown' if eta is None else f'about {clock(eta)} left'}{self.remark}"
         )
-        table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD)
+        table = Table(box=box.SIMPLE_HEAD)
         for column in ("run", "host", "GPU", "since"):
             table.add_column(column, no_wrap=True)
+        table.add_column("log", overflow="fold")
         for event, began in self.running.values():
-            table.add_row(self.names[event.index], event.host, event.gpu, clock(time.monotonic() - began))
-        return table
+            log = event.log.relative_to(here) if event.log.is_relative_to(here := Path.cwd()) else event.log
+            since = clock(time.monotonic() - began)
+            table.add_row(*map(escape, (self.names[event.index], event.host, event.gpu, since, str(log))))
+        return Group(title, table)  # a title of the table's own would be no wider than the table
 
 
 def clock(seconds: float) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import time
 from collections.abc import Callable
@@ -16,12 +17,12 @@ POLL_SECONDS = 10.0
 
 
 class Idle(BaseModel):
-    """When a GPU counts as idle: utilisation in percent, used memory in MB; and how many seconds to wait for it."""
+    """When a GPU counts as idle (utilisation in percent, used memory in MB), and seconds to wait (None: no limit)."""
 
     model_config = ConfigDict(frozen=True)
     utilisation: Annotated[float, Field(ge=0, le=100)] = 10
     memory_mb: Annotated[float, Field(ge=0)] = 2000
-    max_wait: Annotated[float, Field(ge=0)] = 3600
+    max_wait: Annotated[float, Field(ge=0)] | None = None
 
     def holds(self, gpu: Gpu) -> bool:
         return gpu.utilisation <= self.utilisation and gpu.used_mb <= self.memory_mb
@@ -79,15 +80,19 @@ def visible() -> list[Gpu]:
     ]
 
 
-def wait_until_idle(idle: Idle, stopped: Callable[[], bool] = lambda: False) -> None:
-    """Wait until every visible GPU is idle. Raises BadInput that names the busy ones after `idle.max_wait` seconds."""
-    deadline = time.monotonic() + idle.max_wait
+def wait_until_idle(
+    idle: Idle, stopped: Callable[[], bool] = lambda: False, say: Callable[[str], object] = lambda line: None
+) -> None:
+    """Wait until every visible GPU is idle, saying which are not. Raises BadInput after `idle.max_wait` seconds."""
+    deadline, waited_for = time.monotonic() + (math.inf if idle.max_wait is None else idle.max_wait), None
     while not stopped():
         busy = [gpu for gpu in visible() if not idle.holds(gpu)]
         if not busy:
             return
+        names = ", ".join(f"{gpu.index} ({gpu.utilisation:g} %, {gpu.used_mb:,.0f} MB)" for gpu in busy)
+        if waited_for != (waited_for := [gpu.index for gpu in busy]):
+            say(f"waiting until GPU {names} is idle")
         if time.monotonic() >= deadline:
-            names = ", ".join(f"{gpu.index} ({gpu.utilisation:g} %, {gpu.used_mb:,.0f} MB)" for gpu in busy)
             raise BadInput(
                 f"GPU {names} not idle after {idle.max_wait:g} s; wait longer (--max-wait) or choose "
                 "others with CUDA_VISIBLE_DEVICES"

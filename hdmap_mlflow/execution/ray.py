@@ -92,6 +92,8 @@ def _connect(address: str | None, devices: int | None) -> Any:
     where: dict[str, Any] = {"address": address}
     if not address:  # nothing large goes through Ray, so its object store is the smallest that it accepts
         where = {"address": "local", "num_gpus": devices, "include_dashboard": False, "object_store_memory": 80_000_000}
+    # A user does nothing with the line on the token that Ray's own processes greet each other with.
+    logging.getLogger("ray._private.authentication.authentication_token_setup").setLevel(logging.ERROR)
     try:
         with _signals():
             ray.init(**where, log_to_driver=False, logging_level=logging.ERROR, configure_logging=False)

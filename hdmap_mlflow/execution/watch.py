@@ -42,7 +42,8 @@ def watch(task: Task, share: Share, stopped: Callable[[], bool] = lambda: False)
         file.write_text(task.model_dump_json())
         try:
             if share.idle and share.gpus != 0:
-                wait_until_idle(share.idle, stopped)
+                with log.open("a") as lines:
+                    wait_until_idle(share.idle, stopped, lambda line: print(line, file=lines, flush=True))
             status, reason = _run(task, share, file, log, stopped)
         except BadInput as problem:
             status, reason = "failed", str(problem)

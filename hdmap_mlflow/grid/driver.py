@@ -100,7 +100,7 @@ def carry_out(cells: Sequence[Cell], store: Store, launch: Launch) -> None:
     from hdmap_mlflow import tracking
 
     if not any(wants(launch, cell) for cell in cells):
-        _finish(cells, {}, store.uri, None)
+        _finish(cells, {}, store, None)
         return
     able = [cell for cell in cells if not cell.skipped]
     fingerprint = hashlib.sha256("".join(sorted({c.fingerprint for c in able})).encode()).hexdigest()[:16]
@@ -117,7 +117,7 @@ def carry_out(cells: Sequence[Cell], store: Store, launch: Launch) -> None:
             raise
         lost = sum(bool(outcome.unrecorded) for outcome in outcomes.values())
         left = lost - recover(cells) if lost else 0
-        _finish(cells, outcomes, store.uri, record)
+        _finish(cells, outcomes, store, record)
         if left:
             raise Incomplete(f"{left} runs are computed and not recorded, see above; the same command records them")
 
@@ -209,7 +209,7 @@ def _halved(
     return Task(index=event.index, config=config, folder=folders(cell), parent=record.run_id, tags=tags, command=child)
 
 
-def _finish(cells: Sequence[Cell], outcomes: Mapping[int, Outcome], uri: str, record: Record | None) -> None:
+def _finish(cells: Sequence[Cell], outcomes: Mapping[int, Outcome], store: Store, record: Record | None) -> None:
     """The table at the end, on the terminal and as the grid run's description; raises Incomplete if any failed."""
     from hdmap_mlflow import tracking
 
@@ -220,16 +220,18 @@ def _finish(cells: Sequence[Cell], outcomes: Mapping[int, Outcome], uri: str, re
     able = len(rows) - sum(row[1] == "skipped" for row in rows)
     if record:
         record.note("\n".join(markdown_table(COLUMNS, rows, left=len(COLUMNS)))[:5000])
+    known = [record.run_id] if record else [cell.past.run_id for cell in cells if cell.past]
+    if not bad:
+        print(f"all {able} runs are finished" + _skipped(cells))
+    if known and len(bad) < able:  # otherwise there is nothing to compare
+        print(f"to report on them: {tracking.report_command(store.uri, store.experiment)}")
+        print(tracking.invitation(store.uri, known[0]))
     if bad:
         hint = "elsewhere they still run, or add --retry running" if set(bad) == {"running"} else "add --retry failed"
         raise Incomplete(
             f"{len(bad)} of {able} runs did not finish; the reasons stand above and in MLflow. "
             f"To run them again: {hint}"
         )
-    print(f"all {able} runs are finished" + _skipped(cells))
-    shown = [record.run_id] if record else [cell.past.run_id for cell in cells if cell.past]
-    if shown:  # none where this machine can run no cell
-        print(tracking.invitation(uri, shown[0]))
 
 
 def _skipped(cells: Sequence[Cell]) -> str:

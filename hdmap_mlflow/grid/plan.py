@@ -51,6 +51,7 @@ class Block(BaseModel):
     validation: str = DATA.validation
     split_seed: Seed = DATA.split_seed
     overrides: str = ""
+    experiment: str | None = None
 
 
 @dataclass(frozen=True)
@@ -225,6 +226,7 @@ def _configs(block: Block, repeat: int = 1) -> list[RunConfig]:
             "data.validation": block.validation,
             "data.split_seed": block.split_seed,
             "train.seed": seed,
+            "tracking.experiment": block.experiment,
         }
         config = setup.compose(model, condition, block.condition_file, flags, block.overrides)
         out.append(anchored(config))

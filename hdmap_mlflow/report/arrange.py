@@ -59,6 +59,11 @@ def mean(values: Iterable[float | None]) -> float | None:
     return float(np.mean(defined)) if defined else None
 
 
+def _shared(entries: Sequence[Entry]) -> set[tuple[str, int]]:
+    """The (source, seed) pairs that all of them have."""
+    return set.intersection(*(set(entry.runs) for entry in entries)) if entries else set()
+
+
 @dataclass(frozen=True)
 class Grid:
     """Comparable runs: one data set, one protocol. `superseded` counts repeats of a run that were left out."""
@@ -79,9 +84,37 @@ class Grid:
         return sorted({run.source for run in self.runs})
 
     @cached_property
+    def complete(self) -> list[Entry]:
+        """The entries that are ranked; the others lack (source, seed) pairs that most of these have.
+
+        Of the entries, those with the most usual pairs first, the first n are taken that share the largest block of
+        runs: an unfinished entry does not shrink it, nor does an extra run of one. None where there is no such block.
+        """
+        usual = Counter(pair for entry in self.entries for pair in entry.runs)
+        likely = sorted(self.entries, key=lambda entry: (-sum(usual[pair] for pair in entry.runs), entry.label))
+        blocks = [likely[: n + 1] for n in range(len(likely))]
+        block = max(blocks, key=lambda some: (len(some) * len(_shared(some)), len(some)))
+        within = Counter(pair for entry in block for pair in entry.runs)
+        expected = {pair for pair, count in within.items() if 2 * count > len(block)}
+        finished = [entry for entry in block if expected <= entry.runs.keys()]
+        chosen = finished if len(finished) > 1 else block
+        others = [entry for entry in self.entries if entry.label != chosen[0].label]
+        if len(chosen) == 1 and any(len(entry.runs) >= len(chosen[0].runs) for entry in others):
+            return []  # each has runs of its own, and none is more finished than another
+        return sorted(chosen, key=lambda entry: entry.label)
+
+    @cached_property
     def common(self) -> list[tuple[str, int]]:
-        """The (source, seed) pairs that every entry has: only on these are entries compared."""
-        return sorted(set.intersection(*(set(entry.runs) for entry in self.entries)))
+        """The (source, seed) pairs that every complete entry has: only on these are entries compared."""
+        return sorted(_shared(self.complete))
+
+    def compared(self, entry: Entry) -> list[tuple[str, int]]:
+        """The pairs on which an entry is judged: those of all complete ones, or its own if it is not one of them."""
+        return self.common if any(entry.label == one.label for one in self.complete) else sorted(entry.runs)
+
+    def lacks(self, entry: Entry) -> list[tuple[str, int]]:
+        """The pairs of the complete entries that an entry has no run of."""
+        return [pair for pair in self.common if pair not in entry.runs]
 
     def missing(self) -> list[str]:
         """What a full grid would have and this one has not."""

@@ -1,18 +1,19 @@
-"""The report's tables as text: Markdown, HTML and CSV from the same rows."""
+"""The report's tables as rows of text, for every form in which it is written."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
-from hdmap_mlflow.config.protocols import PROTOCOLS
-from hdmap_mlflow.console import markdown_table
 from hdmap_mlflow.evaluation.metrics import TRIVIAL
 from hdmap_mlflow.names import MEAN_AUROC, SOURCE_AUROC, WORST_AUROC
-from hdmap_mlflow.report.arrange import Entry
+from hdmap_mlflow.report.arrange import FREE
 from hdmap_mlflow.report.selection import ORACLE, SELECTION_RULES
+from hdmap_mlflow.report.summary import runs_of, weights_of
 from hdmap_mlflow.report.tables import ALPHA, Cell, Standing, Tables
+
+COMMIT = "mlflow.source.git.commit"  # a tag of MLflow's own
 
 
 @dataclass(frozen=True)
@@ -23,6 +24,11 @@ class Section:
     header: Sequence[str]
     rows: Sequence[Sequence[str]]
     notes: Sequence[str] = ()
+
+    @property
+    def anchor(self) -> str:
+        """The end of the address of its heading."""
+        return re.sub(r"\W+", "-", self.title.lower())
 
 
 def number(value: float | None, digits: int = 3, sign: bool = False) -> str:
@@ -42,67 +48,11 @@ def cell_text(cell: Cell | None) -> str:
     return f"{cell.mean:.3f}{spread} (n={cell.n}){bounds}"
 
 
-def headline(tables: Tables) -> list[str]:
-    """What the report says first: who leads, who cannot be told apart from it, what is beaten, what is missing."""
-    board = [standing for standing in tables.leaderboard if standing.target]
-    if not board:
-        return ["No target has both good and fault maps: nothing can be compared."]
-    best = max(board, key=lambda s: s.target.value if s.target else 0)
-    assert best.target
-    lines = [
-        f"**{best.label}** has the highest mean target AUROC: {best.target.value:.3f} "
-        f"(95 % interval {best.target.low:.3f} to {best.target.high:.3f})."
-    ]
-    if not tables.grid.common:
-        lines.append("It is not ranked: no (source, seed) is shared by all entries.")
-    else:
-        apart = {other for one, other, _, p in tables.pairs if one == best.label and p < ALPHA}
-        tied = [s.label for s in board if s is not best and s.label not in apart]
-        if best.rank is None:
-            lines.append("It is not ranked: its maps are not those of every other entry.")
-        if tied:
-            lines.append(f"Not told apart from it by a paired test: {', '.join(tied)}.")
-        elif len(board) > 1:
-            lines.append("A paired test on the same maps tells it apart from every other entry.")
-    if best.worst:
-        lines.append(f"Its worst transfer is {best.worst[0]}: {best.worst[1]:.3f}.")
-    beaten = [s.label for s in board if not s.beats_trivial]
-    lines.append(
-        f"Not shown to beat the trivial scores: {', '.join(beaten)}."
-        if beaten
-        else f"Every entry beats the trivial scores ({', '.join(tables.trivial)})."
-    )
-    return lines
-
-
-def remarks(tables: Tables) -> list[str]:
-    """What a reader must know to read the figures."""
-    weights = {entry.label: weights_of(entry) for entry in tables.grid.entries}
-    random = [label for label, of in weights.items() if of == "random"]
-    sizes = {entry.first.params.get("data.max_train", "null") for entry in tables.grid.entries}
-    lines = ["The maps are SIMULATED: these figures say nothing about a real gearbox."] if tables.simulated else []
-    protocol = PROTOCOLS.get(tables.validation)  # another version's may be unknown here
-    lines.append(protocol.rule if protocol else f"Protocol {tables.validation}.")
-    lines.append("Target maps chose nothing. Figures are from raw scores, never normalised or clamped.")
-    if random:
-        lines.append(f"Random backbone weights, so not the method's quality: {', '.join(random)}.")
-    lines += _saturation(tables)
-    if len(sizes) > 1:
-        lines.append("Training sets differ in size (data.max_train): budgets are not equal.")
-    if tables.grid.superseded:
-        count = tables.grid.superseded
-        lines.append(f"{count} older repeat{'s' if count > 1 else ''} of the same run left out; the newest stands.")
-    return lines
-
-
-def weights_of(entry: Entry) -> str:
-    return entry.first.tag("weights").partition(":")[0]
-
-
 def sections(tables: Tables) -> list[Section]:
     """All tables but the matrices, in order."""
     return [
         _leaderboard(tables),
+        _incomplete(tables),
         _tests(tables),
         _travels(tables),
         _picks(tables),
@@ -140,11 +90,15 @@ def _leaderboard(tables: Tables) -> Section:
         notes.append(
             f"Not known of every domain, so not compared: {', '.join(lacking)}; hdmap verify adds it to old runs."
         )
+    for why in dict.fromkeys(s.unproven for s in tables.leaderboard if s.unproven):
+        names = ", ".join(s.label for s in tables.leaderboard if s.unproven == why)
+        notes.append(f"{names}: no ratio and no skill, for on the source {why}.")
     count = len(tables.grid.common)
     if len({len(entry.runs) for entry in tables.grid.entries} | {count}) > 1:
+        who = "that all of them have" if not tables.incomplete else "that all of these have; the incomplete stand below"
         notes.insert(
             0,
-            f"Entries are compared on the {count} (source, seed) pairs that all of them have."
+            f"Entries are compared on the {count} (source, seed) pairs {who}."
             if count
             else "No (source, seed) pair is shared by all entries: there is no ranking.",
         )
@@ -168,6 +122,30 @@ def _standing(s: Standing) -> list[str]:
     ]
 
 
+def short_board(tables: Tables) -> Section:
+    """The leaderboard as it fits a page of a paper."""
+    header, rows = ["entry", "rank", "source", "target mean", "95 % interval", "worst target", "over trivial"], []
+    for row in _leaderboard(tables).rows:
+        label, rank, target, interval, _, worst, source, *_, over = row
+        rows.append([label, rank, source, target, interval, worst, over])
+    return Section("Summary", header, rows)
+
+
+def _incomplete(tables: Tables) -> Section:
+    """What the entries lack that are not ranked, and what they reach on the runs that they have."""
+    rows = []
+    for s in tables.incomplete:
+        seeds: dict[str, list[str]] = {}
+        for source, seed in s.lacks:
+            seeds.setdefault(source, []).append(str(seed))
+        lacks = "; ".join(f"{source}: seed{'s' * (len(of) > 1)} {', '.join(of)}" for source, of in seeds.items())
+        own = _standing(s)
+        rows.append([s.label, runs_of(s, tables), lacks, own[2], own[3], own[5]])
+    header = ["entry", "runs", "lacks", "target mean", "95 % interval", "worst target"]
+    note = "Not ranked: these figures are of the runs that there are, and of other ones than those of the leaderboard."
+    return Section("Incomplete entries", header, rows, [note])
+
+
 def _tests(tables: Tables) -> Section:
     rows = [
         [f"{one} over {other}", f"{c.difference:+.3f}", f"{c.low:+.3f} to {c.high:+.3f}", _p(p)]
@@ -181,10 +159,20 @@ def _p(value: float) -> str:
 
 
 def _travels(tables: Tables) -> Section:
-    header = ["entry", "FPR on the source", "mean FPR on targets", "mean TPR on targets", "worst FPR"]
+    header = [
+        "entry",
+        "healthy maps",
+        "expected",
+        "FPR on the source",
+        "mean FPR on targets",
+        "mean TPR on targets",
+        "worst FPR",
+    ]
     rows = [
         [
             t.label,
+            "-" if t.normals is None else str(t.normals),
+            f"{t.expected[0]:.0%} to {t.expected[1]:.0%}" if t.expected else "-",
             percent(t.source_fpr),
             percent(t.fpr),
             percent(t.tpr),
@@ -192,8 +180,14 @@ def _travels(tables: Tables) -> Section:
         ]
         for t in tables.travels
     ]
-    note = "The threshold allows 1 % false alarms on the source's validation maps and is applied unchanged everywhere."
-    return Section("Thresholds that travelled", header, rows, [note])
+    notes = [
+        "Each run's threshold is set on its source's healthy validation maps, so that at most 1 % of them raise an "
+        "alarm, and is applied unchanged to every domain. Where the FPR on targets is far above that on the source, "
+        "scores shift with the domain: the model may rank the maps well, but its alarms need a threshold of their own.",
+        "healthy maps = how many set the threshold (of the run with the fewest); expected = the bounds, 95 %, of the "
+        "FPR that such a threshold shows on the source's reported maps: so few maps cannot set 1 % any more exactly.",
+    ]
+    return Section("Thresholds that travelled", header, rows, notes)
 
 
 def _picks(tables: Tables) -> Section:
@@ -227,7 +221,7 @@ def _cost(tables: Tables) -> Section:
             number(s.evaluate_seconds, 1),
             number(s.peak_mb, 0),
         ]
-        for s in tables.leaderboard
+        for s in (*tables.leaderboard, *tables.incomplete)
     ]
     header = ["entry", "weights", "runs", "seeds", "fit, mean s", "evaluate, mean s", "peak memory of fit, MB"]
     return Section("Runs and cost", header, rows)
@@ -267,15 +261,20 @@ def _oracles(tables: Tables) -> Section:
     return Section("Oracle studies", ["run", "study", "source", "target mean", "worst target"], rows, [note])
 
 
-def _saturation(tables: Tables) -> list[str]:
-    cards = [card for run in tables.grid.runs for card in run.cards.get("saturation", {}).values()]
-    ringing = [card for card in cards if card["alarm"]]
-    if not ringing:
-        return []
-    worst = max(ringing, key=lambda card: abs(card["image_AUROC"] - card["clamped_AUROC"]))
+def details(tables: Tables) -> list[Section]:
+    """For those who want to look closer: every run with its id and commit, and the settings of every entry."""
+    runs, settings = [], []
+    for entry in tables.grid.entries:
+        for (source, seed), run in entry.runs.items():
+            commit = run.tags.get(COMMIT, "")[:10] or "-"
+            runs.append([entry.label, source, str(seed), number(run.metrics.get(MEAN_AUROC)), commit, run.run_id])
+        params = {k: v for k, v in entry.first.params.items() if k.partition(".")[0] in ("data", "model", "train")}
+        told = [f"{k.removeprefix('model.')}={v}" for k, v in sorted(params.items()) if k not in FREE and v != "null"]
+        settings.append([entry.label, ", ".join(told)])
+    note = "Settings that are not named are not set; source, targets and seeds are those of each run."
     return [
-        f"Saturation alarm in {len(ringing)} of {len(cards)} tests (run x domain): with scores clamped as anomalib "
-        f"does, the worst AUROC would read {worst['clamped_AUROC']:.3f} instead of {worst['image_AUROC']:.3f}."
+        Section("Settings", ["entry", "settings"], settings, [note]),
+        Section("Runs", ["entry", "source", "seed", "target mean", "commit", "run"], runs),
     ]
 
 
@@ -283,62 +282,3 @@ def matrix_rows(tables: Tables, label: str) -> list[list[str]]:
     """Source x domain, one row per source."""
     cells, domains = tables.matrices[label], tables.grid.domains
     return [[source, *(cell_text(cells.get((source, d))) for d in domains)] for source in tables.grid.sources]
-
-
-def markdown(tables: Tables) -> str:
-    """The whole report without its pictures."""
-    lines = ["# Transfer report", "", *headline(tables), "", *(f"- {line}" for line in remarks(tables)), ""]
-    lines += [f"Data {tables.data_digest}, protocol `{tables.validation}`, {len(tables.grid.runs)} runs.", ""]
-    found = sections(tables)
-    lines += _table(found[0])
-    lines += ["## AUROC from source (rows) to domain (columns)", ""]
-    lines += ["mean ± sd over n seeds [95 % interval]; on the diagonal the source's own reported maps.", ""]
-    for label in tables.matrices:
-        title = Section(label, ["source", *tables.grid.domains], matrix_rows(tables, label))
-        lines += _table(title, "###")
-    for section in found[1:]:
-        lines += _table(section)
-    lines += ["## Missing", "", *(f"- {line}" for line in tables.missing or ["nothing"])]
-    return "\n".join(lines) + "\n"
-
-
-def _table(section: Section, mark: str = "##") -> list[str]:
-    if not section.rows:
-        return []
-    lines = [f"{mark} {section.title}", "", *markdown_table(section.header, section.rows)]
-    return [*lines, "", *(f"- {note}" for note in section.notes), *([""] if section.notes else [])]
-
-
-def html(tables: Tables, charts: Mapping[str, str], pictures: Mapping[str, str], made: str) -> str:
-    """One self-contained page. `charts` are captions to inline SVG, `pictures` captions to base64 PNG."""
-    import re
-
-    from jinja2 import Environment, FileSystemLoader, select_autoescape
-    from markupsafe import Markup, escape
-
-    def rich(text: str) -> Markup:
-        bold = re.sub(r"\*\*(.+?)\*\*", r"<strong>\1</strong>", str(escape(text)))
-        return Markup(re.sub(r"`(.+?)`", r"<code>\1</code>", bold))
-
-    folder = Path(__file__).parent
-    environment = Environment(
-        loader=FileSystemLoader(folder), autoescape=select_autoescape(default=True), trim_blocks=True
-    )
-    environment.filters |= {"rich": rich, "shade": shade, "number": number}
-    template = environment.get_template("report.html.j2")
-    return template.render(
-        tables=tables,
-        headline=headline(tables),
-        remarks=remarks(tables),
-        made=made,
-        charts=charts,
-        sections=sections(tables),
-        pictures=pictures,
-    )
-
-
-def shade(auroc: float) -> str:
-    """Background of a matrix cell: white at chance and below, blue towards 1."""
-    strength = max(0.0, min(1.0, (auroc - 0.5) / 0.5))
-    light, deep = (247, 249, 252), (64, 125, 200)
-    return "rgb(" + ",".join(str(round(a + (b - a) * strength)) for a, b in zip(light, deep, strict=True)) + ")"

@@ -45,7 +45,7 @@ def picks(grid: Grid) -> list[Pick]:
     for source in sorted({source for source, _ in grid.common}):
         keys = [key for key in grid.common if key[0] == source]
         judged: dict[str, dict[str, float]] = {}
-        for entry in grid.entries:
+        for entry in grid.complete:
             runs = [entry.runs[key] for key in keys]
             values = {rule: value for rule, judge in SELECTION_RULES.items() if (value := judge(runs)) is not None}
             if len(values) == len(SELECTION_RULES):

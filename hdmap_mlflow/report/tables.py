@@ -9,8 +9,17 @@ from itertools import combinations
 import numpy as np
 import pandas as pd
 
-from hdmap_mlflow.evaluation.intervals import Comparison, Interval, auroc_interval, compare, holm, mean_interval
-from hdmap_mlflow.evaluation.metrics import TRIVIAL, carry_over, decisions, image_metrics, thresholds
+from hdmap_mlflow.evaluation.cards import uncleared
+from hdmap_mlflow.evaluation.intervals import (
+    Comparison,
+    Interval,
+    auroc_interval,
+    compare,
+    holm,
+    mean_interval,
+    rate_expected,
+)
+from hdmap_mlflow.evaluation.metrics import TRIVIAL, carry_over, decisions, image_metrics, raw, thresholds
 from hdmap_mlflow.names import Scope, metric_name
 from hdmap_mlflow.report.arrange import Entry, Grid, auroc, mean, reported
 from hdmap_mlflow.report.selection import Pick, picks, target_auroc
@@ -43,6 +52,8 @@ class Standing:
     ratio: float | None
     gap: float | None
     skill: float | None
+    unproven: str | None  # the bar that the source's AUROC does not clear, and so there is no ratio and no skill
+    lacks: Sequence[tuple[str, int]]  # (source, seed) pairs of the ranked entries that it has no run of
     over_trivial: Comparison | None
     beats_trivial: bool  # by the interval's lower bound, for each trivial score
     fit_seconds: float | None
@@ -52,9 +63,15 @@ class Standing:
 
 @dataclass(frozen=True)
 class Travel:
-    """What an entry's 99 % threshold does on targets: realised rates, means over runs and targets, the worst FPR."""
+    """What an entry's 99 % threshold does on targets: realised rates, means over runs and targets, the worst FPR.
+
+    `normals` is the least number of healthy validation maps that set a threshold; a threshold of such a number shows
+    an FPR between the bounds `expected`, 95 %, on as many reported healthy maps of the same domain as there are.
+    """
 
     label: str
+    normals: int | None
+    expected: tuple[float, float] | None
     source_fpr: float | None
     fpr: float | None
     tpr: float | None
@@ -79,7 +96,8 @@ class Tables:
 
     grid: Grid
     matrices: Mapping[str, Mapping[tuple[str, str], Cell]]
-    leaderboard: Sequence[Standing]
+    leaderboard: Sequence[Standing]  # of the complete entries, or of all where there is no ranking
+    incomplete: Sequence[Standing]  # each judged on its own runs
     trivial: Mapping[str, tuple[float, tuple[str, float]]]
     pairs: Sequence[tuple[str, str, Comparison, float]]
     picks: Sequence[Pick]
@@ -93,16 +111,23 @@ class Tables:
 
 def tabulate(grid: Grid, left_out: Sequence[str] = (), oracles: Sequence[RunRecord] = ()) -> Tables:
     """All tables of a grid; `left_out` are lines on runs that could not be read, `oracles` runs kept apart."""
-    stacks = {entry.label: _stacks(entry, grid.common or sorted(entry.runs)) for entry in grid.entries}
+    ranked = grid.complete or grid.entries
+    stacks = {entry.label: _stacks(entry, grid.compared(entry)) for entry in ranked}
     pairs = _pairs(stacks) if grid.common else []
     matrices = {entry.label: matrix(grid, entry) for entry in grid.entries}
-    board = [_standing(grid, entry, matrices[entry.label], stacks, pairs) for entry in grid.entries]
+    board: list[Standing] = []
+    incomplete: list[Standing] = []
+    for entry in grid.entries:
+        own = stacks if entry.label in stacks else {entry.label: _stacks(entry, grid.compared(entry))}
+        standing = _standing(grid, entry, matrices[entry.label], own, pairs)
+        (board if own is stacks else incomplete).append(standing)
     board.sort(key=lambda s: (s.rank is None, -(s.target.value if s.target else 0), s.label))
     first = grid.runs[0]
     return Tables(
         grid,
         matrices,
         board,
+        incomplete,
         _trivial(grid),
         pairs,
         picks(grid),
@@ -170,7 +195,7 @@ def _unlike(grid: Grid, stacks: Mapping[str, Mapping[str, Stack]]) -> list[str]:
     lines = [
         f"{entry.label}: its runs hold different maps of {domain}, which counts in no target mean and no comparison"
         for entry in grid.entries
-        for domain, tables in _targets(entry, grid.common or sorted(entry.runs)).items()
+        for domain, tables in _targets(entry, grid.compared(entry)).items()
         if _stack(tables) is None
     ]
     for one, other in combinations(stacks if grid.common else (), 2):
@@ -205,13 +230,13 @@ def _pairs(stacks: Mapping[str, Mapping[str, Stack]]) -> list[tuple[str, str, Co
 
 
 def _standing(grid: Grid, entry: Entry, cells: Mapping, stacks: Mapping, pairs: Sequence) -> Standing:
-    keys, mine = grid.common or sorted(entry.runs), stacks[entry.label]
+    keys, mine, lacks = grid.compared(entry), stacks[entry.label], grid.lacks(entry)
     target = mean_interval({d: (stack.label, stack.scores) for d, stack in mine.items()}) if mine else None
     against = [found for name in TRIVIAL if (found := _versus(mine, _stacks(entry, keys, name)))]
     unlike = any(_differing(mine, other) for other in stacks.values())
     source = mean(cell.mean for (s, d), cell in cells.items() if s == d)
     others = {f"{s} to {d}": cell.mean for (s, d), cell in cells.items() if s != d}
-    carried = carry_over(source, target.value if target else None)
+    carried, unproven = carry_over(source, target.value if target else None), unproven_source(entry)
     seeds = sorted({seed for _, seed in keys})
     a_seed = [target_auroc([entry.runs[key] for key in keys if key[1] == seed]) for seed in seeds]
     by_seed = [value for value in a_seed if value is not None]
@@ -219,21 +244,48 @@ def _standing(grid: Grid, entry: Entry, cells: Mapping, stacks: Mapping, pairs: 
     runs = [entry.runs[key] for key in keys]
     return Standing(
         label=entry.label,
-        rank=1 + beaten if grid.common and target and not unlike else None,
+        rank=1 + beaten if grid.common and not lacks and target and not unlike else None,
         runs=len(entry.runs),
         source=source,
         target=target,
         target_sd=float(np.std(by_seed, ddof=1)) if len(by_seed) > 1 else None,
         worst=min(others.items(), key=lambda item: item[1]) if others else None,
-        ratio=carried.get("ratio"),
+        ratio=None if unproven else carried.get("ratio"),
         gap=carried.get("gap"),
-        skill=carried.get("skill"),
+        skill=None if unproven else carried.get("skill"),
+        unproven=unproven,
+        lacks=lacks,
         over_trivial=min(against, key=lambda found: found.difference) if against else None,
         beats_trivial=bool(against) and all(found.low > 0 for found in against),
         fit_seconds=_cost(runs, "fit_seconds", np.mean),
         evaluate_seconds=_cost(runs, "evaluate_seconds", np.mean),
         peak_mb=_cost(runs, "fit_peak_MB", np.max),
     )
+
+
+def unproven_source(entry: Entry) -> str | None:
+    """The bar that the entry's AUROC on its own sources does not clear, as a run's own grade has it; None if it does.
+
+    Also None where no source has an AUROC. Where runs hold different maps of a source, each must clear it alone.
+    """
+    cells: dict[str, list[pd.DataFrame]] = {}
+    for (source, _), run in entry.runs.items():
+        table = reported(run, source)
+        if table["label"].nunique() == 2:
+            cells.setdefault(source, []).append(table)
+    if all(_stack(tables) for tables in cells.values()):
+        return _below(list(cells.values())) if cells else None
+    reasons = [_below([[table]]) for tables in cells.values() for table in tables]
+    return next((reason for reason in reasons if reason), None)
+
+
+def _below(cells: Sequence[Sequence[pd.DataFrame]]) -> str | None:
+    """The bar that the mean AUROC over domains does not clear; a domain's tables hold the same maps."""
+    stacks = [stack for tables in cells if (stack := _stack(tables))]
+    found = mean_interval({str(i): (stack.label, stack.scores) for i, stack in enumerate(stacks)})
+    trivial = {name: [auroc(tables[0], column) for tables in cells] for column, name in TRIVIAL.items()}
+    bars = {name: float(np.mean(values)) for name, values in trivial.items() if None not in values}  # type: ignore[arg-type]
+    return uncleared(found.bounds(), {"chance": 0.5} | bars)
 
 
 def _cost(runs: Sequence[RunRecord], name: str, join: Callable[[Sequence[float]], float]) -> float | None:
@@ -258,13 +310,15 @@ def _trivial(grid: Grid) -> dict[str, tuple[float, tuple[str, float]]]:
 
 
 def _travel(entry: Entry) -> Travel:
-    own, fpr, tpr = [], [], []
+    own, fpr, tpr, counts = [], [], [], []
     by_pair: dict[str, list[float | None]] = {}
     for (source, _), run in entry.runs.items():
         cut = thresholds(run.part("val", source)).get("normal_q99")
         if cut is None:
             continue
         own.append(decisions(reported(run, source), cut).get("FPR"))
+        normal = raw(run.part("val", source).query("label == 0"))[1]
+        counts.append((len(normal), int((normal >= cut).sum()), int((reported(run, source)["label"] == 0).sum())))
         for domain in run.targets:
             rates = decisions(reported(run, domain), cut)
             by_pair.setdefault(f"{source} to {domain}", []).append(rates.get("FPR"))
@@ -272,7 +326,9 @@ def _travel(entry: Entry) -> Travel:
             tpr.append(rates.get("TPR"))
     defined = {name: rate for name, rates in sorted(by_pair.items()) if (rate := mean(rates)) is not None}
     worst = max(defined.items(), key=lambda item: item[1]) if defined else None
-    return Travel(entry.label, mean(own), mean(fpr), mean(tpr), worst)
+    fewest = min(counts, default=None)
+    expected = rate_expected(*fewest) if fewest and fewest[2] else None
+    return Travel(entry.label, fewest[0] if fewest else None, expected, mean(own), mean(fpr), mean(tpr), worst)
 
 
 def long_table(grid: Grid) -> pd.DataFrame:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import base64
+import contextlib
+from collections import Counter
 from datetime import datetime
 from pathlib import Path
 
@@ -11,7 +13,9 @@ from hdmap_mlflow.errors import BadInput
 from hdmap_mlflow.names import Artifact, Tag
 from hdmap_mlflow.report.arrange import Grid, arrange, is_oracle
 from hdmap_mlflow.report.charts import charts
-from hdmap_mlflow.report.sections import html, markdown
+from hdmap_mlflow.report.citations import bibtex
+from hdmap_mlflow.report.latex import latex
+from hdmap_mlflow.report.page import html, markdown
 from hdmap_mlflow.report.tables import Tables, long_table, tabulate
 from hdmap_mlflow.runs import history
 
@@ -33,7 +37,7 @@ def compare(uri: str, experiment: str, validation: str | None = None, data_diges
 def write_report(
     uri: str, experiment: str, out: Path, validation: str | None = None, data_digest: str | None = None
 ) -> tuple[Path, Tables]:
-    """Write `report.html`, `report.md` and `report.csv` to a folder and log them; returns the page's path, the tables.
+    """Write `report.html`, `.md`, `.csv`, `.tex`, `.bib` to a folder and log them; returns the page's path, the tables.
 
     Raises BadInput as `compare` does, and for a folder that cannot be written.
     """
@@ -42,11 +46,17 @@ def write_report(
     tables = compare(uri, experiment, validation, data_digest)
     grid = tables.grid
     text = markdown(tables)
-    page = html(tables, charts(tables), _pictures(uri, grid), datetime.now().strftime("%Y-%m-%d %H:%M"))
+    made, address = datetime.now().strftime("%Y-%m-%d %H:%M"), tracking.run_pages(uri, experiment)
+    files = {
+        "report.html": html(tables, charts(tables), _pictures(uri, grid), made, address),
+        "report.md": text,
+        "report.tex": latex(tables),
+        "report.bib": bibtex(tables) + "\n",
+    }
     try:
         out.mkdir(parents=True, exist_ok=True)
-        (out / "report.html").write_text(page, encoding="utf-8")
-        (out / "report.md").write_text(text, encoding="utf-8")
+        for name, content in files.items():
+            (out / name).write_text(content, encoding="utf-8")
         long_table(grid).map(harmless).to_csv(out / "report.csv", index=False)
     except OSError as error:
         raise BadInput(f"cannot write the report to {out} ({error.strerror}); give --out another folder") from None
@@ -58,24 +68,38 @@ def write_report(
     }
     with tracking.start(uri, experiment, "report", tags) as record:
         record.note(text)
-        for name in ("report.html", "report.md", "report.csv"):
+        for name in (*files, "report.csv"):
             record.artifact(out / name)
     return out / "report.html", tables
 
 
 def _pictures(uri: str, grid: Grid) -> dict[str, str]:
-    """Caption -> base64 PNG: for each entry the most anomalous fault map of its first target that has a picture."""
+    """Caption -> base64 PNG: a fault map of a target, the same for each entry that has a picture of it."""
     from hdmap_mlflow import tracking
 
-    out = {}
-    for entry in grid.entries[:MAX_PICTURES]:
-        run = entry.first
-        try:
+    kept: dict[str, dict[str, Path]] = {}  # label -> map -> its picture, the most anomalous first
+    entries = {entry.label: entry for entry in (grid.complete or grid.entries)[:MAX_PICTURES]}
+    for label, entry in entries.items():
+        run = entry.runs[grid.common[0]] if grid.common else entry.first
+        with contextlib.suppress(BadInput):  # made without pictures
             folder = tracking.artifacts(uri, run.run_id, Artifact.HEATMAPS)
-        except BadInput:  # made without pictures
+            paths = [path for domain in run.targets for path in sorted((folder / domain).glob("fault/*.png"))]
+            paths.sort(key=lambda path: "most_1_" not in path.name)
+            kept[label] = {_shown(path): path for path in reversed(paths)}
+    count = Counter(name for own in kept.values() for name in own)
+    out = {}
+    for label, own in kept.items():
+        if not own:
             continue
-        found = [path for domain in run.targets for path in sorted((folder / domain).glob("*/most_1_*.png"))]
-        if found:
-            told = f"{entry.label}, trained on {run.source}" + (", simulated" if run.tag("simulated") == "true" else "")
-            out[told] = base64.b64encode(found[0].read_bytes()).decode()
+        name = max(own, key=lambda one: (count[one], "most_1_" in own[one].name, one))
+        run = entries[label].first
+        words = f"{label}, trained on {run.source}, {name}" + (", simulated" if run.tag("simulated") == "true" else "")
+        out[words + ("" if count[name] > 1 or len(kept) == 1 else "; no other model has a picture of this map")] = (
+            base64.b64encode(own[name].read_bytes()).decode()
+        )
     return out
+
+
+def _shown(path: Path) -> str:
+    """The map that a picture `<domain>/<label>/<kind>_<rank>_<map>.png` shows."""
+    return f"{path.parts[-3]}/{path.parts[-2]}/{path.stem.split('_', 2)[-1]}"

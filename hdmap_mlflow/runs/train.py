@@ -163,7 +163,10 @@ class _EpochReport(Callback):
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         values = {name: float(value) for name, value in trainer.callback_metrics.items() if value.numel() == 1}
-        self.on_epoch(values, trainer.current_epoch)
+        # What is logged for steps and epochs alike, Lightning gives three times; the name itself has the epoch's mean.
+        twice = {name: {f"{name}_step", f"{name}_epoch"} for name in values}
+        again = set().union(*(forks for forks in twice.values() if forks <= values.keys()))
+        self.on_epoch({name: value for name, value in values.items() if name not in again}, trainer.current_epoch)
 
 
 class _OptimizerSettings(Callback):

@@ -8,9 +8,10 @@ from hdmap_mlflow.tracking.client import (
     get_run,
     open_store,
     project_run,
+    report_command,
 )
 from hdmap_mlflow.tracking.journal import Kept, unrecorded
 from hdmap_mlflow.tracking.patience import FAILURES
 from hdmap_mlflow.tracking.record import NOTE, PARENT, Record, fail_project_run, reopen, send, start
 from hdmap_mlflow.tracking.store import Past, Store
-from hdmap_mlflow.tracking.views import STUDIES, invitation
+from hdmap_mlflow.tracking.views import STUDIES, invitation, run_pages

@@ -17,6 +17,7 @@ from mlflow.entities import Run
 from mlflow.exceptions import MlflowException
 from mlflow.store.entities import PagedList
 from mlflow.tracking import MlflowClient
+from mlflow.utils import name_utils
 from sqlalchemy.exc import SQLAlchemyError
 
 from hdmap_mlflow import sqlite
@@ -198,6 +199,24 @@ def project_run() -> str | None:
     return os.environ.get("MLFLOW_RUN_ID") or None
 
 
+def chosen_name(client: MlflowClient, run_id: str) -> str | None:
+    """The name that somebody gave a run; None for one that MLflow drew, such as `upset-shrike-42`."""
+    name = client.get_run(run_id).info.run_name or ""
+    first, _, rest = name.partition("-")
+    second, _, count = rest.partition("-")
+    drawn = first in name_utils._GENERATOR_PREDICATES and second in name_utils._GENERATOR_NOUNS and count.isdecimal()
+    return None if drawn else name or None
+
+
 def ui_command(uri: str) -> str:
     """The command that shows a store in a browser."""
-    return "hdmap ui" + ("" if uri == absolute_uri(None) else f" --uri {shlex.quote(masked(uri))}")
+    return "hdmap ui" + _uri_option(uri)
+
+
+def report_command(uri: str, experiment: str) -> str:
+    """The command that compares an experiment's finished runs."""
+    return f"hdmap report --experiment {shlex.quote(experiment)}" + _uri_option(uri)
+
+
+def _uri_option(uri: str) -> str:
+    return "" if uri == absolute_uri(None) else f" --uri {shlex.quote(masked(uri))}"

@@ -23,7 +23,7 @@ from hdmap_mlflow.files import write_whole
 from hdmap_mlflow.names import Artifact, Tag
 from hdmap_mlflow.process import process_name
 from hdmap_mlflow.tracking import patience
-from hdmap_mlflow.tracking.client import absolute_uri, close_gone, connect, open_store, project_run
+from hdmap_mlflow.tracking.client import absolute_uri, chosen_name, close_gone, connect, open_store, project_run
 from hdmap_mlflow.tracking.journal import Entry, Head, Input, Journal, Kept, Recorded
 
 NOTE = "mlflow.note.content"
@@ -257,7 +257,9 @@ def start(
     at the end if the store does not take the record.
     """
     client, experiment_id = open_store(uri, experiment) if not project_run() else (connect(uri), "")
-    run_id, now = project_run() or resume, _now()
+    own, now = project_run(), _now()
+    run_id = own or resume
+    name = (chosen_name(client, own) if own else None) or name
     links = resolve_tags({PARENT: parent} if parent else {})
     if Tag.PROCESS not in tags:  # that of a driver, which has looked
         close_gone(client)

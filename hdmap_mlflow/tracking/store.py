@@ -42,10 +42,11 @@ class Store:
     """The runs of one experiment, seen from outside: looked up, made for a child process, closed when it is gone."""
 
     def __init__(self, uri: str, experiment: str) -> None:
-        self.uri = uri
+        self.uri, self.experiment = uri, experiment
         self.client, self.experiment_id = open_store(uri, experiment)
         if run_id := project_run():  # `mlflow run` chose the experiment
             self.experiment_id = self.client.get_run(run_id).info.experiment_id
+            self.experiment = self.client.get_experiment(self.experiment_id).name
 
     def runs(self, *, newest: int | None = None, **tags: str) -> list[Past]:
         """Runs with these `hdmap.` tags, the newest first; all of them, or the `newest` that finished."""

@@ -96,6 +96,15 @@ def link(server: str, experiment_id: str, view: str = COMPARISON) -> str:
     return f"{base}/#/experiments/{experiment_id}/runs?workflowType=machine_learning&viewStateShareKey={view}"
 
 
+def run_pages(uri: str, experiment: str) -> str:
+    """The address to which a run's id is added to see the run; empty where the store does not say."""
+    try:
+        known = connect(uri).get_experiment_by_name(experiment)
+    except FAILURES:
+        return ""
+    return f"{link(uri, known.experiment_id).partition('?')[0]}/" if known else ""
+
+
 def invitation(uri: str, run_id: str, view: str = COMPARISON) -> str:
     """The line that leads from the end of a command to its runs side by side; the command has done its work by then."""
     try:

@@ -15,6 +15,7 @@ from hdmap_mlflow import tracking
 from hdmap_mlflow.config import RunConfig, with_values
 from hdmap_mlflow.console import harmless, show_table
 from hdmap_mlflow.errors import BadInput, Incomplete
+from hdmap_mlflow.execution.board import Board
 from hdmap_mlflow.execution.launch import Launch
 from hdmap_mlflow.execution.task import Outcome, Started, Task
 from hdmap_mlflow.models import builder
@@ -55,6 +56,7 @@ def tune(search: Search, launch: Launch) -> None:
         search.space,
         search.terms(),
         [DIRECTIONS[name] for name in search.objectives],
+        metrics=search.objectives,
         sampler=search.wanted.sampler,
         seed=search.config.train.seed,
         rescue=rescue,
@@ -81,8 +83,9 @@ def tune(search: Search, launch: Launch) -> None:
         if search.oracle:
             print("ORACLE: the settings are chosen on target data; what comes out is no result")
         try:
-            with launch.executor(store) as pool:
-                _search(search, study, pool, launch, record, store)
+            left = max(0, search.wanted.trials - len(study.trials()))
+            with launch.executor(store) as pool, Board({}, {}, pool.at_once, left) as board:
+                _search(search, study, pool, launch, record, store, board)
             _conclude(search, study, launch, record, store)
             print(tracking.invitation(store.uri, record.run_id, tracking.STUDIES))
         except KeyboardInterrupt:
@@ -92,13 +95,16 @@ def tune(search: Search, launch: Launch) -> None:
             study.give_back()
 
 
-def _search(search: Search, study: Study, pool: Executor, launch: Launch, record: Record, store: Store) -> None:
+def _search(
+    search: Search, study: Study, pool: Executor, launch: Launch, record: Record, store: Store, board: Board
+) -> None:
     """Ask for trials and run them until the study has enough, or until time is up."""
     began, total = time.monotonic(), search.wanted.trials
     running: dict[int, Asked] = {}
     while True:
         late = bool(search.wanted.timeout and time.monotonic() - began > search.wanted.timeout)
         while not late and len(running) < pool.at_once and (asked := study.ask(total)):
+            board.names[asked.number] = _named(asked)
             try:
                 pool.submit(search.task(asked, launch, record.run_id))
                 running[asked.number] = asked
@@ -108,7 +114,7 @@ def _search(search: Search, study: Study, pool: Executor, launch: Launch, record
                 store.close(run_id, "failed", str(problem))
                 study.began(asked.number, run_id)
                 refused = Outcome(index=asked.number, run_id=run_id, status="failed", reason=str(problem))
-                _settle(search, study, asked, refused, record, store)
+                _settle(search, study, asked, refused, record, store, board)
         if not running:
             if late or not study.others():
                 break
@@ -116,14 +122,26 @@ def _search(search: Search, study: Study, pool: Executor, launch: Launch, record
         for event in pool.wait(0.2) if running else ():
             if isinstance(event, Started):
                 study.began(event.index, event.run_id)
+                board.show(event)
             else:
-                _settle(search, study, running.pop(event.index), event, record, store)
+                _settle(search, study, running.pop(event.index), event, record, store, board)
         study.beat()
     if late:
         print(f"--timeout of {search.wanted.timeout:g} s is over; the trials that ran have ended")
 
 
-def _settle(search: Search, study: Study, asked: Asked, outcome: Outcome, record: Record, store: Store) -> None:
+def _named(asked: Asked) -> str:
+    """A trial as the terminal names it, with its settings."""
+    settings = " ".join(
+        f"{name}={value:.4g}" if isinstance(value, float) else f"{name}={value}"
+        for name, value in asked.settings.items()
+    )
+    return f"trial {asked.number}{' (baseline)' if asked.baseline else ''}: {settings}"
+
+
+def _settle(
+    search: Search, study: Study, asked: Asked, outcome: Outcome, record: Record, store: Store, board: Board
+) -> None:
     """Tell the study how a trial ended, and say it. Raises Incomplete for an error that is not the settings'."""
     number, told = asked.number, ""
     if outcome.status == "finished":
@@ -147,15 +165,13 @@ def _settle(search: Search, study: Study, asked: Asked, outcome: Outcome, record
     done = sum(trial.state.is_finished() for trial in trials)
     if best:
         record.metrics({metric_name(Scope.STUDY, f"best_{search.objectives[0]}"): best.values[0]}, number)
-    so_far = f" (best {best.values[0]:.4g}, trial {best.number})" if best else ""
-    settings = " ".join(
-        f"{name}={value:.4g}" if isinstance(value, float) else f"{name}={value}"
-        for name, value in asked.settings.items()
-    )
-    base = " (baseline)" if asked.baseline else ""
-    print(
-        f"[{done}/{search.wanted.trials}] trial {number}{base}: {told}{so_far}, {outcome.seconds:.0f} s; {settings}",
-        flush=True,
+    so_far = f"best so far {best.values[0]:.4g}, trial {best.number}" if best else ""
+    name, _, settings = _named(asked).partition(": ")
+    board.remark = f"; {so_far}" if best else ""
+    board.show(
+        outcome,
+        f"[{done}/{search.wanted.trials}] {name}: {told}{f' ({so_far})' if best else ''}, "
+        f"{outcome.seconds:.0f} s; {settings}",
     )
     if outcome.bug:
         raise Incomplete(

@@ -148,7 +148,7 @@ GAIN_COLUMNS = ("image AUROC", "baseline", "best", "best less baseline", "seeds"
 
 
 def note(name: str, end: Conclusion, objectives: Sequence[str], space: Space) -> str:
-    """The study run's description: which trial won and why, whether it carried over, and the best trials."""
+    """The study run's description: which trial is the best and why, whether it carried over, and the best trials."""
     best, baseline, settings = end.best, space.baseline(), end.best.user_attrs["settings"]
     lines = [f"# Study {name}", "", *headline(end.trials, best, objectives)]
     lines += [
@@ -186,7 +186,7 @@ def note(name: str, end: Conclusion, objectives: Sequence[str], space: Space) ->
 
 
 def headline(trials: Sequence[FrozenTrial], best: FrozenTrial | None, objectives: Sequence[str]) -> list[str]:
-    """Who won by how much, and what became of the trials."""
+    """Which trial is the best so far, by how much, and what became of the others."""
     counts = ", ".join(f"{n} {kind}" for kind, n in tally(trials).items())
     lines = [f"{len(trials)} trials: {counts}."]
     if "target_mean" in objectives:
@@ -202,7 +202,7 @@ def headline(trials: Sequence[FrozenTrial], best: FrozenTrial | None, objectives
             against = f"baseline {base.values[0]:.4g}, difference {best.values[0] - base.values[0]:+.4g}"
         settings = best.user_attrs["settings"].items()
         drawn = ", ".join(f"{name.partition('.')[2]} {_cell(value)}" for name, value in settings)
-        lines.append(f"**Trial {best.number} won: {told}** ({against}), with {drawn}.")
+        lines.append(f"**Trial {best.number} is the best so far: {told}** ({against}), with {drawn}.")
     return lines
 
 

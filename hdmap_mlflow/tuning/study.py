@@ -60,9 +60,9 @@ class Asked:
 class Study:
     """A study as one of its drivers sees it.
 
-    `terms` are what all its trials must share; a study that exists with other terms is refused (BadInput, with the
-    difference). `rescue` ends the MLflow run of a trial whose driver died, and gives its values where it had
-    finished.
+    `metrics` are the objectives' names in Optuna's plots and dashboard. `terms` are what all its trials must share; a
+    study that exists with other terms is refused (BadInput, with the difference). `rescue` ends the MLflow run of a
+    trial whose driver died, and gives its values where it had finished.
     """
 
     def __init__(
@@ -73,6 +73,7 @@ class Study:
         terms: Mapping[str, str],
         directions: Sequence[Literal["minimize", "maximize"]],
         *,
+        metrics: Sequence[str] = (),
         sampler: str = "tpe",
         seed: int = 0,
         rescue: Callable[[str], Sequence[float] | None] = lambda run_id: None,
@@ -87,6 +88,8 @@ class Study:
                 storage=self._storage, study_name=name, directions=list(directions), load_if_exists=True
             )
             self._agree(dict(terms))
+            if metrics and self.optuna.metric_names != list(metrics):
+                self.optuna.set_metric_names(list(metrics))
         self.beat()
 
     def _agree(self, terms: dict[str, str]) -> None:

@@ -316,9 +316,12 @@ OTHERS = [
     (["check-data", "/no/such"], ["/no/such"]),
     (["report", "--uri", "sqlite:///none.db"], ["none.db"]),
     (["trian"], ["trian", "train"]),
+    (["train", "--experiment", " "], ["tracking.experiment", "' '"]),
+    (["train", "--experiment", "x" * 501], ["tracking.experiment", "500"]),
+    (["report", "--uri", "sqlite:///none.db", "--experiment", "x"], ["none.db"]),
 ]
 
 
-@pytest.mark.parametrize(("arguments", "says"), OTHERS, ids=lambda one: " ".join(one))
+@pytest.mark.parametrize(("arguments", "says"), OTHERS, ids=lambda one: " ".join(one)[:60])
 def test_options_of_the_other_commands_are_refused(refused, arguments, says):
     refused(*arguments, says=says)

@@ -97,11 +97,11 @@ def asked(monkeypatch):
 
 NOTHING = {
     "grid": "--models= --conditions= --sources= --targets= --seeds= --data-root= --validation= --split-seed= "
-    "--overrides= --condition-file= --grid= --retry= --ray-address= --jobs 0 --gpus-per-run -1 --cpus-per-run 0 "
-    "--memory-per-run 0 --run-timeout 0",
+    "--overrides= --condition-file= --experiment= --grid= --retry= --ray-address= --jobs 0 --gpus-per-run -1 "
+    "--cpus-per-run 0 --memory-per-run 0 --run-timeout 0",
     "tune --status": "--timeout 0 --pruner= --study= --data-root= --validation= --split-seed= --condition-file= "
-    "--overrides= --conditions=",
-    "train": "--data-root= --condition-file= --conditions= --validation= --split-seed= --overrides=",
+    "--overrides= --conditions= --experiment=",
+    "train": "--data-root= --condition-file= --conditions= --validation= --split-seed= --overrides= --experiment=",
 }
 
 
@@ -128,9 +128,9 @@ def _without_resume(call):
 def test_every_option_of_a_grid_reaches_it(asked, exit_code):
     words = (
         "--models padim --conditions baseline --sources a --targets b --seeds 1 --data-root r --validation v "
-        "--split-seed 2 --overrides x=1 --condition-file f --grid g --plan --retry failed,running --force "
-        "--repeat 3 --jobs 4 --gpus-per-run 0.5 --cpus-per-run 2 --memory-per-run 5 --run-timeout 6 --stagger 0 "
-        "--no-ray"
+        "--split-seed 2 --overrides x=1 --condition-file f --experiment e --grid g --plan "
+        "--retry failed,running --force --repeat 3 --jobs 4 --gpus-per-run 0.5 --cpus-per-run 2 --memory-per-run 5 "
+        "--run-timeout 6 --stagger 0 --no-ray"
     )
     exit_code("grid", *words.split())
     ((flags, file, launch), more) = asked.pop(0)
@@ -145,6 +145,7 @@ def test_every_option_of_a_grid_reaches_it(asked, exit_code):
         "split_seed": "2",
         "overrides": "x=1",
         "condition_file": "f",
+        "experiment": "e",
     }
     assert (file, more) == ("g", {"plan_only": True, "repeat": 3})
     share = Share(gpus=0.5, cpus=2, memory_mb=5, timeout=6)
@@ -160,7 +161,7 @@ def test_every_option_of_a_grid_reaches_it(asked, exit_code):
 def test_every_option_of_a_search_reaches_it(asked, exit_code):
     words = (
         "padim --status --condition c --condition-file f --data-root r --source-domain s --target-domains t "
-        "--validation v --split-seed 2 --seed 3 --overrides x=1 --objective o --trials 4 --timeout 5 "
+        "--validation v --split-seed 2 --seed 3 --overrides x=1 --experiment e --objective o --trials 4 --timeout 5 "
         "--sampler tpe --pruner none --storage u --study n --refit-seeds"
     )
     exit_code("tune", *words.split(), "")
@@ -171,9 +172,56 @@ def test_every_option_of_a_search_reaches_it(asked, exit_code):
         "data.validation": "v",
         "data.split_seed": "2",
         "train.seed": "3",
+        "tracking.experiment": "e",
     }
     wanted = SearchRequest("padim", "c", "f", flags, "x=1", "o", 4, 5, "tpe", "none", "u", "n", "")
     assert asked == [((wanted,), {})], "no refit is an empty list of seeds, and not the default"
+
+
+@pytest.mark.parametrize(
+    ("variable", "words", "name"),
+    [
+        ("", "", "hdmap"),
+        (" ", "", "hdmap"),
+        ("ours", "", "ours"),
+        ("ours", "--experiment mine", "mine"),
+        ("ours", "--overrides tracking.experiment=theirs", "theirs"),
+    ],
+)
+def test_the_experiment_is_a_flag_or_mlflows_own_variable(maps, monkeypatch, exit_code, variable, words, name):
+    """Of runs, of each of a grid and of a study's, and of what is read back."""
+    from hdmap_mlflow.grid import driver
+    from hdmap_mlflow.report import write
+    from hdmap_mlflow.runs import flow
+    from hdmap_mlflow.tuning import driver as study
+
+    places = []
+
+    def end(place):
+        places.append(place)
+        raise BadInput("that will do")
+
+    monkeypatch.setenv("MLFLOW_EXPERIMENT_NAME", variable)
+    monkeypatch.setattr(flow, "execute", lambda config: end(config.tracking.experiment))
+    monkeypatch.setattr(driver, "open_store", lambda cells: end(cells[0].config.tracking.experiment))
+    monkeypatch.setattr(study, "tune", lambda search, launch: end(search.config.tracking.experiment))
+    monkeypatch.setattr(write, "write_report", lambda uri, experiment, *_: end(experiment))
+    train = ["train", "padim", *"--data-root x --source-domain domain_A".replace("x", str(maps)).split()]
+    for command in (train, ["grid", "--data-root", str(maps)], ["tune", *train[1:], "--condition", "quickstart"]):
+        assert exit_code(*command, *words.split()) == 2
+    if "overrides" not in words:
+        assert exit_code("report", *words.split()) == 2
+    assert set(places) == {name} and len(places) >= 3
+
+
+def test_the_version_names_the_libraries_that_make_the_numbers(exit_code, capfd):
+    import torch
+
+    import hdmap_mlflow
+
+    assert exit_code("--version") == 0
+    assert f"hdmap_mlflow {hdmap_mlflow.__version__} (" in (said := capfd.readouterr().out)
+    assert f"torch {torch.__version__.partition('+')[0]}" in said and f"mlflow {mlflow.__version__}" in said
 
 
 @pytest.mark.parametrize("command", ["train", "tune --status"])
@@ -242,7 +290,7 @@ def test_a_terminated_process_leaves_a_killed_run(maps):
         time.sleep(1)
         experiment = client.get_experiment_by_name("hdmap")
         runs = client.search_runs([experiment.experiment_id]) if experiment else []
-        if runs and "epoch/train_loss_epoch" in runs[0].data.metrics:
+        if runs and "epoch/train_loss" in runs[0].data.metrics:
             break
     process.send_signal(signal.SIGTERM)
     assert process.wait(timeout=60) == 130

@@ -169,9 +169,9 @@ def test_check_tells_of_every_part_what_its_files_hold(tmp_path):
     for row, (role, masks, groups, dtype) in zip(
         table.to_dict("records"),
         (
-            ("train/good", 0, "- 3", "float32"),
-            ("test/good", 0, "warm 2, - 1", "float32/uint16"),
-            ("test/fault", 2, "- 3", "float32"),
+            ("train/good", 0, "none", "float32"),
+            ("test/good", 0, "2 of warm, 1 of no group", "float32/uint16"),
+            ("test/fault", 2, "none", "float32"),
         ),
         strict=True,
     ):

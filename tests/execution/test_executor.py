@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 import types
 from pathlib import Path
 
@@ -188,13 +189,20 @@ def test_a_run_waits_for_its_gpu_and_gives_up_in_time(store, monkeypatch):
     seen = [[busy], [busy], []]
     monkeypatch.setattr(gpus, "POLL_SECONDS", 0.01)
     monkeypatch.setattr(gpus, "inspect", lambda: seen.pop(0) if seen else [])
+    gpus.wait_until_idle(Idle(), say=(lines := []).append)
+    assert seen == [] and lines == ["waiting until GPU 0 (55 %, 9,000 MB) is idle"], "once"
+    moments = iter(range(0, 10**6, 10**4))
+    monkeypatch.setattr(gpus, "time", types.SimpleNamespace(monotonic=lambda: next(moments), sleep=lambda _: None))
+    seen[:] = [[busy]] * 40
     gpus.wait_until_idle(Idle())
-    assert seen == []
+    assert seen == [], "for days, where nobody says how long"
+    monkeypatch.setattr(gpus, "time", time)
     monkeypatch.setattr(gpus, "inspect", lambda: [busy])
     with LocalExecutor(store, Share(idle=Idle(max_wait=0.1))) as pool:
         pool.submit(task(0))
         outcome = drain(pool)[0]
     assert outcome.status == "failed" and "GPU 0 (55 %, 9,000 MB) not idle" in outcome.reason and not notes(0)
+    assert "waiting until GPU 0" in outcome.text
     gpus.wait_until_idle(Idle(utilisation=60, memory_mb=10_000))
 
 

@@ -172,6 +172,19 @@ def test_a_skipped_model_is_shown_in_the_plan_and_never_run(store, capsys):
     assert "2 to run" in shown and "1 skipped, which this machine cannot run. Nothing was started." in shown
 
 
+@pytest.mark.parametrize("failing", [0, 1, 2])
+def test_the_end_of_a_grid_names_the_report_and_the_page_that_compare_its_runs(store, capsys, failing):
+    for seed in range(failing):
+        order(seed, "raise no such layer")
+    try:
+        carry_out(cells(2), store)
+    except Incomplete:
+        assert failing
+    lines = capsys.readouterr().out.splitlines()
+    assert ("to report on them: hdmap report --experiment hdmap" in lines) == (failing < 2), "or nothing is there"
+    assert any(line.startswith("to compare runs: http") for line in lines) == (failing < 2)
+
+
 def test_a_grid_of_which_this_machine_can_run_nothing_says_so(store, capsys):
     carry_out(skipped(1)[1:], store)
     said = capsys.readouterr().out

@@ -11,7 +11,8 @@ from records import grid, record, retagged
 from reference import report as reference
 
 from hdmap_mlflow.report.arrange import arrange
-from hdmap_mlflow.report.sections import headline, markdown
+from hdmap_mlflow.report.page import markdown
+from hdmap_mlflow.report.summary import headline
 from hdmap_mlflow.report.tables import long_table, tabulate
 
 THREE = (("good", 2.5), ("fair", 2.2), ("poor", 1.0))
@@ -77,6 +78,10 @@ def priced(records):
 ONE_SOURCE, SMALLEST = grid(sources="A"), grid(sources="A", seeds=(0,))
 CASES = {
     "three entries, a run missing": grid(THREE, "A", (0, 1))[:-1] + grid(THREE[:2], "B", (0,)),
+    "one entry of a single run": grid(THREE[:2], "AB", (0, 1)) + grid(THREE[2:], "B", (1,)),
+    "one entry that lacks a run": grid(THREE, "AB", (0,))[:-1],
+    "an extra seed of one entry": grid(THREE, "A", (0, 1)) + grid(THREE[:1], "A", (2,)),
+    "most entries hardly begun": [*grid(THREE[:1], "AB", (0, 1)), *grid(THREE[1:], "C", (1,))],
     "runs that no other entry has": [*grid(seeds=(1,)), *grid(THREE[1:2], "BC", (1,))],
     "no run in common": [altered(record("good", "A", 0, 2), only("test", 1), "BC"), record("poor", "B", 0, 1)],
     "no run in common, and other maps": [
@@ -143,6 +148,8 @@ def agree(found, wanted):
 
 def check_tables(tables, wanted):
     found = {f.name: getattr(tables, f.name) for f in dataclasses.fields(tables) if f.name not in ("grid", "oracles")}
+    for board in ("leaderboard", "incomplete"):
+        found[board] = [replace(s, unproven=bool(s.unproven)) for s in found[board]]
     pairs = {(one, other): (c.difference, c.low, c.high, c.p, p) for one, other, c, p in tables.pairs}
     left_out = ("common", "missing", "pairs")
     agree(
@@ -181,9 +188,23 @@ def says(cell, words, numbers):
 
 def expected_cells(entries, wanted):
     """Title -> rows of cells, each as (words, numbers), of all tables in the report's text."""
-    board, out = [], {}
-    for s in wanted["leaderboard"]:
+    board, apart, out = [], [], {}
+    for s in (*wanted["leaderboard"], *wanted["incomplete"]):
         target, over, worst = s["target"] or {}, s["over_trivial"] or {}, s["worst"] or (None, None)
+        if s in wanted["incomplete"]:
+            count = len(wanted["common"])
+            by_source = {source: [seed for of, seed in s["lacks"] if of == source] for source, _ in s["lacks"]}
+            apart.append(
+                [
+                    ([s["label"]], []),
+                    ([], [count - len(s["lacks"]), count]),
+                    ([f"{source}:" for source in by_source], [seed for own in by_source.values() for seed in own]),
+                    ([], [target.get("value")]),
+                    ([], [target.get("low"), target.get("high")]),
+                    ([worst[0]] if worst[0] else [], [worst[1]]),
+                ]
+            )
+            continue
         bounds = [over.get("difference"), over.get("low"), over.get("high")]
         board.append(
             [
@@ -203,7 +224,7 @@ def expected_cells(entries, wanted):
     for name, (value, (domain, worst)) in wanted["trivial"].items():
         empty = ([], [])
         board.append([([name], []), empty, ([], [value]), empty, empty, ([domain], [worst]), *[empty] * 5])
-    out["Leaderboard"] = board
+    out["Leaderboard"], out["Incomplete entries"] = board, apart
     runs = [run for own in entries.values() for run in own]
     sources = sorted({reference.tag(run, "source") for run in runs})
     domains = sorted({domain for run in runs for domain in run.scores})
@@ -216,6 +237,8 @@ def expected_cells(entries, wanted):
     out["Thresholds that travelled"] = [
         [
             ([t["label"]], []),
+            ([], [t["normals"]]),
+            ([], t["expected"] or []),
             ([], [t["source_fpr"]]),
             ([], [t["fpr"]]),
             ([], [t["tpr"]]),
@@ -245,7 +268,7 @@ def expected_cells(entries, wanted):
             ([], seeds[s["label"]]),
             *(([], [s[name]]) for name in ("fit_seconds", "evaluate_seconds", "peak_mb")),
         ]
-        for s in wanted["leaderboard"]
+        for s in (*wanted["leaderboard"], *wanted["incomplete"])
     ]
     return {title: rows for title, rows in out.items() if rows}
 
@@ -289,6 +312,10 @@ def check_headline(tables, wanted):
         assert alike == (bool(wanted["common"]) and s["label"] in tied)
         assert (s["label"] in told.partition("Not shown to beat the trivial scores")[2]) == (not s["beats_trivial"])
     assert ("apart from every other" in told) == (len(board) > 1 and not tied)
+    assert ("the only entry that is complete" in told) == (len(board) == 1 and bool(wanted["incomplete"]))
+    for s in wanted["incomplete"]:
+        there = len(wanted["common"]) - len(s["lacks"])
+        assert f"{s['label']} ({there} of {len(wanted['common'])} runs)" in told.partition("Incomplete")[2]
     assert ("beats the trivial scores" in told) == all(s["beats_trivial"] for s in board)
     says(next(line for line in lines if "worst transfer" in line), [best["worst"][0]], [best["worst"][1]])
 

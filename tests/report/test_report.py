@@ -15,8 +15,9 @@ from hdmap_mlflow.evaluation.metrics import image_metrics, thresholds
 from hdmap_mlflow.report import charts as drawing
 from hdmap_mlflow.report.arrange import arrange, reported
 from hdmap_mlflow.report.charts import charts
-from hdmap_mlflow.report.sections import headline, html, markdown, remarks, shade
+from hdmap_mlflow.report.page import html, markdown, shade
 from hdmap_mlflow.report.selection import SELECTION_RULES, Pick
+from hdmap_mlflow.report.summary import headline, remarks
 from hdmap_mlflow.report.tables import long_table, tabulate
 
 GOLDEN = Path(__file__).with_name("report.golden.md")
@@ -177,7 +178,7 @@ def test_the_csv_has_a_row_a_run_and_domain():
 
 @pytest.mark.slow
 def test_a_report_needs_neither_mlflow_nor_torch():
-    code = "import sys, hdmap_mlflow.report.sections, hdmap_mlflow.report.charts, hdmap_mlflow.report.write\n"
+    code = "import sys, hdmap_mlflow.report.page, hdmap_mlflow.report.charts, hdmap_mlflow.report.write\n"
     code += "print([m for m in ('mlflow', 'torch', 'anomalib') if m in sys.modules])"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.strip() == "[]"
 

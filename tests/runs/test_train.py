@@ -200,6 +200,24 @@ def test_training_stops_after_the_patience_and_goes_back_to_the_best_epoch(tmp_p
     assert (len(model.trained), len(model.validated)) == (8, 8)  # nothing is validated before the first epoch
 
 
+class Forked(Rehearsed):
+    """Logs for steps and epochs at once, as anomalib's models do, and something of its own that only sounds like it."""
+
+    def training_step(self, batch: Any, *_: Any, **__: Any) -> Tensor:
+        loss = super().training_step(batch)
+        self.log("loss", loss, on_step=True, on_epoch=True, batch_size=4)
+        self.log("lr_step", torch.tensor(3.0), batch_size=4)
+        self.log("lr", torch.tensor(2.0), batch_size=4)
+        return loss
+
+
+def test_a_loss_is_told_once_an_epoch_as_its_mean(tmp_path: Path) -> None:
+    *_, told = fit(tmp_path, Forked(), max_epochs=2)
+    assert {"loss_step", "loss_epoch"}.isdisjoint(told[0][1])
+    assert [values["loss"] for _, values in told] == [-0.5, -2.5] == [values["train_loss"] for _, values in told]
+    assert (told[0][1]["lr"], told[0][1]["lr_step"]) == (2, 3), "no fork of Lightning's"
+
+
 def test_training_that_keeps_improving_in_time_runs_to_its_last_epoch(tmp_path: Path) -> None:
     settings: dict[str, Any] = {"limit_train_batches": 1, "limit_val_batches": 1, "precision": "bf16-mixed"}
     model, path, record, told = fit(tmp_path / "run", max_epochs=6, early_stopping_patience=3, **settings)

@@ -236,12 +236,22 @@ def test_a_run_lies_below_its_parent_and_goes_on_where_it_is_told(shared):
     assert run.data.tags[PARENT] == "study", "it stays where it was"
 
 
-def test_inside_mlflow_run_the_projects_own_run_is_written(shared, monkeypatch):
-    own = shared.create("project", {}, None)
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [("upset-shrike-42", "mine"), ("of my own", "of my own"), ("test-run-1", "test-run-1"), ("upset-shrike", None)],
+)
+def test_inside_mlflow_run_the_projects_own_run_is_written_and_keeps_the_name_that_it_was_given(
+    shared, monkeypatch, before, after
+):
+    own = shared.create(before, {}, None)
     monkeypatch.setenv("MLFLOW_RUN_ID", own)
     with tracking.start(shared.uri, "no such experiment", "mine", {}, resume="another") as record:
         pass
-    assert record.run_id == own and back(record).info.run_name == "mine" and back(record).info.status == "FINISHED"
+    assert (
+        record.run_id == own
+        and back(record).info.run_name == (after or before)
+        and back(record).info.status == "FINISHED"
+    )
     assert shared.client.get_experiment_by_name("no such experiment") is None
     elsewhere = Store(shared.uri, "elsewhere")
     assert elsewhere.experiment_id == shared.experiment_id, "mlflow run chose it"

@@ -88,7 +88,7 @@ def test_the_headline_of_a_study_says_the_references_numbers(objectives, trials)
     counted = next(line for line in lines if "trials:" in line)
     assert numbers(counted)[0] == len(trials) and len(numbers(counted)) == 1 + len(told["counts"])
     assert all(f"{count} {state}" in counted for state, count in told["counts"].items())
-    assert any(" won: " in line for line in lines) == (best is not None)
+    assert any(" is the best so far: " in line for line in lines) == (best is not None)
     if best:
         gain = [round(number, 4) for number in told["baseline"] or ()]
         assert numbers(lines[-1]) == [told["best"], *told["values"], *gain, told["best"] + 3]

@@ -92,15 +92,23 @@ def test_a_study_finds_the_better_settings_and_shows_them(maps, store, capsys):
     for columns, count in reference.gains([(s, again["baseline", s], again["best", s]) for s in (0, 1)]).values():
         cells = [f"{mean:{sign}.4f} ± {sd:.4f}" for (mean, sd), sign in zip(columns, ("", "", "+"), strict=True)]
         assert f"| {' | '.join(cells)} | {count} |" in note
-    assert f"Trial {best.number} won: val_auroc {best.value:.4g}" in note and f"{gain:+.4f} ± 0.0000" in note
+    assert (
+        f"Trial {best.number} is the best so far: val_auroc {best.value:.4g}" in note
+        and f"{gain:+.4f} ± 0.0000" in note
+    )
     trained = setup.configure("patchcore", "quickstart-best", str(asked.folder / "best_condition.json"))
     assert trained.model.settings["num_neighbors"] == best.params["model.num_neighbors"]
+    assert optuna.load_study(study_name="s", storage="sqlite:///optuna.db").metric_names == ["val_auroc"]
+    lines = said.splitlines()
+    begun = next(i for i, line in enumerate(lines) if line.startswith("started trial 0 (baseline): model."))
+    assert "; log " in lines[begun] and "[1/6] trial 0" in lines[begun + 1], "said when it begins, not when it ends"
+    assert "(best so far 0.75, trial 0)" in lines[begun + 1]
     assert "optuna-dashboard sqlite" in said and re.search(r"\[1/6\] trial 0 \(baseline\): val_auroc 0.75", said)
 
     tune(asked, launch())  # again: nothing is run
     assert len(trial_notes("begin")) == len(trials) + 4
     status(asked.wanted)
-    assert f"Trial {best.number} won" in capsys.readouterr().out
+    assert f"Trial {best.number} is the best so far" in capsys.readouterr().out
     with pytest.raises(BadInput, match=r"search.model.num_neighbors: 1 to 15 then, none now"):
         tune(search(maps, overrides=f"{SMALL},model.num_neighbors=3"), launch())
     with pytest.raises(BadInput, match=r"data.validation: source_holdout then, source_test now"):

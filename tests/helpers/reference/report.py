@@ -121,10 +121,42 @@ def pairs(entries, common):
     return {pair: (*result, p) for (pair, result), p in zip(found.items(), adjusted, strict=True)}
 
 
+def complete(entries):
+    """Labels of the entries that are ranked: the largest block of entries x pairs, less who lacks what most have."""
+    have = {label: {key(run) for run in runs} for label, runs in entries.items()}
+    blocks = [some for n in range(1, len(have) + 1) for some in combinations(sorted(have), n)]
+    size = {some: len(some) * len(set.intersection(*(have[label] for label in some))) for some in blocks}
+    block = max(blocks, key=lambda some: (size[some], len(some)))
+    pairs = set().union(*(have[label] for label in block))
+    usual = {pair for pair in pairs if sum(pair in have[label] for label in block) > len(block) / 2}
+    finished = [label for label in block if usual <= have[label]]
+    chosen = finished if len(finished) > 1 else list(block)
+    rivals = [label for label in have if label not in chosen and len(have[label]) >= len(have[chosen[0]])]
+    return [] if len(chosen) == 1 and rivals else chosen
+
+
+def unproven(runs):
+    """Whether the mean AUROC on the sources is not shown to be above chance and above every trivial score."""
+    own = {}
+    for run in runs:
+        source = tag(run, "source")
+        if auroc(rows(run, source)) is not None:
+            own.setdefault(source, []).append(run)
+    found = {source: table(of, source) for source, of in own.items()}
+    if not own:
+        return False
+    if None in found.values():
+        return any(unproven([run]) for of in own.values() for run in of)
+    low = intervals.mean_interval({source: arrays(t) for source, t in found.items()})[1]
+    bars = [[auroc(rows(of[0], source), column) for source, of in own.items()] for column in TRIVIAL]
+    return low <= max([0.5, *(mean(values) for values in bars if None not in values)])
+
+
 def standing(label, entries, common, tests):
-    """One line of the leaderboard."""
+    """One line of the leaderboard, or of the incomplete entries."""
     runs = entries[label]
-    used = [run for run in runs if key(run) in common] or runs
+    lacks = sorted(common - {key(run) for run in runs})
+    used = runs if lacks else [run for run in runs if key(run) in common] or runs
     cells, mine = matrix(runs), target_tables(used)
     value, low, high = intervals.mean_interval({d: arrays(t) for d, t in mine.items()}) if mine else (None,) * 3
     trivial = [compared(mine, target_tables(used, column)) for column in TRIVIAL] if mine else []
@@ -135,11 +167,13 @@ def standing(label, entries, common, tests):
     for run in used:
         by_seed.setdefault(key(run)[1], []).extend(auroc(rows(run, d)) for d in targets(run))
     means = [m for values in by_seed.values() if (m := mean(values)) is not None]
-    others = [target_tables([r for r in entries[o] if key(r) in common]) for o in entries if o != label]
+    rivals = [o for o in entries if o != label and common <= {key(run) for run in entries[o]}]
+    others = [target_tables([r for r in entries[o] if key(r) in common]) for o in rivals]
     matched = all(set(mine[d]) == set(other[d]) for other in others for d in mine if d in other)
-    ranked = bool(common) and bool(mine) and matched
+    ranked = bool(common) and not lacks and bool(mine) and matched
     over = min(trivial, key=lambda found: found[0]) if trivial else None
     both = value is not None and source is not None
+    proven = not unproven(runs)
     costs = {
         name: [run.metrics[f"cost/{name}"] for run in used if f"cost/{name}" in run.metrics]
         for name in ("fit_seconds", "evaluate_seconds", "fit_peak_MB")
@@ -152,9 +186,11 @@ def standing(label, entries, common, tests):
         "target": {"value": value, "low": low, "high": high} if mine else None,
         "target_sd": sd(means),
         "worst": (worst, away[worst]) if worst else None,
-        "ratio": value / source if both else None,
+        "ratio": value / source if both and proven else None,
         "gap": source - value if both else None,
-        "skill": (value - 0.5) / (source - 0.5) if both and source > 0.5 else None,
+        "skill": (value - 0.5) / (source - 0.5) if both and proven else None,
+        "unproven": not proven,
+        "lacks": lacks,
         "over_trivial": dict(zip(("difference", "low", "high", "p"), over, strict=True)) if over else None,
         "beats_trivial": bool(trivial) and all(found[1] > 0 for found in trivial),
         "fit_seconds": mean(costs["fit_seconds"]),
@@ -204,15 +240,33 @@ def rate(found, label, cut):
     return mean(map(float, alarms)) if alarms else None
 
 
+def shares(maps, above, tried):
+    """95 % bounds of the share of `tried` maps above a score that `above` of `maps` exceed, by counting.
+
+    Every place of the next map among the others is equally likely, and so on: Polya's urn.
+    """
+    chances = [1.0]  # of 0, 1, ... alarms after each map
+    for drawn in range(tried):
+        odds = [(above + 1 + alarms) / (maps + 1 + drawn) for alarms in range(drawn + 1)]
+        stay = [chance * (1 - odd) for chance, odd in zip(chances, odds, strict=True)]
+        rise = [chance * odd for chance, odd in zip(chances, odds, strict=True)]
+        chances = [a + b for a, b in zip([*stay, 0.0], [0.0, *rise], strict=True)]
+    upto = np.cumsum(chances)
+    return tuple(float(np.argmax(upto >= level - 1e-12) / tried) for level in (0.025, 0.975))
+
+
 def travel(label, runs):
     """What the entry's 99 % thresholds do: on the source, on all targets, and on the worst pair of domains."""
-    own, fpr, tpr, by_pair = [], [], [], {}
+    own, fpr, tpr, by_pair, counts = [], [], [], {}, []
     for run in runs:
         source = tag(run, "source")
         cut = quantile_99(rows(run, source, "val"))
         if cut is None:
             continue
         own.append(rate(rows(run, source), 0, cut))
+        normal = [row["score"] for row in rows(run, source, "val") if row["label"] == 0]
+        above, tried = sum(score > cut for score in normal), sum(row["label"] == 0 for row in rows(run, source))
+        counts.append((len(normal), above, tried))
         for domain in targets(run):
             fpr.append(rate(rows(run, domain), 0, cut))
             tpr.append(rate(rows(run, domain), 1, cut))
@@ -221,6 +275,8 @@ def travel(label, runs):
     worst = max(pairs, key=pairs.get) if pairs else None
     return {
         "label": label,
+        "normals": min(counts)[0] if counts else None,
+        "expected": shares(*min(counts)) if counts and min(counts)[2] else None,
         "source_fpr": mean(own),
         "fpr": mean(fpr),
         "tpr": mean(tpr),
@@ -296,13 +352,17 @@ def missing(entries, common):
         for domain in domains
         if all(auroc(rows(run, domain)) is None for run in runs if domain in run.scores)
     ]
-    kept = {label: [r for r in found if key(r) in common] or found for label, found in entries.items()}
+    ranked = [label for label in entries if common <= have[label]]
+    kept = {
+        label: [r for r in found if key(r) in common] or found if label in ranked else found
+        for label, found in entries.items()
+    }
     for label, found in kept.items():
         for domain in {d for run in found for d in targets(run)}:
             if table([run for run in found if domain in targets(run)], domain) is None:
                 lines.append((label, "different maps", domain))
     found = {label: target_tables(runs) for label, runs in kept.items()}
-    for one, other in combinations(sorted(entries), 2) if common else ():
+    for one, other in combinations(sorted(ranked), 2) if common else ():
         unlike = [d for d in found[one] if d in found[other] and set(found[one][d]) != set(found[other][d])]
         lines += [(one, other, "not compared", *unlike)] if unlike else []
     return lines
@@ -310,9 +370,11 @@ def missing(entries, common):
 
 def report(entries):
     """All numbers of the report under the names of its tables."""
-    common = set.intersection(*({key(run) for run in runs} for runs in entries.values()))
-    tests = pairs(entries, common)
-    board = [standing(label, entries, common, tests) for label in entries]
+    chosen = complete(entries)
+    ranked = {label: runs for label, runs in entries.items() if label in chosen} or entries
+    common = set.intersection(*({key(run) for run in runs} for runs in ranked.values())) if chosen else set()
+    tests = pairs(ranked, common) if chosen else {}
+    board = [standing(label, entries, common, tests) for label in ranked]
     first = next(iter(entries.values()))[0]
     return {
         "common": common,
@@ -320,9 +382,10 @@ def report(entries):
         "leaderboard": sorted(
             board, key=lambda s: (s["rank"] or 999, -(s["target"] or {"value": 0})["value"], s["label"])
         ),
+        "incomplete": [standing(label, entries, common, tests) for label in entries if label not in ranked],
         "trivial": trivial(entries),
         "pairs": tests,
-        "picks": picks(entries, common),
+        "picks": picks(ranked, common),
         "travels": [travel(label, entries[label]) for label in sorted(entries)],
         "missing": missing(entries, common),
         "validation": tag(first, "validation"),
