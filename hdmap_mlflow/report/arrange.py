@@ -14,6 +14,7 @@ from hdmap_mlflow.config import NOT_IDENTITY
 from hdmap_mlflow.errors import BadInput
 from hdmap_mlflow.evaluation.intervals import placements
 from hdmap_mlflow.evaluation.metrics import raw
+from hdmap_mlflow.evaluation.sample import MAPS, Sample
 from hdmap_mlflow.names import Tag
 from hdmap_mlflow.runs.history import RunRecord
 
@@ -38,9 +39,19 @@ def is_oracle(run: RunRecord) -> bool:
     return run.tag("oracle") == "true"
 
 
+def sample_of(run: RunRecord) -> Sample:
+    """What the run's intervals took for independent; runs of before took maps."""
+    return Sample(run.tag("sample") or MAPS.name)
+
+
 def reported(run: RunRecord, domain: str) -> pd.DataFrame:
-    """The maps of a domain on which a run is reported, ordered by content: the data's digest ignores files' names."""
+    """The maps of a domain on which a run is reported, ordered by content: the data's digest ignores files' names.
+
+    Where recordings are the sample, `unit` is the recording (or stretch of files) of each.
+    """
     table = run.part("test", domain)
+    if (units := sample_of(run).units(table)) is not None:
+        table = table.assign(unit=units)
     order = np.lexsort([table["image_mean"], table["image_max"], table["label"]])  # the last is the first key
     return table.iloc[order].reset_index(drop=True)
 
@@ -162,6 +173,7 @@ def _refuse_mixtures(records: Sequence[RunRecord]) -> None:
     checks = {
         f"data (tag {Tag.DATA_DIGEST})": (lambda r: r.tag("data_digest"), "--data-digest"),
         f"protocol (tag {Tag.VALIDATION})": (lambda r: r.tag("validation"), "--validation"),
+        f"sample of their intervals (tag {Tag.SAMPLE})": (lambda r: sample_of(r).name, "hdmap rescore --sample"),
         "share of validation maps": (lambda r: r.params.get("data.val_fraction", "null"), "--experiment"),
     }
     for what, (of, flag) in checks.items():
