@@ -21,9 +21,17 @@ if TYPE_CHECKING:
     from hdmap_mlflow.data.datamodule import MultiDomainHDMAPDataModule as DataModule
 
 
+KINDS = {  # as a picture's title has them
+    "most": "most anomalous",
+    "least": "least anomalous",
+    "wrong": "most wrong",
+    "same": "the one that every model is shown with",
+}
+
+
 @dataclass(frozen=True)
 class Chosen:
-    """A map to show: its row in the domain's table, why (`most`, `least`, `wrong`) and its rank in that kind."""
+    """A map to show: its row in the domain's table, why (a kind of `KINDS`) and its rank in that kind."""
 
     row: int
     kind: str
@@ -31,13 +39,20 @@ class Chosen:
 
 
 def choose(table: pd.DataFrame, threshold: float | None, k: int) -> list[Chosen]:
-    """The k most and k least anomalous maps, and of the others the k that the threshold gets most wrong."""
+    """The k most and k least anomalous maps, and of the others the k that the threshold gets most wrong.
+
+    Last comes a map that does not depend on the scores, so that models can be compared on it: the fault map (of a
+    domain without one, the good map) of median mean.
+    """
     label, score = raw(table)
     order = np.argsort(score, kind="stable")
     kinds = {"most": order[::-1][:k], "least": order[:k]}
     if threshold is not None:
         wrong = np.setdiff1d(np.flatnonzero((score >= threshold) != label), [*kinds["most"], *kinds["least"]])
         kinds["wrong"] = wrong[np.argsort(-np.abs(score[wrong] - threshold), kind="stable")][:k]
+    if k:
+        shown = np.flatnonzero(label == label.max())
+        kinds["same"] = shown[np.argsort(table["image_mean"].to_numpy()[shown], kind="stable")][len(shown) // 2 :][:1]
     out: dict[int, Chosen] = {}
     for kind, rows in kinds.items():
         for rank, row in enumerate(rows, 1):
@@ -54,7 +69,7 @@ def file_name(one: Chosen, table: pd.DataFrame) -> str:
 
 def title(domain: str, row: pd.Series, one: Chosen, threshold: float | None, simulated: bool) -> str:
     """What a picture shows and why it was chosen, in two lines."""
-    why = {"most": "most anomalous", "least": "least anomalous", "wrong": "most wrong"}[one.kind]
+    why = KINDS[one.kind]
     told = f"score {row['score']:.4g}"
     if threshold is not None:
         alarm = row["score"] >= threshold

@@ -21,6 +21,10 @@ if TYPE_CHECKING:
     from hdmap_mlflow.runs.train import TrainingRecord
 
 Distances = Mapping[str, Mapping[str, float]]
+COMPARE = (
+    f"To compare this run with others on MLflow's compare page, choose `{SOURCE_AUROC}` for the x-axis and "
+    f"`{MEAN_AUROC}` for the y-axis; it opens on other ones."
+)
 SIMULATED = "The maps are simulated: these figures say nothing about a real gearbox."
 
 
@@ -179,7 +183,7 @@ class Result:
         """The description of the run that the MLflow UI shows."""
         lines = [f"**{self.config.name}** ({self.config.data.validation}) {self.config.description}".strip(), ""]
         lines += markdown_table(self.header(), self.rows(), left=2)
-        return "\n".join([*lines, "", self.verdict(), "", *(f"- {line}" for line in self.remarks())])
+        return "\n".join([*lines, "", self.verdict(), "", *(f"- {line}" for line in (*self.remarks(), COMPARE))])
 
     def record(self, training: TrainingRecord, checkpoint: Path, path: Path) -> dict[str, object]:
         """The guideline's result record (`result_<condition>_<timestamp>.json`)."""

@@ -14,7 +14,19 @@ def test_the_most_the_least_and_then_the_most_wrong_of_the_rest_are_chosen():
     assert [(one.row, one.kind) for one in chosen] == [(2, "most"), (4, "least"), (5, "wrong")]
     names = [file_name(one, TABLE) for one in chosen]
     assert names == ["good/most_1_2.png", "fault/least_1_4.png", "fault/wrong_1_5.png"]
-    assert {one.kind for one in choose(TABLE, None, 2)} == {"most", "least"}
+    assert {one.kind for one in choose(TABLE, None, 2)} == {"most", "least", "same"}
+    assert choose(TABLE, 5, 0) == []
+
+
+def test_one_fault_map_is_shown_whatever_a_model_makes_of_it():
+    """That of the median mean; where the scores have chosen it, too, there is one picture of it."""
+    content = TABLE["path"].map(lambda path: int(path[-6]) % 3).to_numpy()  # the fault maps' are 1, 2, 0, 1
+    for scores in (TABLE["score"], -TABLE["score"], TABLE["score"] * 0):
+        table = TABLE.assign(image_mean=content, score=scores)
+        assert 7 in [one.row for one in choose(table, None, 1)]
+    assert len(choose(TABLE.assign(image_mean=content), None, 8)) == 8
+    good = TABLE[TABLE["label"] == 0]
+    assert [one.row for one in choose(good, None, 1) if one.kind == "same"] == [1]
 
 
 def test_few_maps_are_shown_once_each():

@@ -194,6 +194,13 @@ def test_what_the_transfer_cannot_say_of_a_bad_source_is_absent(source, left):
     assert found["target_worst/image_AUROC"] == 0.8
 
 
+@pytest.mark.parametrize(("low", "there"), [(0.51, True), (0.5, False), (0.3, False), (0.0, False), (None, True)])
+def test_there_is_no_skill_where_the_interval_of_the_source_holds_chance(low, there):
+    """A source of .5225 would make a target of .6 a skill of 4.4."""
+    found = metrics.transfer({"image_AUROC": 0.5225}, {"b": {"image_AUROC": 0.6}}, low)
+    assert ("transfer/skill" in found) == there and found["transfer/ratio"] == pytest.approx(0.6 / 0.5225)
+
+
 def test_clamped_scores_are_in_the_unit_of_the_validation_range_around_its_f1_threshold():
     val = pd.DataFrame({"label": [0, 0, 1, 1], "score": [1.0, 2, 3, 5]})  # 4 wide, best F1 at 3
     np.testing.assert_allclose(cards.normalised(val, np.array([-9.0, 1, 2, 3, 4, 5, 9])), [0, 0, 0.25, 0.5, 0.75, 1, 1])

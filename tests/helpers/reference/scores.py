@@ -7,6 +7,7 @@ from fractions import Fraction
 from itertools import pairwise
 
 import numpy as np
+from reference import intervals
 
 Labels = Scores = np.ndarray
 
@@ -220,7 +221,7 @@ def run_metrics(val, source, targets, source_pixel=None, target_pixel=None, name
     home = at_home.get("image_AUROC", 0)
     if home > 0:
         out |= {"transfer/ratio": mean / home, "transfer/gap": home - mean}
-    if home > 0.5:
+    if home > 0 and intervals.auroc_interval(source["label"], np.asarray(source["score"], np.float64))[1] > 0.5:
         out["transfer/skill"] = (mean - 0.5) / (home - 0.5)
     return out
 
