@@ -47,7 +47,7 @@ HOUSE = {
     "execution": "gpus task board child preload forks watch executor local ray launch",
     "grid": "plan driver",
     "tuning": "request storage pruning space study findings search driver",
-    "report": "arrange selection tables summary citations sections latex charts page write",
+    "report": "arrange selection stacks tables summary citations sections latex charts page write",
     "cli": "app options catalogue show commands finished",
     " ": "__main__",
 }

@@ -13,17 +13,15 @@ from hdmap_mlflow.evaluation.cards import uncleared
 from hdmap_mlflow.evaluation.intervals import (
     Comparison,
     Interval,
-    auroc_interval,
-    compare,
     holm,
-    mean_interval,
     rate_expected,
 )
 from hdmap_mlflow.evaluation.metrics import TRIVIAL, carry_over, decisions, image_metrics, raw, thresholds
 from hdmap_mlflow.names import Scope, metric_name
 from hdmap_mlflow.report.arrange import Entry, Grid, auroc, mean, reported
 from hdmap_mlflow.report.selection import Pick, picks, target_auroc
-from hdmap_mlflow.runs.history import RunRecord, same_maps
+from hdmap_mlflow.report.stacks import Stack, differing, interval, mean_over, of_targets, stacked, target_tables, versus
+from hdmap_mlflow.runs.history import RunRecord
 
 ALPHA = 0.05
 
@@ -79,18 +77,6 @@ class Travel:
 
 
 @dataclass(frozen=True)
-class Stack:
-    """Scores (runs, n) of the same n maps; `maps` is one of their tables."""
-
-    maps: pd.DataFrame
-    scores: np.ndarray
-
-    @property
-    def label(self) -> np.ndarray:
-        return self.maps["label"].to_numpy(int)
-
-
-@dataclass(frozen=True)
 class Tables:
     """Everything that the report says."""
 
@@ -112,13 +98,13 @@ class Tables:
 def tabulate(grid: Grid, left_out: Sequence[str] = (), oracles: Sequence[RunRecord] = ()) -> Tables:
     """All tables of a grid; `left_out` are lines on runs that could not be read, `oracles` runs kept apart."""
     ranked = grid.complete or grid.entries
-    stacks = {entry.label: _stacks(entry, grid.compared(entry)) for entry in ranked}
+    stacks = {entry.label: of_targets(entry, grid.compared(entry)) for entry in ranked}
     pairs = _pairs(stacks) if grid.common else []
     matrices = {entry.label: matrix(grid, entry) for entry in grid.entries}
     board: list[Standing] = []
     incomplete: list[Standing] = []
     for entry in grid.entries:
-        own = stacks if entry.label in stacks else {entry.label: _stacks(entry, grid.compared(entry))}
+        own = stacks if entry.label in stacks else {entry.label: of_targets(entry, grid.compared(entry))}
         standing = _standing(grid, entry, matrices[entry.label], own, pairs)
         (board if own is stacks else incomplete).append(standing)
     board.sort(key=lambda s: (s.rank is None, -(s.target.value if s.target else 0), s.label))
@@ -150,44 +136,8 @@ def matrix(grid: Grid, entry: Entry) -> dict[tuple[str, str], Cell]:
             values = [value for table in tables if (value := auroc(table)) is not None]
             if values:
                 sd = float(np.std(values, ddof=1)) if len(values) > 1 else None
-                out[source, domain] = Cell(float(np.mean(values)), sd, len(values), _interval(tables))
+                out[source, domain] = Cell(float(np.mean(values)), sd, len(values), interval(tables))
     return out
-
-
-def _interval(tables: Sequence[pd.DataFrame]) -> tuple[float, float] | None:
-    stack = _stack(tables)
-    if stack is None:
-        return None
-    found = auroc_interval(stack.label, stack.scores)
-    return found.low, found.high
-
-
-def _stack(tables: Sequence[pd.DataFrame], column: str = "score") -> Stack | None:
-    """A column of tables that hold the same maps; None where they do not (another split), or lack it."""
-    if not all(column in table and table[column].notna().all() for table in tables):
-        return None
-    if not all(same_maps(tables[0], table) for table in tables):
-        return None
-    return Stack(tables[0], np.stack([table[column].to_numpy(float) for table in tables]))
-
-
-def _stacks(entry: Entry, keys: Sequence[tuple[str, int]], column: str = "score") -> dict[str, Stack]:
-    """Target domain -> scores of an entry's runs; without domains of one class or of other maps in each run."""
-    out = {}
-    for domain, tables in _targets(entry, keys).items():
-        stack = _stack(tables, column)
-        if stack is not None and len(np.unique(stack.label)) == 2:
-            out[domain] = stack
-    return out
-
-
-def _targets(entry: Entry, keys: Sequence[tuple[str, int]]) -> dict[str, list[pd.DataFrame]]:
-    """Target domain -> the reported maps of each run that has it."""
-    found: dict[str, list[pd.DataFrame]] = {}
-    for key in keys:
-        for domain in entry.runs[key].targets:
-            found.setdefault(domain, []).append(reported(entry.runs[key], domain))
-    return dict(sorted(found.items()))
 
 
 def _unlike(grid: Grid, stacks: Mapping[str, Mapping[str, Stack]]) -> list[str]:
@@ -195,32 +145,20 @@ def _unlike(grid: Grid, stacks: Mapping[str, Mapping[str, Stack]]) -> list[str]:
     lines = [
         f"{entry.label}: its runs hold different maps of {domain}, which counts in no target mean and no comparison"
         for entry in grid.entries
-        for domain, tables in _targets(entry, grid.compared(entry)).items()
-        if _stack(tables) is None
+        for domain, tables in target_tables(entry, grid.compared(entry)).items()
+        if stacked(tables) is None
     ]
     for one, other in combinations(stacks if grid.common else (), 2):
-        if domains := _differing(stacks[one], stacks[other]):
+        if domains := differing(stacks[one], stacks[other]):
             lines.append(f"{one} and {other}: not compared, for they hold different maps of {', '.join(domains)}")
     return lines
-
-
-def _differing(one: Mapping[str, Stack], other: Mapping[str, Stack]) -> list[str]:
-    return [d for d in one if d in other and not same_maps(one[d].maps, other[d].maps)]
-
-
-def _versus(one: Mapping[str, Stack], other: Mapping[str, Stack]) -> Comparison | None:
-    """A paired test on the domains of both; None if there are none, or if one has other maps in each."""
-    both = [domain for domain in one if domain in other]
-    if not both or _differing(one, other):
-        return None
-    return compare({d: (one[d].label, one[d].scores, other[d].scores) for d in both})
 
 
 def _pairs(stacks: Mapping[str, Mapping[str, Stack]]) -> list[tuple[str, str, Comparison, float]]:
     """Paired tests of all entries on their common runs, the better first, with Holm-adjusted p-values."""
     found = []
     for one, other in combinations(stacks, 2):
-        result = _versus(stacks[one], stacks[other])
+        result = versus(stacks[one], stacks[other])
         if result is not None:
             better = result.difference >= 0
             opposite = Comparison(-result.difference, -result.high, -result.low, result.p)
@@ -231,9 +169,9 @@ def _pairs(stacks: Mapping[str, Mapping[str, Stack]]) -> list[tuple[str, str, Co
 
 def _standing(grid: Grid, entry: Entry, cells: Mapping, stacks: Mapping, pairs: Sequence) -> Standing:
     keys, mine, lacks = grid.compared(entry), stacks[entry.label], grid.lacks(entry)
-    target = mean_interval({d: (stack.label, stack.scores) for d, stack in mine.items()}) if mine else None
-    against = [found for name in TRIVIAL if (found := _versus(mine, _stacks(entry, keys, name)))]
-    unlike = any(_differing(mine, other) for other in stacks.values())
+    target = mean_over(mine) if mine else None
+    against = [found for name in TRIVIAL if (found := versus(mine, of_targets(entry, keys, name)))]
+    unlike = any(differing(mine, other) for other in stacks.values())
     source = mean(cell.mean for (s, d), cell in cells.items() if s == d)
     others = {f"{s} to {d}": cell.mean for (s, d), cell in cells.items() if s != d}
     carried, unproven = carry_over(source, target.value if target else None), unproven_source(entry)
@@ -273,7 +211,7 @@ def unproven_source(entry: Entry) -> str | None:
         table = reported(run, source)
         if table["label"].nunique() == 2:
             cells.setdefault(source, []).append(table)
-    if all(_stack(tables) for tables in cells.values()):
+    if all(stacked(tables) for tables in cells.values()):
         return _below(list(cells.values())) if cells else None
     reasons = [_below([[table]]) for tables in cells.values() for table in tables]
     return next((reason for reason in reasons if reason), None)
@@ -281,8 +219,8 @@ def unproven_source(entry: Entry) -> str | None:
 
 def _below(cells: Sequence[Sequence[pd.DataFrame]]) -> str | None:
     """The bar that the mean AUROC over domains does not clear; a domain's tables hold the same maps."""
-    stacks = [stack for tables in cells if (stack := _stack(tables))]
-    found = mean_interval({str(i): (stack.label, stack.scores) for i, stack in enumerate(stacks)})
+    stacks = [stack for tables in cells if (stack := stacked(tables))]
+    found = mean_over({str(i): stack for i, stack in enumerate(stacks)})
     trivial = {name: [auroc(tables[0], column) for tables in cells] for column, name in TRIVIAL.items()}
     bars = {name: float(np.mean(values)) for name, values in trivial.items() if None not in values}  # type: ignore[arg-type]
     return uncleared(found.bounds(), {"chance": 0.5} | bars)
