@@ -19,6 +19,7 @@ from scipy.stats import betabinom, binomtest, bootstrap, norm, rankdata, t
 LEVEL = 0.95
 Z = norm.ppf((1 + LEVEL) / 2)  # half the width of an interval, in standard errors
 RESAMPLES = 200
+POWER = 0.8  # of a test on the smallest difference that it is said to tell
 
 
 @dataclass(frozen=True)
@@ -41,6 +42,11 @@ class Comparison:
     low: float
     high: float
     p: float
+
+    @property
+    def detectable(self) -> float:
+        """The smallest true difference that such data tell at 5 % with a power of 80 %."""
+        return (self.high - self.low) / 2 * (1 + norm.ppf(POWER) / Z)
 
 
 @dataclass(frozen=True)
@@ -245,6 +251,16 @@ def _degrees(parts: Sequence[tuple[float, float]]) -> float:
 
 
 Recordings = Mapping[str, np.ndarray]  # of a domain's maps
+
+
+def with_seeds(of_maps: Interval, sd: float, seeds: int) -> Interval:
+    """An interval that holds both the maps and the training seeds: their variances are summed.
+
+    `sd` is that of the figure over two seeds or more (ddof 1); its part has Student's width.
+    """
+    part = float(t.ppf((1 + LEVEL) / 2, seeds - 1)) * sd / np.sqrt(seeds)
+    low, high = (float(np.hypot(end - of_maps.value, part)) for end in (of_maps.low, of_maps.high))
+    return Interval(of_maps.value, max(of_maps.value - low, 0.0), min(of_maps.value + high, 1.0))
 
 
 def mean_interval(cells: Mapping[str, tuple[np.ndarray, np.ndarray]], recordings: Recordings | None = None) -> Interval:

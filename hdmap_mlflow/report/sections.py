@@ -6,11 +6,12 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from hdmap_mlflow.evaluation.intervals import Interval
 from hdmap_mlflow.evaluation.metrics import TRIVIAL
 from hdmap_mlflow.names import MEAN_AUROC, SOURCE_AUROC, WORST_AUROC
 from hdmap_mlflow.report.arrange import FREE
 from hdmap_mlflow.report.selection import ORACLE, SELECTION_RULES
-from hdmap_mlflow.report.summary import runs_of, weights_of
+from hdmap_mlflow.report.summary import SAMPLED, runs_of, weights_of
 from hdmap_mlflow.report.tables import ALPHA, Cell, Standing, Tables
 
 COMMIT = "mlflow.source.git.commit"  # a tag of MLflow's own
@@ -69,6 +70,7 @@ def _leaderboard(tables: Tables) -> Section:
         "target mean",
         "95 % interval",
         "sd",
+        "with seeds",
         "worst target",
         "source",
         "ratio",
@@ -78,11 +80,12 @@ def _leaderboard(tables: Tables) -> Section:
     ]
     rows = [_standing(standing) for standing in tables.leaderboard]
     for name, (mean, (domain, worst)) in tables.trivial.items():
-        rows.append([f"trivial: {name}", "", number(mean), *[""] * 2, f"{worst:.3f} ({domain})", *[""] * 5])
+        rows.append([f"trivial: {name}", "", number(mean), *[""] * 3, f"{worst:.3f} ({domain})", *[""] * 5])
     notes = [
         "rank = 1 + the number of entries that are better by a paired DeLong test on the same maps "
         f"(Holm-adjusted p < {ALPHA:g}); entries of one rank are tied.",
-        "The interval takes the maps as the sample and the fitted models as given; the sd is over seeds (ddof 1).",
+        f"The interval takes the {SAMPLED[tables.sample]} as the sample and the fitted models as given; the sd is over "
+        "seeds (ddof 1); the interval with seeds holds both.",
         "over trivial = target mean less that of the best trivial score on the same maps [95 % interval].",
         "ratio = target mean / source, gap = source - target mean, skill = (target mean - .5) / (source - .5).",
     ]
@@ -111,8 +114,9 @@ def _standing(s: Standing) -> list[str]:
         s.label,
         "-" if s.rank is None else str(s.rank),
         number(s.target.value if s.target else None),
-        f"{s.target.low:.3f} to {s.target.high:.3f}" if s.target else "-",
+        _ends(s.target),
         number(s.target_sd),
+        _ends(s.with_seeds),
         f"{s.worst[1]:.3f} ({s.worst[0]})" if s.worst else "-",
         number(s.source),
         number(s.ratio),
@@ -122,11 +126,15 @@ def _standing(s: Standing) -> list[str]:
     ]
 
 
+def _ends(interval: Interval | None) -> str:
+    return f"{interval.low:.3f} to {interval.high:.3f}" if interval else "-"
+
+
 def short_board(tables: Tables) -> Section:
     """The leaderboard as it fits a page of a paper."""
     header, rows = ["entry", "rank", "source", "target mean", "95 % interval", "worst target", "over trivial"], []
     for row in _leaderboard(tables).rows:
-        label, rank, target, interval, _, worst, source, *_, over = row
+        label, rank, target, interval, _, _, worst, source, *_, over = row
         rows.append([label, rank, source, target, interval, worst, over])
     return Section("Summary", header, rows)
 
@@ -140,7 +148,7 @@ def _incomplete(tables: Tables) -> Section:
             seeds.setdefault(source, []).append(str(seed))
         lacks = "; ".join(f"{source}: seed{'s' * (len(of) > 1)} {', '.join(of)}" for source, of in seeds.items())
         own = _standing(s)
-        rows.append([s.label, runs_of(s, tables), lacks, own[2], own[3], own[5]])
+        rows.append([s.label, runs_of(s, tables), lacks, own[2], own[3], own[6]])
     header = ["entry", "runs", "lacks", "target mean", "95 % interval", "worst target"]
     note = "Not ranked: these figures are of the runs that there are, and of other ones than those of the leaderboard."
     return Section("Incomplete entries", header, rows, [note])
@@ -148,10 +156,14 @@ def _incomplete(tables: Tables) -> Section:
 
 def _tests(tables: Tables) -> Section:
     rows = [
-        [f"{one} over {other}", f"{c.difference:+.3f}", f"{c.low:+.3f} to {c.high:+.3f}", _p(p)]
+        [f"{one} over {other}", f"{c.difference:+.3f}", f"{c.low:+.3f} to {c.high:+.3f}", _p(p), number(c.detectable)]
         for one, other, c, p in tables.pairs
     ]
-    return Section("Paired tests", ["pair", "difference", "95 % interval", "adjusted p"], rows)
+    note = (
+        f"detectable = the smallest true difference that these {SAMPLED[tables.sample]} tell in four studies of five "
+        "(test at 5 %, not adjusted): what lies below it may be there and not show."
+    )
+    return Section("Paired tests", ["pair", "difference", "95 % interval", "adjusted p", "detectable"], rows, [note])
 
 
 def _p(value: float) -> str:

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 from hdmap_mlflow.config.protocols import PROTOCOLS
-from hdmap_mlflow.report.arrange import Entry
+from hdmap_mlflow.evaluation.sample import FEWEST, counts
+from hdmap_mlflow.report.arrange import Entry, reported
 from hdmap_mlflow.report.tables import ALPHA, Standing, Tables
+
+SAMPLED = {"recordings": "recordings", "order": "stretches of neighbouring files", "maps": "maps"}
 
 
 def headline(tables: Tables) -> list[str]:
@@ -56,12 +59,14 @@ def caption(tables: Tables) -> str:
     seeds = sorted({seed for _, seed in tables.grid.common})
     runs = f" with {len(seeds)} seed{'s' if len(seeds) > 1 else ''} each" if seeds else ""
     sources = sorted({source for source, _ in tables.grid.common}) or tables.grid.sources
+    how = "DeLong" if tables.sample == "maps" else "Obuchowski"
     kind = "simulated health data maps" if tables.simulated else "health data maps"
     return (
         f"Image AUROC under domain shift on {kind}: each model is trained on healthy maps of one domain "
         f"({', '.join(sources)}){runs} and tested unchanged on the others. Target mean: mean over the targets with "
-        "its 95 % interval over maps (DeLong); worst target: the lowest mean of a source and a target; over trivial: "
-        "target mean less that of the best training-free score on the same maps; rank: 1 + the number of models that "
+        f"its 95 % interval over {SAMPLED[tables.sample]} ({how}); worst target: the lowest mean of a source and a "
+        "target; over trivial: target mean less that of the best training-free score on the same maps; rank: 1 + the "
+        "number of models that "
         f"are better by a paired test (Holm-adjusted p < {ALPHA:g}). Data {tables.data_digest}, "
         f"protocol {tables.validation}."
     )
@@ -76,6 +81,7 @@ def remarks(tables: Tables) -> list[str]:
     protocol = PROTOCOLS.get(tables.validation)  # another version's may be unknown here
     lines.append(protocol.rule if protocol else f"Protocol {tables.validation}.")
     lines.append("Target maps chose nothing. Figures are from raw scores, never normalised or clamped.")
+    lines += _sample(tables)
     if random:
         lines.append(f"Random backbone weights, so not the method's quality: {', '.join(random)}.")
     lines += _saturation(tables)
@@ -84,6 +90,26 @@ def remarks(tables: Tables) -> list[str]:
     if tables.grid.superseded:
         count = tables.grid.superseded
         lines.append(f"{count} older repeat{'s' if count > 1 else ''} of the same run left out; the newest stands.")
+    return lines
+
+
+def _sample(tables: Tables) -> list[str]:
+    """How many recordings stand behind the figures; or that files in their order resemble one another."""
+    if tables.sample == "maps":
+        alike = sorted({domain for run in tables.grid.runs for domain in run.cards.get("dependence", {})})
+        return [
+            f"Intervals and tests take maps for independent, but neighbouring files of {', '.join(alike)} resemble one "
+            "another: they are too sure. Name the recordings in metadata.csv, or hdmap rescore --sample order."
+        ] * bool(alike)
+    told, few = [], []
+    for domain in tables.grid.domains:
+        table = next(reported(run, domain) for run in tables.grid.runs if domain in run.scores)
+        found = counts(table["label"].to_numpy(int), table["unit"].to_numpy())
+        told.append(f"{domain} {found.get(0, 0)} healthy and {found.get(1, 0)} fault")
+        few += [domain] if min(found.values()) < FEWEST else []
+    lines = [f"Intervals and tests take {SAMPLED[tables.sample]} for independent: {'; '.join(told)}."]
+    if few:
+        lines.append(f"Fewer than {FEWEST} of a class in {', '.join(few)}: intervals and tests there say little.")
     return lines
 
 

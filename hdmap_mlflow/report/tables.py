@@ -15,10 +15,11 @@ from hdmap_mlflow.evaluation.intervals import (
     Interval,
     holm,
     rate_expected,
+    with_seeds,
 )
 from hdmap_mlflow.evaluation.metrics import TRIVIAL, carry_over, decisions, image_metrics, raw, thresholds
 from hdmap_mlflow.names import Scope, metric_name
-from hdmap_mlflow.report.arrange import Entry, Grid, auroc, mean, reported
+from hdmap_mlflow.report.arrange import Entry, Grid, auroc, mean, reported, sample_of
 from hdmap_mlflow.report.selection import Pick, picks, target_auroc
 from hdmap_mlflow.report.stacks import Stack, differing, interval, mean_over, of_targets, stacked, target_tables, versus
 from hdmap_mlflow.runs.history import RunRecord
@@ -46,6 +47,7 @@ class Standing:
     source: float | None
     target: Interval | None
     target_sd: float | None
+    with_seeds: Interval | None  # of the target mean, over maps and seeds; None where there is one seed
     worst: tuple[str, float] | None
     ratio: float | None
     gap: float | None
@@ -93,6 +95,11 @@ class Tables:
     data_digest: str
     simulated: bool
     oracles: Sequence[RunRecord] = ()
+
+    @property
+    def sample(self) -> str:
+        """What intervals and tests take for independent: recordings, order or maps."""
+        return sample_of(self.grid.runs[0]).name
 
 
 def tabulate(grid: Grid, left_out: Sequence[str] = (), oracles: Sequence[RunRecord] = ()) -> Tables:
@@ -178,6 +185,7 @@ def _standing(grid: Grid, entry: Entry, cells: Mapping, stacks: Mapping, pairs: 
     seeds = sorted({seed for _, seed in keys})
     a_seed = [target_auroc([entry.runs[key] for key in keys if key[1] == seed]) for seed in seeds]
     by_seed = [value for value in a_seed if value is not None]
+    sd = float(np.std(by_seed, ddof=1)) if len(by_seed) > 1 else None
     beaten = sum(1 for _, other, _, p in pairs if other == entry.label and p < ALPHA)
     runs = [entry.runs[key] for key in keys]
     return Standing(
@@ -186,7 +194,8 @@ def _standing(grid: Grid, entry: Entry, cells: Mapping, stacks: Mapping, pairs: 
         runs=len(entry.runs),
         source=source,
         target=target,
-        target_sd=float(np.std(by_seed, ddof=1)) if len(by_seed) > 1 else None,
+        target_sd=sd,
+        with_seeds=with_seeds(target, sd, len(by_seed)) if target and sd is not None else None,
         worst=min(others.items(), key=lambda item: item[1]) if others else None,
         ratio=None if unproven else carried.get("ratio"),
         gap=carried.get("gap"),

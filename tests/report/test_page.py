@@ -129,7 +129,8 @@ def test_a_source_that_is_not_clearly_better_than_chance_has_no_ratio_and_no_ski
     assert good.ratio and good.skill and not good.unproven
     assert weak.ratio is weak.skill is None and weak.gap is not None and "is not above" in weak.unproven
     board = sections(tables)[0]
-    assert board.rows[1][7] == board.rows[1][9] == "-"
+    cells = dict(zip(board.header, board.rows[1], strict=True))
+    assert cells["ratio"] == cells["skill"] == "-"
     assert any(note.startswith("weak/quick: no ratio and no skill, for on the source") for note in board.notes)
 
 

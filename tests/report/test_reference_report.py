@@ -17,6 +17,8 @@ from hdmap_mlflow.report.tables import long_table, tabulate
 
 THREE = (("good", 2.5), ("fair", 2.2), ("poor", 1.0))
 
+DETECTABLE = (1.959964 + 0.841621) / 1.959964 / 2  # standard errors at 5 % and 80 % power, of an interval's width
+
 
 def altered(one, change, domains="ABC"):
     return replace(one, scores={d: change(t) if d in domains else t for d, t in one.scores.items()})
@@ -213,6 +215,7 @@ def expected_cells(entries, wanted):
                 ([], [target.get("value")]),
                 ([], [target.get("low"), target.get("high")]),
                 ([], [s["target_sd"]]),
+                ([], [s["with_seeds"]["low"], s["with_seeds"]["high"]] if s["with_seeds"] else []),
                 ([worst[0]] if worst[0] else [], [worst[1]]),
                 ([], [s["source"]]),
                 ([], [s["ratio"]]),
@@ -223,7 +226,7 @@ def expected_cells(entries, wanted):
         )
     for name, (value, (domain, worst)) in wanted["trivial"].items():
         empty = ([], [])
-        board.append([([name], []), empty, ([], [value]), empty, empty, ([domain], [worst]), *[empty] * 5])
+        board.append([([name], []), empty, ([], [value]), empty, empty, empty, ([domain], [worst]), *[empty] * 5])
     out["Leaderboard"], out["Incomplete entries"] = board, apart
     runs = [run for own in entries.values() for run in own]
     sources = sorted({reference.tag(run, "source") for run in runs})
@@ -231,7 +234,7 @@ def expected_cells(entries, wanted):
     for label, cells in wanted["matrices"].items():
         out[label] = [[([s], []), *(matrix_cell(cells.get((s, d))) for d in domains)] for s in sources]
     out["Paired tests"] = [
-        [([one, other], []), ([], [d]), ([], [low, high]), ([], [max(p, 0.001)])]
+        [([one, other], []), ([], [d]), ([], [low, high]), ([], [max(p, 0.001)]), ([], [(high - low) * DETECTABLE])]
         for (one, other), (d, low, high, _, p) in wanted["pairs"].items()
     ]
     out["Thresholds that travelled"] = [

@@ -7,7 +7,7 @@ mean is meant. Intervals are at 95 %, and come as (value, low, high).
 from __future__ import annotations
 
 import numpy as np
-from scipy.stats import norm
+from scipy.stats import norm, t
 
 Z = norm.ppf(0.975)
 
@@ -178,3 +178,10 @@ def ap_spread_over_recordings(label, score, recording, resamples):
             for column, name in enumerate(names):
                 weights[row, (label == one) & (recording == name)] = drawn[row, column]
     return np.std([average_precision_score(label, score, sample_weight=row) for row in weights], ddof=1)
+
+
+def with_seeds(value, low, high, means):
+    """The interval over maps, and Student's over the means of the seeds, as one: widths add as squares."""
+    half = t.ppf(0.975, len(means) - 1) * np.std(means, ddof=1) / np.sqrt(len(means))
+    down, up = np.sqrt((value - low) ** 2 + half**2), np.sqrt((high - value) ** 2 + half**2)
+    return {"value": value, "low": max(value - down, 0.0), "high": min(value + up, 1.0)}

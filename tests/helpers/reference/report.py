@@ -10,7 +10,7 @@ from __future__ import annotations
 from itertools import combinations
 
 import numpy as np
-from reference import intervals
+from reference import intervals, scores
 
 TRIVIAL = {"image_max": "image maximum", "image_mean": "image mean", "image_row": "row ratio"}
 READ = {}  # tables as rows, by the table: pandas takes its time
@@ -185,6 +185,7 @@ def standing(label, entries, common, tests):
         "source": source,
         "target": {"value": value, "low": low, "high": high} if mine else None,
         "target_sd": sd(means),
+        "with_seeds": intervals.with_seeds(value, low, high, means) if mine and len(means) > 1 else None,
         "worst": (worst, away[worst]) if worst else None,
         "ratio": value / source if both and proven else None,
         "gap": source - value if both else None,
@@ -229,10 +230,10 @@ def picks(entries, common):
     return out
 
 
-def quantile_99(val):
-    """The smallest good score of the validation maps above which at most 1 % of them lie; an alarm is above it."""
+def normal_quantile(val, percent=99):
+    """The smallest good score of the validation maps above which at most so many lie; an alarm is above it."""
     good = sorted(row["score"] for row in val if row["label"] == 0)
-    return next((s for s in good if 100 * sum(other > s for other in good) <= len(good)), None)
+    return next((s for s in good if 100 * sum(other > s for other in good) <= (100 - percent) * len(good)), None)
 
 
 def rate(found, label, cut):
@@ -260,7 +261,7 @@ def travel(label, runs):
     own, fpr, tpr, by_pair, counts = [], [], [], {}, []
     for run in runs:
         source = tag(run, "source")
-        cut = quantile_99(rows(run, source, "val"))
+        cut = normal_quantile(rows(run, source, "val"))
         if cut is None:
             continue
         own.append(rate(rows(run, source), 0, cut))
@@ -298,14 +299,16 @@ def image_metrics(found, val):
     """One domain's metrics in report.csv; thresholds are of the source's validation maps alone."""
     label = np.array([row["label"] for row in found])
     fault, good = ([row["score"] for row in found if row["label"] == of] for of in (1, 0))
-    out, cut = {}, quantile_99(val)
+    out = {}
     if fault and good:
         cuts = [np.inf, *{row["score"] for row in found}]
         rates = [(mean(float(s >= c) for s in good), mean(float(s >= c) for s in fault)) for c in cuts]
         out = {
             "image_AUROC": auroc(found),
             "image_AP": intervals.average_precision(np.array(fault), np.array(good)),
+            "image_pAUROC": scores.partial_auroc(label, np.array([row["score"] for row in found])),
             "image_TPR_at_1FPR": max(tpr for fpr, tpr in rates if fpr <= 0.01),
+            "image_TPR_at_5FPR": max(tpr for fpr, tpr in rates if fpr <= 0.05),
             "image_FPR_at_95TPR": min(fpr for fpr, tpr in rates if tpr >= 0.95),
             "baseline_max_AUROC": auroc(found, "image_max"),
             "baseline_mean_AUROC": auroc(found, "image_mean"),
@@ -314,8 +317,10 @@ def image_metrics(found, val):
         if len({row["label"] for row in val}) == 2:
             alarm = np.array([row["score"] for row in found]) >= best_f1(val)
             out["image_F1"] = 2 * (alarm & (label == 1)).sum() / (alarm.sum() + (label == 1).sum())
-    if cut is not None:
-        out |= {"FPR_at_normal_q99": rate(found, 0, cut), "TPR_at_normal_q99": rate(found, 1, cut)}
+    for percent in (99, 95):
+        if (cut := normal_quantile(val, percent)) is not None:
+            rates_at = {"FPR": rate(found, 0, cut), "TPR": rate(found, 1, cut)}
+            out |= {f"{name}_at_normal_q{percent}": value for name, value in rates_at.items()}
     return {name: value for name, value in out.items() if value is not None}
 
 
