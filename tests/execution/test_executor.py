@@ -182,6 +182,14 @@ def test_without_ray_the_way_out_is_named(store, monkeypatch):
         RayExecutor(store, Share())
 
 
+@pytest.mark.slow
+def test_ray_starts_and_ends_without_a_word(store, capfd):
+    """Of its token, its dashboard or its logs: none of it is of use to who started a grid."""
+    with RayExecutor(store, Share(cpus=1)) as pool:
+        assert pool.at_once
+    assert capfd.readouterr() == ("", "")
+
+
 def test_a_run_waits_for_its_gpu_and_gives_up_in_time(store, monkeypatch):
     from hdmap_mlflow.execution import gpus
 

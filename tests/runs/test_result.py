@@ -137,9 +137,9 @@ def test_the_description_of_a_run_is_this_text():
         "would read 0.613.",
         "- F1, and the realised FPR and TPR (at the 99 % quantile of normals), are at thresholds of the source's "
         "validation maps; image max, image mean and row ratio are the AUROC of the trivial scores.",
+        "- No row ratio is known of the source: two trivial scores are compared; hdmap verify adds it.",
         "- To compare this run with others on MLflow's compare page, choose `source/image_AUROC` for the x-axis and "
         "`target_mean/image_AUROC` for the y-axis; it opens on other ones.",
-        "- No row ratio is known of the source: two trivial scores are compared; hdmap verify adds it.",
     ]
 
 
