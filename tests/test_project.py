@@ -34,7 +34,7 @@ MAIN_MODELS = ["patchcore", "padim", "reverse_distillation", "draem", "draem_sev
 MAIN_MODELS += ["fastflow", "cflow", "uninet", "supersimplenet", "stfpm"]
 # The house, floor by floor: a file imports nothing that stands after it, at its head or within its functions.
 HOUSE = {
-    "": "names errors numbers files console process sqlite",
+    "": "names errors interrupt numbers files console process sqlite",
     "config": "protocols documents settings conditions layers identity",
     "data": "faults formats simulate matfiles packed folder metadata layout dataset splits datamodule",
     "models": "searchspace entry signature backbones registry",

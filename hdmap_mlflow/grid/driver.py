@@ -5,13 +5,13 @@ from __future__ import annotations
 import hashlib
 import json
 import socket
-import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from hdmap_mlflow import interrupt
 from hdmap_mlflow.console import markdown_table, show_table
 from hdmap_mlflow.errors import Incomplete
 from hdmap_mlflow.execution.board import Board, clock, final_rows
@@ -110,11 +110,8 @@ def carry_out(cells: Sequence[Cell], store: Store, launch: Launch) -> None:
     with tracking.start(store.uri, place.experiment, name, tags, resume=own) as record:
         record.json({"runs": [{"name": c.name, "fingerprint": c.fingerprint} for c in able]}, "grid.json")
         print(f"grid {record.run_id}: {sum(wants(launch, cell) for cell in cells)} of {len(able)} runs to do")
-        try:
+        with interrupt.explained(f"what finished is kept. To go on: {launch.resume}"):
             outcomes = _run(cells, store, launch, record)
-        except KeyboardInterrupt:
-            print(f"interrupted; what finished is kept. To go on: {launch.resume}", file=sys.stderr)
-            raise
         lost = sum(bool(outcome.unrecorded) for outcome in outcomes.values())
         left = lost - recover(cells) if lost else 0
         _finish(cells, outcomes, store.uri, record)

@@ -273,7 +273,8 @@ def start(
         yield record
     except KeyboardInterrupt:
         record.patience = min(record.patience, LAST_WORD)
-        _end_early(record, "KILLED", "interrupted")
+        with patience.asked_once(int(LAST_WORD)):
+            _end_early(record, "KILLED", "interrupted")
         raise
     except Stopped as stop:
         _end_early(record, "KILLED", str(stop))

@@ -5,13 +5,12 @@ from __future__ import annotations
 import contextlib
 import json
 import shlex
-import sys
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from hdmap_mlflow import tracking
+from hdmap_mlflow import interrupt, tracking
 from hdmap_mlflow.config import RunConfig, with_values
 from hdmap_mlflow.console import harmless, show_table
 from hdmap_mlflow.errors import BadInput, Incomplete
@@ -81,13 +80,11 @@ def tune(search: Search, launch: Launch) -> None:
         if search.oracle:
             print("ORACLE: the settings are chosen on target data; what comes out is no result")
         try:
-            with launch.executor(store) as pool:
-                _search(search, study, pool, launch, record, store)
-            _conclude(search, study, launch, record, store)
+            with interrupt.explained(f"what finished is kept. To go on: {launch.resume}"):
+                with launch.executor(store) as pool:
+                    _search(search, study, pool, launch, record, store)
+                _conclude(search, study, launch, record, store)
             print(tracking.invitation(store.uri, record.run_id, tracking.STUDIES))
-        except KeyboardInterrupt:
-            print(f"interrupted; what finished is kept. To go on: {launch.resume}", file=sys.stderr)
-            raise
         finally:
             study.give_back()
 
