@@ -42,7 +42,7 @@ HOUSE = {
     "models/own": "cflow cutpaste dinomaly draem_sevnet padim patchcore",
     "models ": "builder contract",
     "evaluation": "pixels intervals scoring metrics cards shift figures pictures",
-    "tracking": "database client patience journal record store views server",
+    "tracking": "database patience client journal record store views server",
     "runs": "meter extras setup identity train result history workdir flow export rescore verify upload",
     "execution": "gpus task board child preload forks watch executor local ray launch",
     "grid": "plan driver",

@@ -291,7 +291,8 @@ def _end_early(record: Record, status: str, reason: str) -> None:
     try:
         record.end(status, reason)
     except NotRecorded as problem:
-        print(f"hdmap: {problem}", file=sys.stderr)
+        if record.journal:  # else the same command writes it again
+            print(f"hdmap: {problem}", file=sys.stderr)
 
 
 def reopen(uri: str, run_id: str) -> Record:
