@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import io
 import os
-import signal
 import sys
 import warnings
 
 from cyclopts import CycloptsError
 
+from hdmap_mlflow import interrupt
 from hdmap_mlflow.cli import commands, finished  # noqa: F401 - they add the commands
 from hdmap_mlflow.cli.app import app
 from hdmap_mlflow.errors import BadInput, Incomplete, one_line
@@ -18,14 +18,14 @@ HELP = {"--help", "-h", "--version"}  # which end a command before it has done a
 MOST = 500  # characters of a line about a problem
 
 
-def _interrupt(signum: int, frame: object) -> None:
-    raise KeyboardInterrupt
-
-
 def main() -> None:
     """Run a subcommand. Exit codes: 0 done, 1 failed, 2 wrong input (one line on standard error), 130 interrupted."""
+    with interrupt.listening(), interrupt.explained(f"to run it again: {interrupt.command()}"):
+        _main()
+
+
+def _main() -> None:
     sys.path.append(os.getcwd())  # where a model of the user's own may lie
-    signal.signal(signal.SIGTERM, _interrupt)  # a terminated run is recorded as KILLED
     warnings.filterwarnings("ignore", category=FutureWarning)  # of the libraries, at import
     if not sys.stderr.isatty():
         os.environ.setdefault("TQDM_DISABLE", "1")  # a log file is no place for a progress bar
@@ -42,8 +42,7 @@ def main() -> None:
     except Incomplete as problem:
         sys.exit(_complain(problem, 1))
     except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        sys.exit(130)
+        sys.exit(interrupt.CODE)
     except Exception as error:
         if "mlflow" not in sys.modules:  # whatever failed, it was no store
             raise

@@ -8,6 +8,7 @@ import os
 import re
 import sqlite3
 import stat
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from urllib.parse import quote, unquote
@@ -91,27 +92,46 @@ def is_there(file: Path, way_out: str, write: bool = True) -> bool:
 def tables(file: Path, way_out: str, write: bool = True) -> set[str]:
     """The tables of a database, none where it is yet to be made; nothing is made here.
 
-    Raises BadInput, in seconds, that says why the file cannot be used.
+    Raises BadInput, in seconds, that says why the file cannot be used. One that others write, each for a moment, is
+    waited for: SQLite serves them in no order.
     """
     if not is_there(file, way_out, write):
         return set()
+    deadline = time.monotonic() + TURN_SECONDS
+    while True:
+        before = _writes(file)
+        try:
+            return _tables(file, write)
+        except sqlite3.Error as error:
+            if "locked" in str(error):
+                if _writes(file) != before and time.monotonic() < deadline:
+                    continue
+                state = f"has been locked by another process for {LOCKED_SECONDS} s; end that one"
+            elif "not a database" in str(error):
+                state = "is no SQLite database; move it away"
+            else:
+                state = f"is a damaged SQLite database ({one_line(error)}); put a copy in its place, move it away"
+            raise BadInput(f"{file} {state} or {way_out}") from None
+
+
+def _tables(file: Path, write: bool) -> set[str]:
     place = f"file:{quote(str(file))}?mode={'rw' if os.access(file, os.W_OK) else 'ro'}"
-    try:
-        with contextlib.closing(sqlite3.connect(place, LOCKED_SECONDS, uri=True)) as database:
-            names = {name for (name,) in database.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
-            if (
-                file.stat().st_size < CHECKED_BYTES
-                and (flaw := database.execute("PRAGMA quick_check(1)").fetchone()[0]) != "ok"
-            ):
-                raise sqlite3.DatabaseError(flaw)
-            if write:
-                database.execute("BEGIN IMMEDIATE").connection.rollback()
-            return names
-    except sqlite3.Error as error:
-        if "locked" in str(error):
-            state = f"has been locked by another process for {LOCKED_SECONDS} s; end that one"
-        elif "not a database" in str(error):
-            state = "is no SQLite database; move it away"
-        else:
-            state = f"is a damaged SQLite database ({one_line(error)}); put a copy in its place, move it away"
-        raise BadInput(f"{file} {state} or {way_out}") from None
+    with contextlib.closing(sqlite3.connect(place, LOCKED_SECONDS, uri=True)) as database:
+        names = {name for (name,) in database.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
+        if (
+            file.stat().st_size < CHECKED_BYTES
+            and (flaw := database.execute("PRAGMA quick_check(1)").fetchone()[0]) != "ok"
+        ):
+            raise sqlite3.DatabaseError(flaw)
+        if write:
+            database.execute("BEGIN IMMEDIATE").connection.rollback()
+        return names
+
+
+def _writes(file: Path) -> dict[str, int]:
+    """What is another after somebody has written to a database: when its files were last changed."""
+    times = {}
+    for suffix in ("", "-journal", "-wal"):
+        with contextlib.suppress(FileNotFoundError):
+            times[suffix] = os.stat(f"{file}{suffix}").st_mtime_ns
+    return times

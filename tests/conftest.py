@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import sys
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -32,6 +35,17 @@ def maps(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for name, gain in (("domain_A", 1.0), ("domain_B", 1.5), ("domain_C", 4.0)):
         write_domain(root, name, gain=gain)
     return root
+
+
+@pytest.fixture(scope="module")
+def quick_disk(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A folder in memory, where there is room: a store's commit waits for no disk there, however busy that is."""
+    memory = Path("/dev/shm")
+    if not memory.is_dir() or shutil.disk_usage(memory).free < 2e9:
+        yield tmp_path_factory.mktemp("disk")
+        return
+    with tempfile.TemporaryDirectory(prefix="hdmap_", dir=memory, ignore_cleanup_errors=True) as folder:
+        yield Path(folder)
 
 
 @pytest.fixture

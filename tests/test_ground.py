@@ -1,12 +1,15 @@
 """What every room stands on: names, errors, files, tables of text."""
 
+import contextlib
 import re
+import sqlite3
+import threading
 from pathlib import Path
 
 import pytest
 
 import hdmap_mlflow
-from hdmap_mlflow import files
+from hdmap_mlflow import files, sqlite
 from hdmap_mlflow.console import markdown_table
 from hdmap_mlflow.errors import BadInput, one_line
 from hdmap_mlflow.files import new_folder, write_whole
@@ -85,3 +88,34 @@ def test_a_markdown_table_aligns_numbers_and_keeps_a_row_on_its_line():
         "| x | 1 2 | 3 |",
     ]
     assert markdown_table(("a", "b"), []) == ["| a | b |", "|---|---:|"]
+
+
+@pytest.mark.parametrize("busy", [True, False])
+def test_a_database_that_others_write_in_turns_is_waited_for_and_one_that_is_held_is_named(tmp_path, monkeypatch, busy):
+    monkeypatch.setattr(sqlite, "LOCKED_SECONDS", 0.3)
+    file, begun, over = tmp_path / "a.db", threading.Event(), threading.Event()
+
+    def write():
+        with contextlib.closing(sqlite3.connect(file, isolation_level=None)) as database:
+            database.execute("CREATE TABLE numbers (n)")
+            while not over.wait(0):
+                database.execute("BEGIN EXCLUSIVE")
+                begun.set()
+                database.execute("INSERT INTO numbers VALUES (1)")
+                over.wait(0.1 if busy else 10)
+                database.execute("COMMIT")
+
+    writer, end = threading.Thread(target=write), threading.Timer(1.5, over.set)
+    writer.start()
+    begun.wait()
+    end.start()
+    try:
+        if busy:
+            assert sqlite.tables(file, "go") == {"numbers"}
+        else:
+            with pytest.raises(BadInput, match=r"a\.db has been locked by another process for 0.3 s; end that one"):
+                sqlite.tables(file, "go")
+    finally:
+        over.set()
+        writer.join()
+        end.cancel()

@@ -34,7 +34,7 @@ MAIN_MODELS = ["patchcore", "padim", "reverse_distillation", "draem", "draem_sev
 MAIN_MODELS += ["fastflow", "cflow", "uninet", "supersimplenet", "stfpm", "toothwise"]
 # The house, floor by floor: a file imports nothing that stands after it, at its head or within its functions.
 HOUSE = {
-    "": "names errors numbers files console process sqlite",
+    "": "names errors interrupt numbers files console process sqlite",
     "config": "protocols documents settings conditions layers identity",
     "data": "faults formats simulate matfiles packed folder metadata layout dataset splits datamodule",
     "models": "searchspace entry signature backbones one_pass epochs registry",
@@ -42,7 +42,7 @@ HOUSE = {
     "models/own": "cflow cutpaste dinomaly draem_sevnet padim patchcore reverse_distillation toothwise",
     "models ": "builder contract",
     "evaluation": "pixels intervals sample confounds damage scoring pooled metrics cards shift figures pictures",
-    "tracking": "database client patience journal record store views server",
+    "tracking": "database patience client journal record store views server",
     "runs": "meter extras setup identity train result history workdir flow export rescore verify upload",
     "execution": "gpus task board child preload forks watch executor local ray launch",
     "grid": "plan driver",

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import socket
 import time
 from abc import ABC, abstractmethod
 from collections import deque
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from hdmap_mlflow.errors import Incomplete, one_line
@@ -152,6 +154,32 @@ def taken(index: int, run: Past, store: Store) -> Outcome:
     return Outcome(
         index=index, run_id=run.run_id, status=status, reason=reason, seconds=run.seconds, host=host, metrics=metrics
     )
+
+
+def ended_elsewhere(elsewhere: dict[int, str], tasks: Mapping[int, Task], pool: Executor) -> list[Event]:
+    """What became in a second of runs that another launch on this machine has; one that was killed is run here.
+
+    `elsewhere` has their ids by the tasks' indices; those that ended are taken out.
+    """
+    time.sleep(1)
+    ended: list[Event] = []
+    for index, run_id in list(elsewhere.items()):
+        run = pool.store.past(run_id)
+        if run.is_gone:
+            pool.store.close(run_id, "killed", "its process is gone")
+        elif run.status == "running":
+            continue
+        del elsewhere[index]
+        if run.is_gone or run.status == "killed":
+            pool.submit(tasks[index])
+        else:
+            ended.append(taken(index, run, pool.store))
+    return ended
+
+
+def runs_here(event: Event) -> bool:
+    """Whether another launch on this machine has the run, so that its end can be waited for."""
+    return isinstance(event, Outcome) and event.status == "running" and event.host == socket.gethostname()
 
 
 def _lost(task: Task, reason: str) -> Outcome:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import shlex
-import sys
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from hdmap_mlflow.errors import BadInput, masked
+from hdmap_mlflow.errors import BadInput
 from hdmap_mlflow.execution.task import Share
+from hdmap_mlflow.interrupt import command
 
 if TYPE_CHECKING:
     from hdmap_mlflow.execution.executor import Executor
@@ -31,7 +30,7 @@ class Launch:
     retry: frozenset[str] = frozenset()
     force: bool = False
     child: tuple[str, ...] | None = None
-    resume: str = field(default_factory=lambda: masked(shlex.join(["hdmap", *sys.argv[1:]])))
+    resume: str = field(default_factory=command)
 
     def __post_init__(self) -> None:
         for word in self.retry - {"failed", "running"}:

@@ -4,18 +4,16 @@ from __future__ import annotations
 
 import hashlib
 import json
-import socket
-import sys
-import time
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from hdmap_mlflow import interrupt
 from hdmap_mlflow.console import markdown_table, show_table
 from hdmap_mlflow.errors import Incomplete
 from hdmap_mlflow.execution.board import Board, clock, final_rows
-from hdmap_mlflow.execution.executor import Event, Executor, taken
+from hdmap_mlflow.execution.executor import ended_elsewhere, runs_here
 from hdmap_mlflow.execution.task import Outcome, Task
 from hdmap_mlflow.grid import plan
 from hdmap_mlflow.grid.plan import Cell
@@ -110,11 +108,8 @@ def carry_out(cells: Sequence[Cell], store: Store, launch: Launch) -> None:
     with tracking.start(store.uri, place.experiment, name, tags, resume=own) as record:
         record.json({"runs": [{"name": c.name, "fingerprint": c.fingerprint} for c in able]}, "grid.json")
         print(f"grid {record.run_id}: {sum(wants(launch, cell) for cell in cells)} of {len(able)} runs to do")
-        try:
+        with interrupt.explained(f"what finished is kept. To go on: {launch.resume}"):
             outcomes = _run(cells, store, launch, record)
-        except KeyboardInterrupt:
-            print(f"interrupted; what finished is kept. To go on: {launch.resume}", file=sys.stderr)
-            raise
         lost = sum(bool(outcome.unrecorded) for outcome in outcomes.values())
         left = lost - recover(cells) if lost else 0
         _finish(cells, outcomes, store, record)
@@ -148,8 +143,8 @@ def _run(cells: Sequence[Cell], store: Store, launch: Launch, record: Record) ->
         halved: set[int] = set()
         elsewhere: dict[int, str] = {}  # the runs that another launch on this machine has
         while pool.busy or elsewhere:
-            for event in pool.wait() if pool.busy else _ended_elsewhere(elsewhere, tasks, pool, store):
-                if isinstance(event, Outcome) and event.status == "running" and event.host == socket.gethostname():
+            for event in pool.wait() if pool.busy else ended_elsewhere(elsewhere, tasks, pool):
+                if isinstance(event, Outcome) and runs_here(event):
                     elsewhere[event.index] = event.run_id
                     print(f"{cells[event.index].name}: {event.reason}", flush=True)
                     continue
@@ -170,24 +165,6 @@ def _run(cells: Sequence[Cell], store: Store, launch: Launch, record: Record) ->
                     counts = {"finished": len(outcomes) - board.failed, "failed": board.failed}
                     record.metrics({metric_name(Scope.GRID, name): n for name, n in counts.items()}, len(outcomes))
     return outcomes
-
-
-def _ended_elsewhere(elsewhere: dict[int, str], tasks: Mapping[int, Task], pool: Executor, store: Store) -> list[Event]:
-    """What became of runs of another launch in a second; one that was killed is run here after all."""
-    time.sleep(1)
-    ended: list[Event] = []
-    for index, run_id in list(elsewhere.items()):
-        run = store.past(run_id)
-        if run.is_gone:
-            store.close(run_id, "killed", "its process is gone")
-        elif run.status == "running":
-            continue
-        del elsewhere[index]
-        if run.is_gone or run.status == "killed":
-            pool.submit(tasks[index])
-        else:
-            ended.append(taken(index, run, store))
-    return ended
 
 
 def _halved(

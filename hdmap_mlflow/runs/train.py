@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -109,6 +110,7 @@ def fit(
             raise BadInput(f"{config.model.name} does not compute {MONITOR}, which its training watches; has: {names}")
         callbacks = [early_stopping, best, _OptimizerSettings(settings)]
     callbacks += [_EpochReport(on_epoch)] if on_epoch else []
+    callbacks += [_Interrupt()]
     engine = Engine(
         callbacks=callbacks,
         logger=TensorBoardLogger(str(workdir), name="tensorboard_logs", version=""),
@@ -167,6 +169,17 @@ class _EpochReport(Callback):
         twice = {name: {f"{name}_step", f"{name}_epoch"} for name in values}
         again = set().union(*(forks for forks in twice.values() if forks <= values.keys()))
         self.on_epoch({name: value for name, value in values.items() if name not in again}, trainer.current_epoch)
+
+
+class _Interrupt(Callback):
+    """Ctrl-C is heard while a fit that was interrupted ends, too; Lightning ignores it from the first on."""
+
+    def __init__(self) -> None:
+        self.handler = signal.getsignal(signal.SIGINT)
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        if isinstance(exception, KeyboardInterrupt):
+            signal.signal(signal.SIGINT, self.handler)
 
 
 class _OptimizerSettings(Callback):

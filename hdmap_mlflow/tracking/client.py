@@ -24,7 +24,7 @@ from hdmap_mlflow import sqlite
 from hdmap_mlflow.errors import BadInput, masked, one_line
 from hdmap_mlflow.names import Tag
 from hdmap_mlflow.process import is_gone
-from hdmap_mlflow.tracking import database
+from hdmap_mlflow.tracking import database, patience
 
 os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
 logging.getLogger("mlflow.store.db.utils").setLevel(logging.WARNING)  # "Creating initial database tables" and the like
@@ -64,6 +64,7 @@ def connect(uri: str) -> MlflowClient:
 
 def check_store(uri: str, experiment: str) -> None:
     """Raises BadInput, in seconds, where `open_store` would; a store that is missing is not made."""
+    patience.seconds()
     with _answering(uri, "change tracking.uri") as way_out, contextlib.ExitStack() as stack:
         if not sqlite.file_of(uri):
             stack.enter_context(database.turn(uri))  # another process may be making its tables
@@ -77,6 +78,7 @@ def open_store(uri: str, experiment: str) -> tuple[MlflowClient, str]:
     A fresh store is made by one process, while others wait: several doing that at once break it.
     Raises BadInput in seconds for what does not answer, is no store, or cannot be written.
     """
+    patience.seconds()
     with _answering(uri, "change tracking.uri") as way_out:
         file = sqlite.file_of(uri)
         if file and not database.check(uri, way_out):  # before its turn, which leaves a file behind

@@ -275,7 +275,8 @@ def start(
         yield record
     except KeyboardInterrupt:
         record.patience = min(record.patience, LAST_WORD)
-        _end_early(record, "KILLED", "interrupted")
+        with patience.asked_once(int(LAST_WORD)):
+            _end_early(record, "KILLED", "interrupted")
         raise
     except Stopped as stop:
         _end_early(record, "KILLED", str(stop))
@@ -292,7 +293,8 @@ def _end_early(record: Record, status: str, reason: str) -> None:
     try:
         record.end(status, reason)
     except NotRecorded as problem:
-        print(f"hdmap: {problem}", file=sys.stderr)
+        if record.journal:  # else the same command writes it again
+            print(f"hdmap: {problem}", file=sys.stderr)
 
 
 def reopen(uri: str, run_id: str) -> Record:

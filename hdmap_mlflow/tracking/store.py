@@ -30,6 +30,7 @@ class Past:
     reason: str
     seconds: float
     peak_mb: float
+    kind: str = ""  # run, trial, study or grid
     began: int = field(default=0, compare=False)  # in milliseconds since 1970
 
     @property
@@ -161,5 +162,6 @@ def _past(run: Run) -> Past:
         reason=tags.get(Tag.REASON, ""),
         seconds=((info.end_time or info.start_time) - info.start_time) / 1000,
         peak_mb=max(peaks, default=0.0),
+        kind=tags.get(Tag.KIND, ""),
         began=info.start_time,
     )

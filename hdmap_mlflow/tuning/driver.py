@@ -5,22 +5,22 @@ from __future__ import annotations
 import contextlib
 import json
 import shlex
-import sys
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from hdmap_mlflow import tracking
+from hdmap_mlflow import interrupt, tracking
 from hdmap_mlflow.config import RunConfig, with_values
 from hdmap_mlflow.console import harmless, show_table
 from hdmap_mlflow.errors import BadInput, Incomplete
 from hdmap_mlflow.execution.board import Board
+from hdmap_mlflow.execution.executor import ended_elsewhere, runs_here
 from hdmap_mlflow.execution.launch import Launch
 from hdmap_mlflow.execution.task import Outcome, Started, Task
 from hdmap_mlflow.models import builder
 from hdmap_mlflow.names import Artifact, Scope, Tag, metric_name
-from hdmap_mlflow.runs import setup
+from hdmap_mlflow.runs import setup, upload
 from hdmap_mlflow.runs.identity import identity_tags
 from hdmap_mlflow.tracking import Record, Store
 from hdmap_mlflow.tuning import findings
@@ -43,6 +43,7 @@ def tune(search: Search, launch: Launch) -> None:
     place, config = search.place, search.config.tracking
     place.check()  # before the runs' store is made
     store = Store(config.uri or "", config.experiment)
+    recover(search)  # before the study asks what became of a dead driver's trials
 
     def rescue(run_id: str) -> list[float] | None:
         with contextlib.suppress(KeyError):  # it finished without an objective, and will say so when it is run again
@@ -84,22 +85,32 @@ def tune(search: Search, launch: Launch) -> None:
             print("ORACLE: the settings are chosen on target data; what comes out is no result")
         try:
             left = max(0, search.wanted.trials - len(study.trials()))
-            with launch.executor(store) as pool, Board({}, {}, pool.at_once, left) as board:
-                _search(search, study, pool, launch, record, store, board)
-            _conclude(search, study, launch, record, store)
+            with interrupt.explained(f"what finished is kept. To go on: {launch.resume}"):
+                with launch.executor(store) as pool, Board({}, {}, pool.at_once, left) as board:
+                    lost = _search(search, study, pool, launch, record, store, board)
+                if unrecorded := lost - recover(search) if lost else 0:
+                    raise Incomplete(
+                        f"{unrecorded} trials are computed and not recorded; the same command records them"
+                    )
+                _conclude(search, study, launch, record, store)
             print(tracking.invitation(store.uri, record.run_id, tracking.STUDIES))
-        except KeyboardInterrupt:
-            print(f"interrupted; what finished is kept. To go on: {launch.resume}", file=sys.stderr)
-            raise
         finally:
             study.give_back()
 
 
+def recover(search: Search) -> int:
+    """Record the study's runs that were computed while the store was away; returns how many."""
+    return upload.recover(search.config.tracking.output_dir, lambda tags: tags.get(Tag.STUDY) == search.name)
+
+
 def _search(
     search: Search, study: Study, pool: Executor, launch: Launch, record: Record, store: Store, board: Board
-) -> None:
-    """Ask for trials and run them until the study has enough, or until time is up."""
-    began, total = time.monotonic(), search.wanted.trials
+) -> int:
+    """Ask for trials and run them until the study has enough, or until time is up.
+
+    Returns how many finished that the store did not take: the study has their values all the same.
+    """
+    began, total, lost = time.monotonic(), search.wanted.trials, 0
     running: dict[int, Asked] = {}
     while True:
         late = bool(search.wanted.timeout and time.monotonic() - began > search.wanted.timeout)
@@ -124,10 +135,12 @@ def _search(
                 study.began(event.index, event.run_id)
                 board.show(event)
             else:
+                lost += bool(event.unrecorded)
                 _settle(search, study, running.pop(event.index), event, record, store, board)
         study.beat()
     if late:
         print(f"--timeout of {search.wanted.timeout:g} s is over; the trials that ran have ended")
+    return lost
 
 
 def _named(asked: Asked) -> str:
@@ -146,7 +159,7 @@ def _settle(
     number, told = asked.number, ""
     if outcome.status == "finished":
         try:
-            values = search.values(store.metrics(outcome.run_id) or {})
+            values = search.values(outcome.metrics or store.metrics(outcome.run_id) or {})
         except KeyError as missing:
             told = f"failed: its run has no {missing.args[0]}"
             study.fail(number, told)
@@ -269,34 +282,40 @@ def _refit(search: Search, study: Study, end: Conclusion, launch: Launch, record
         for role, config in pairs.items()
     }
     found: dict[tuple[str, int], Mapping[str, float] | None] = {}
-    todo: dict[int, tuple[str, int]] = {}
+    tasks: dict[int, Task] = {}
+    keys = list(configs)
+    for index, (key, config) in enumerate(configs.items()):
+        tags = identity_tags(config, search.data, search.code)
+        past = store.runs(fingerprint=tags[Tag.FINGERPRINT])
+        if finished := [one for one in past if one.kind == "run" and one.status == "finished"]:
+            found[key] = store.metrics(finished[0].run_id)
+            continue
+        oracle = search.oracle and key[0] == "best"
+        tasks[index] = Task(
+            index=index,
+            config=config,
+            folder=search.folder,
+            parent=record.run_id,
+            tags=tags | {Tag.STUDY: search.name, Tag.ROLE: key[0], Tag.ORACLE: str(oracle).lower()},
+            command=launch.child,
+            seen=tuple(one.run_id for one in past if one.kind != "run" or one.status != "running"),
+        )
+    elsewhere: dict[int, str] = {}  # the refits that another launch on this machine has
     with launch.executor(store) as pool:
-        for index, (key, config) in enumerate(configs.items()):
-            tags = identity_tags(config, search.data, search.code)
-            past = [p for p in store.runs(kind="run", fingerprint=tags[Tag.FINGERPRINT]) if p.status == "finished"]
-            if past:
-                found[key] = store.metrics(past[0].run_id)
-                continue
-            todo[index] = key
-            oracle = search.oracle and key[0] == "best"
-            tags |= {Tag.STUDY: search.name, Tag.ROLE: key[0], Tag.ORACLE: str(oracle).lower()}
-            pool.submit(
-                Task(
-                    index=index,
-                    config=config,
-                    folder=search.folder,
-                    parent=record.run_id,
-                    tags=tags,
-                    command=launch.child,
-                )
-            )
-        while pool.busy:
-            for event in pool.wait():
-                if isinstance(event, Outcome):
-                    found[todo[event.index]] = store.metrics(event.run_id)
-                    role, seed = todo[event.index]
-                    why = f": {event.reason}" if event.reason else ""
-                    print(f"{role}, seed {seed}: {event.status}, {event.seconds:.0f} s{why}", flush=True)
+        for task in tasks.values():
+            pool.submit(task)
+        while pool.busy or elsewhere:
+            for event in pool.wait() if pool.busy else ended_elsewhere(elsewhere, tasks, pool):
+                if not isinstance(event, Outcome):
+                    continue
+                role, seed = key = keys[event.index]
+                if runs_here(event):
+                    elsewhere[event.index] = event.run_id
+                    print(f"{role}, seed {seed}: {event.reason}", flush=True)
+                    continue
+                found[key] = event.metrics or store.metrics(event.run_id)
+                why = f": {event.reason}" if event.reason else ""
+                print(f"{role}, seed {seed}: {event.status}, {event.seconds:.0f} s{why}", flush=True)
             study.beat()
     winner = list(pairs)[-1]
     return [Refit(seed, found.get(("baseline", seed)), found.get((winner, seed))) for seed in search.seeds]

@@ -151,8 +151,8 @@ class Study:
         """
         with self._turn():
             self._free()
-            while sum(map(counts, trials := self.optuna.get_trials(deepcopy=False))) < total:
-                asked = self._draw(len(trials))
+            while (count := sum(map(counts, trials := self.optuna.get_trials(deepcopy=False)))) < total:
+                asked = self._draw(count)
                 same = next(
                     (
                         t
@@ -169,7 +169,8 @@ class Study:
             return None
 
     def _draw(self, count: int) -> Asked:
-        # A sampler of its own a trial: with one seed, a study that goes on would draw its first trials again.
+        # A sampler of its own for each trial: with one seed, a study that goes on would draw its first trials again.
+        # Lost trials count for nothing: what is drawn is what would have been, had no driver died.
         self.optuna.sampler = self._sampler(self._seed * 100_003 + count)
         trial = self.optuna.ask()
         baseline = trial.user_attrs.get("baseline")

@@ -1,23 +1,23 @@
-"""Whole commands, SIGKILLed at moments that a seed chooses and started again: nothing is lost, repeated or changed."""
+"""Whole commands, killed at moments that a seed chooses and started again, and interrupted: nothing is lost."""
 
 from __future__ import annotations
 
 import json
-import os
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pytest
+import starts
+from fakes import until
+from filelock import FileLock
 from maps import write_domain
 from mlflow import MlflowClient
 from servers import new_store
 
 pytestmark = pytest.mark.slow
-HELPERS = Path(__file__).parents[1] / "helpers"
 CONDITIONS = {
     "quick": {
         "name": "quick",
@@ -25,6 +25,8 @@ CONDITIONS = {
         "search": {"model.rate": {"type": "float", "low": 0.01, "high": 0.2}},
     }
 }
+LONG = {"image_size": [31, 95], "max_epochs": 10**6, "early_stopping_patience": 10**6}
+ENDLESS = {"quick": CONDITIONS["quick"] | {"config": LONG}}
 MODEL = "toys:Trained"
 COMMON = ("--data-root", "maps", "--condition-file", "quick.json", "--overrides", "tracking.heatmaps=0")
 COMMANDS = {
@@ -34,27 +36,18 @@ COMMANDS = {
     "tune": ("tune", MODEL, "--condition", "quick", "--source-domain", "domain_A", "--trials", "4", "--jobs", "2")
     + ("--no-ray", "--refit-seeds", "1", "--sampler", "random", *COMMON),
 }
-KILLS = 2
+KILLS = 3
 UNDISTURBED = {"train": 1, "grid": 3, "tune": 6}  # runs that finish; of tune, four trials and two refits
 
 
-def start(command: str, folder: Path) -> subprocess.Popen[str]:
-    """The command in its own session, in a folder with a store, a cache and results of its own."""
+def start(command: str, folder: Path, conditions: dict = CONDITIONS, model: str = MODEL) -> starts.Command:
+    """The command in a folder with a store, a cache and results of its own."""
     folder.mkdir(exist_ok=True)
-    (folder / "quick.json").write_text(json.dumps(CONDITIONS))
     if not (folder / "maps").exists():
+        (folder / "quick.json").write_text(json.dumps(conditions))
         (folder / "maps").symlink_to(folder.parent / "maps")
         new_store(folder / "mlflow.db")
-    clean = {name: value for name, value in os.environ.items() if not name.startswith(("MLFLOW_", "HDMAP_"))}
-    clean |= {"PYTHONPATH": os.pathsep.join([str(HELPERS), str(HELPERS.parents[1])]), "HDMAP_CACHE": str(folder / "c")}
-    return subprocess.Popen(
-        [sys.executable, "-m", "hdmap_mlflow", *COMMANDS[command]],
-        cwd=folder,
-        env=clean,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
+    return starts.Command(folder, *(model if word == MODEL else word for word in COMMANDS[command]))
 
 
 def results(folder: Path) -> dict[str, dict[str, float]]:
@@ -69,36 +62,99 @@ def results(folder: Path) -> dict[str, dict[str, float]]:
             name = " ".join(run.data.params[key] for key in ("train.seed", "model.rate", "data.source_domain"))
             name += " " + run.data.tags["hdmap.kind"] + run.data.tags.get("hdmap.role", "")
             metrics = {k: v for k, v in run.data.metrics.items() if not k.startswith("cost/")}
-            assert name not in found or (folder.name == "train" and found[name] == metrics), f"{name} was run twice"
+            assert name not in found or ("train" in folder.name and found[name] == metrics), f"{name} was run twice"
             found[name] = metrics
     return found
 
 
-@pytest.mark.parametrize("command", COMMANDS)
-def test_killed_again_and_again_it_ends_as_if_it_never_was(command, tmp_path):
-    write_domain(tmp_path / "maps", "domain_A", train=8, good=20, fault=20)
-    write_domain(tmp_path / "maps", "domain_B", train=2, good=6, fault=6)
-    began = time.monotonic()
-    calm = start(command, tmp_path / "calm")
-    out, err = calm.communicate(timeout=180)
-    took = time.monotonic() - began
-    assert calm.returncode == 0, err
-    expected = results(tmp_path / "calm")
-    assert len(expected) == UNDISTURBED[command], out
+@pytest.fixture(scope="module")
+def disk(quick_disk) -> Path:
+    write_domain(quick_disk / "maps", "domain_A", train=8, good=20, fault=20)
+    write_domain(quick_disk / "maps", "domain_B", train=2, good=6, fault=6)
+    return quick_disk
 
-    folder = tmp_path / command
-    for moment in np.random.default_rng(len(command)).uniform(0.3, 0.95, KILLS) * took:
+
+@pytest.fixture(scope="module")
+def calm(disk) -> Calm:
+    return Calm(disk)
+
+
+class Calm(dict[str, tuple[dict[str, dict[str, float]], float]]):
+    """Of each command what its undisturbed runs recorded, and the seconds that it took; made when first asked for."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def __missing__(self, command: str) -> tuple[dict[str, dict[str, float]], float]:
+        folder, began = self.folder / f"calm {command}", time.monotonic()
         process = start(command, folder)
-        try:
-            process.communicate(timeout=moment)
-        except subprocess.TimeoutExpired:
-            process.send_signal(signal.SIGKILL)
-            process.communicate()
+        assert process.wait(180) == 0, process.log.read_text()
+        took, found = time.monotonic() - began, results(folder)
+        assert len(found) == UNDISTURBED[command], process.log.read_text()
+        self[command] = found, took
+        return self[command]
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_killed_again_and_again_it_ends_as_if_it_never_was(command, calm, disk):
+    expected, took = calm[command]
+    folder, rng = disk / command, np.random.default_rng(len(command))
+    for moment in rng.permutation(KILLS):  # one in every part of its time
+        process = start(command, folder)
+        process.wait((moment + rng.uniform()) / KILLS * took)
+        process.kill()
     last = start(command, folder)
-    out, err = last.communicate(timeout=180)
-    assert last.returncode == 0, err
+    assert last.wait(180) == 0, last.log.read_text()
     assert results(folder) == expected
     client = MlflowClient(f"sqlite:///{folder / 'mlflow.db'}")
     states = {run.info.run_id: run.info.status for run in client.search_runs(["1"])}
     assert "RUNNING" not in states.values(), "the next launch closes what a killed one left open"
     assert not [path for path in folder.rglob("*") if path.name.endswith(".part")]
+
+
+def states(folder: Path) -> list[str]:
+    return [run.info.status for run in MlflowClient(f"sqlite:///{folder / 'mlflow.db'}").search_runs(["1"])]
+
+
+GOES_ON = {
+    "train": "to run it again: hdmap train toys:Trained",
+    "grid": "what finished is kept. To go on: hdmap grid --models",
+    "tune": "what finished is kept. To go on: hdmap tune toys:Trained",
+}
+
+
+@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("command", COMMANDS)
+def test_interrupted_during_a_fit_it_says_so_at_once_and_closes_every_run(command, how, disk):
+    folder = disk / f"{how.name} {command}"
+    process = start(command, folder, ENDLESS)
+    until(lambda: list(folder.glob("**/tensorboard_logs")), 60)  # a run is being fitted
+    process.send(how)
+    (line,) = until(lambda: [line for line in process.log.read_text().splitlines() if "interrupted" in line], 5)
+    assert line.startswith("interrupted; ") and GOES_ON[command] in line
+    assert ("Ctrl-C once more ends at once" in line) == (how == signal.SIGINT)
+    assert process.wait(60) == 130, process.log.read_text()
+    assert process.log.read_text().count("interrupted") == 1, "by nobody else, and not again"
+    assert set(states(folder)) == {"KILLED"}
+    for lock in folder.rglob(".recording"):
+        FileLock(lock).acquire(timeout=1).lock.release()  # the process that held it is gone
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_ctrl_c_once_more_ends_what_hears_no_signal(command, disk):
+    """A run that is in C code obeys nothing; of a grid and a study the driver waits for it."""
+    folder = disk / f"deaf {command}"
+    process = start(command, folder, ENDLESS, "toys:Deaf")
+    until(lambda: list(folder.glob("**/tensorboard_logs")), 60)
+    time.sleep(0.5)
+    process.send(signal.SIGINT)
+    until(lambda: "interrupted; Ctrl-C once more ends at once" in process.log.read_text(), 5)
+    assert process.wait(1) is None
+    process.send(signal.SIGINT)
+    assert process.wait(5) == 130
+    runs = [one for one in psutil.process_iter(["cwd"]) if one.info["cwd"] == str(folder)]
+    for log in folder.rglob("output_exp_*.log"):
+        until(lambda log=log: "the process that watched this run is gone" in log.read_text(), 10)
+    assert len(runs) == len(list(folder.rglob("output_exp_*.log")))
+    for run in runs:  # they would end by themselves, in 20 s
+        run.kill()

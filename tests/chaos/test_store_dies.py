@@ -3,10 +3,13 @@
 import contextlib
 import json
 import sqlite3
+import threading
 from pathlib import Path
 
 import mlflow
+import optuna
 import pytest
+from fakes import until
 from proxy import Proxy
 from servers import free_port, mlflow_server, new_store
 from tenacity import wait_fixed
@@ -16,6 +19,7 @@ from hdmap_mlflow.errors import NotRecorded
 from hdmap_mlflow.runs import flow, setup, upload
 from hdmap_mlflow.tracking import patience
 from hdmap_mlflow.tracking import record as recording
+from hdmap_mlflow.tracking.journal import Kept
 
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("store_dies")]
 OWN = ("cost/",)  # of a metric: it differs from run to run
@@ -205,3 +209,63 @@ def test_an_answer_of_another_is_no_upload(proxy, server, calm, tmp_path):
     puts = iter(range(1, 4))
     assert left(server.uri, recorded(proxy.uri, tmp_path / "run", lose)) == calm
     assert [how for _, _, how in proxy.seen].count("is_html") == 3
+
+
+MANY = {
+    "tune": ("tune", "toys:Trained", "--condition", "quick", "--source-domain", "domain_A", "--refit-seeds", "0")
+    + ("--sampler", "random", "--storage", "sqlite:///study.db", "--trials"),
+    "grid": ("grid", "--models", "toys:Trained", "--conditions", "quick", "--sources", "domain_A", "--stagger", "0")
+    + ("--seeds",),
+}
+FEW = {
+    "name": "quick",
+    "config": {"image_size": [31, 95], "max_epochs": 2},
+    "search": {"model.rate": {"type": "float", "low": 0.01, "high": 0.2}},
+}
+
+
+def finished(uri, output):
+    """Ids of the finished runs in the store that trained something, and of the runs that lie in folders."""
+    found = mlflow.MlflowClient(uri).search_runs(["1"], "attributes.status = 'FINISHED'")
+    trained = {run.info.run_id for run in found if run.data.tags.get("hdmap.kind") in ("run", "trial")}
+    return trained, {Kept(path.parent).head.run_id for path in output.glob("*/*/record.jsonl")}
+
+
+@pytest.mark.parametrize(("command", "last"), [("tune", True), ("tune", False), ("grid", True), ("grid", False)])
+def test_what_many_runs_computed_while_the_store_was_dead_is_recorded_by_the_next_launch(
+    server, maps, tmp_path, monkeypatch, exit_code, capfd, command, last
+):
+    """The server dies while the second run goes on, the last or not; none is computed twice, and no value is lost."""
+    monkeypatch.setenv("HDMAP_PATIENCE", "1")
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
+    monkeypatch.setenv("HDMAP_CACHE", str(tmp_path / "cache"))
+    Path("quick.json").write_text(json.dumps([FEW]))
+    given = {"grid": "5,6" if last else "5,6,7", "tune": "2" if last else "3"}[command]
+    output = f"tracking.uri={server.uri},tracking.output_dir={tmp_path / 'out'},tracking.heatmaps=0"
+    common = ("--no-ray", "--jobs", "1", "--data-root", str(maps), "--condition-file", "quick.json")
+    words = (*MANY[command], given, *common, "--overrides", output)
+    before, _ = finished(server.uri, tmp_path)
+
+    def strike():
+        until(lambda: len(list((tmp_path / "out").glob("*/*/record.jsonl"))) == 2, 120)
+        server.kill()
+
+    killer = threading.Thread(target=strike)
+    killer.start()
+    code = exit_code(*words)
+    killer.join()
+    said = capfd.readouterr()
+    assert code == 1, said
+    (line,) = [line for line in said.err.splitlines() if line.startswith("hdmap: ")]
+    assert "the same command" in line and ("not recorded" if last else "takes no new runs") in line
+    server.start()
+    assert exit_code(*words) == 0, capfd.readouterr()
+    assert "recorded toys:Trained/" in capfd.readouterr().out
+    recorded, computed = finished(server.uri, tmp_path / "out")
+    assert recorded - before == computed and len(computed) == {"grid": 2, "tune": 4}[command] + (not last)
+    if command == "tune":
+        trials = optuna.load_study(study_name="toys.Trained_quick_domain_A", storage="sqlite:///study.db").trials
+        done = {t.user_attrs["run_id"]: t.value for t in trials if t.state.name == "COMPLETE"}
+        client = mlflow.MlflowClient(server.uri)
+        assert len(done) == 2 + (not last)
+        assert done == {one: client.get_run(one).data.metrics["val/image_AUROC"] for one in done}

@@ -3,6 +3,7 @@
 import json
 
 import pytest
+from mlflow import MlflowClient
 from servers import new_store
 
 from hdmap_mlflow import tracking
@@ -107,3 +108,49 @@ def test_a_run_that_is_under_way_is_not_recorded_by_another(refused, folder):
 def test_the_whole_folder_is_recorded(exit_code, folder, capsys):
     """The folder that the rows above spoil is a good one."""
     assert exit_code("upload", str(folder)) == 0 and "is recorded, finished" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("given", ["soon", "-1", "nan", "inf", "1e999", "2 min"])
+def test_a_patience_that_is_none_is_refused_before_anything_is_recorded(refused, folder, monkeypatch, given):
+    monkeypatch.setenv("HDMAP_PATIENCE", given)
+    refused("upload", folder, says=[f"HDMAP_PATIENCE={given}", "unset it"], leaves=("run/.recording",))
+
+
+@pytest.mark.parametrize("command", ["train", "grid", "tune"])
+def test_no_run_is_begun_with_a_patience_that_is_none(refused, maps, monkeypatch, command):
+    monkeypatch.setenv("HDMAP_PATIENCE", "soon")
+    few = ("--data-root", maps, "--source-domain", "domain_A", "--storage", "sqlite:///s.db", "--no-ray")
+    given = {"train": ("train", *few[:4]), "tune": ("tune", *few), "grid": ("grid", *few[:2], *few[-1:])}[command]
+    refused(*given, says=["HDMAP_PATIENCE=soon", "unset it"], seconds=40, leaves=("cache",))
+
+
+def content(uri, run_id):
+    run = tracking.get_run(uri, run_id)
+    files = {one.path for one in MlflowClient(uri).list_artifacts(run_id)}
+    return run.info.status, run.data.params, run.data.metrics, files
+
+
+def test_a_run_is_recorded_in_another_store_once_and_in_its_own_as_well(exit_code, folder, tmp_path, capsys):
+    other, own = f"sqlite:///{tmp_path / 'other.db'}", f"sqlite:///{tmp_path / 'mlflow.db'}"
+    for _ in range(2):
+        assert exit_code("upload", str(folder), "--uri", other) == 0
+    assert "was recorded before" in capsys.readouterr().out
+    (copy,) = tracking.find_runs(other, "hdmap")
+    (run,) = tracking.find_runs(own, "hdmap")
+    assert copy.data.tags["hdmap.uploaded_from"] == run.info.run_id != copy.info.run_id
+    assert exit_code("upload", str(folder)) == 0
+    assert len(tracking.find_runs(own, "hdmap")) == 1
+    assert content(other, copy.info.run_id) == content(own, run.info.run_id)
+    assert content(own, run.info.run_id)[3] == {"scores"}
+
+
+def test_what_a_store_refuses_for_good_does_not_keep_it_from_the_rest(exit_code, folder, tmp_path, capfd):
+    """A value that another version of MLflow, or a server's law, does not take."""
+    more({"metrics": {"what?": 1.0}})(folder)
+    more({"metrics": {"source/image_AUROC": 0.75}, "end": "FINISHED"})(folder)
+    assert exit_code("upload", str(folder)) == 1
+    (line,) = capfd.readouterr().err.splitlines()
+    assert line.startswith("hdmap: ") and "refused a part of the record" in line and "what?" in line
+    (run,) = tracking.find_runs(f"sqlite:///{tmp_path / 'mlflow.db'}", "hdmap")
+    assert run.data.metrics == {"source/image_AUROC": 0.75}
+    assert run.info.status == "FAILED" and "what?" in run.data.tags["hdmap.reason"]

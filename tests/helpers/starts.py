@@ -4,17 +4,55 @@ import multiprocessing
 import os
 import sys
 import time
+from multiprocessing import forkserver
 from pathlib import Path
 
 SERVER = multiprocessing.get_context("forkserver")
-SERVER.set_forkserver_preload(["hdmap_mlflow.tuning.driver", "hdmap_mlflow.grid.driver"])
+PRELOADED = ("tuning.driver", "grid.driver", "execution.preload", "cli.commands", "cli.finished")
+SERVER.set_forkserver_preload([f"hdmap_mlflow.{name}" for name in PRELOADED])
 
 
-def _process(work, number, arguments, ready=None):
-    given = (work, number, arguments, ready, Path.cwd(), dict(os.environ))
-    process = SERVER.Process(target=_run, args=given)
+def _process(work, number, arguments, ready=None, folder=None, environment=None):
+    given = (work, number, arguments, ready, folder or Path.cwd(), dict(environment or os.environ))
+    process = SERVER.Process(target=_run, args=(*given, _server_address()))
     process.start()
     return process
+
+
+def _server_address():
+    """Where a process that is forked, and starts runs of its own, finds the server that is warm already."""
+    forkserver.ensure_running()
+    return forkserver._forkserver._forkserver_address
+
+
+class Command:
+    """`hdmap WORDS` in a folder: a process of its own that imports nothing, nor do its runs; `log` is what it says."""
+
+    def __init__(self, folder, *words, **environment):
+        clean = {name: value for name, value in os.environ.items() if not name.startswith(("MLFLOW_", "HDMAP_"))}
+        clean |= {"HDMAP_CACHE": str(folder / "cache"), "TQDM_DISABLE": "1"} | environment
+        self.log = folder / "start0.log"
+        self._process = _process(_command, 0, words, folder=folder, environment=clean)
+        self.pid = self._process.pid
+
+    def wait(self, seconds=None):
+        """The exit code; None where it goes on after so many seconds."""
+        self._process.join(seconds)
+        return self._process.exitcode
+
+    def send(self, signal):
+        os.kill(self.pid, signal)
+
+    def kill(self):
+        self._process.kill()
+        self._process.join()
+
+
+def _command(number, *words):
+    from hdmap_mlflow import __main__
+
+    sys.argv = ["hdmap", *words]
+    __main__.main()
 
 
 def at_once(work, *arguments, count=8, seconds=120):
@@ -43,7 +81,8 @@ def killed(work, *arguments, when, after=0.0):
     return cut
 
 
-def _run(work, number, arguments, ready, folder, environment):
+def _run(work, number, arguments, ready, folder, environment, address):
+    forkserver._forkserver.ensure_running, forkserver._forkserver._forkserver_address = lambda: None, address
     os.chdir(folder)
     os.environ.clear()
     os.environ.update(environment)

@@ -1,5 +1,7 @@
 """Models of a user's own that cost next to nothing: `toys:Fitted`, which one pass fits, and `toys:Trained`."""
 
+import ctypes
+
 import torch
 from anomalib import LearningType
 from anomalib.data import InferenceBatch
@@ -76,3 +78,12 @@ class Trained(Toy):
 
     def configure_optimizers(self):
         return torch.optim.SGD(self.parameters(), lr=self.rate)
+
+
+class Deaf(Trained):
+    """Training comes to C code that never ends, and so to no line of Python that a signal could interrupt."""
+
+    def training_step(self, batch, *args, **kwargs):
+        mutex = ctypes.create_string_buffer(64)
+        for _ in range(2):
+            ctypes.CDLL(None).pthread_mutex_lock(mutex)

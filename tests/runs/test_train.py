@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+import signal
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -266,6 +267,22 @@ def test_an_interrupt_is_an_interrupt_again(tmp_path: Path, monkeypatch) -> None
     monkeypatch.setattr(train.Engine, "fit", stop)
     with pytest.raises(KeyboardInterrupt):
         fit(tmp_path)
+
+
+def test_ctrl_c_is_heard_while_a_fit_that_was_interrupted_ends(tmp_path: Path) -> None:
+    """Lightning ignores it from then on."""
+
+    class Interrupted(Rehearsed):
+        def training_step(self, batch: Any, *_: Any, **__: Any) -> Tensor:
+            raise KeyboardInterrupt
+
+    before = signal.getsignal(signal.SIGINT)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            fit(tmp_path, Interrupted())
+        assert signal.getsignal(signal.SIGINT) is before is not signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 # ------------------------------------------------------------------------------------------- checkpoints, device, seed

@@ -9,10 +9,11 @@ import pytest
 from filelock import FileLock, Timeout
 from mlflow.exceptions import MlflowException
 from servers import back, new_store, text
+from tenacity import wait_fixed
 
 from hdmap_mlflow import tracking
 from hdmap_mlflow.errors import BadInput, Incomplete, OutOfMemory, Stopped
-from hdmap_mlflow.tracking import NOTE, PARENT, Store
+from hdmap_mlflow.tracking import NOTE, PARENT, Store, patience
 
 LONG = "x" * 4999 + "yz"  # a letter more than MLflow takes
 
@@ -270,3 +271,23 @@ def test_a_project_run_that_never_began_is_marked_as_failed_and_one_that_ended_i
         tracking.fail_project_run("no maps")
         run = shared.client.get_run(run_id)
         assert run.info.status == after and run.data.tags.get("hdmap.reason") == reason
+
+
+@pytest.mark.parametrize(("given", "seconds"), [(None, 180), ("", 180), ("2.5", 2.5), ("0", 0)])
+def test_a_store_is_waited_for_as_long_as_hdmap_patience_says(monkeypatch, given, seconds):
+    monkeypatch.delenv("HDMAP_PATIENCE", raising=False)
+    if given is not None:
+        monkeypatch.setenv("HDMAP_PATIENCE", given)
+    assert patience.seconds() == seconds
+
+
+@pytest.mark.parametrize("seconds", [0, 0.5])
+def test_a_store_that_is_away_is_asked_again_until_the_time_is_over(monkeypatch, seconds):
+    monkeypatch.setattr(patience, "WAIT", wait_fixed(0.05))
+    asked = []
+    with pytest.raises(ConnectionError):
+        for attempt in patience.tries(seconds):
+            with attempt:
+                asked.append(time.monotonic())
+                raise ConnectionError("away")
+    assert (len(asked) > 3) == (seconds > 0) and asked[-1] - asked[0] <= seconds

@@ -178,6 +178,21 @@ def test_a_study_that_goes_on_does_not_draw_its_first_trials_again():
     assert len(set(drawn)) == 3
 
 
+@pytest.mark.parametrize("drawn", [True, False])
+def test_a_study_whose_driver_died_draws_what_it_would_have_drawn(drawn):
+    calm, other = (study(kind, sampler="random") for kind in ("sqlite", "journal"))
+    expected = [calm.ask(4).settings for _ in range(4)]
+    asked = [other.ask(4) for _ in range(2)]
+    for one in asked if drawn else ():
+        other._lose(other._frozen(one.number))
+        del other._mine[one.number]
+    if not drawn:  # it died before it had drawn the second
+        lost = other.optuna.ask()
+        other._lose(other._frozen(lost.number))
+    rest = [other.ask(4).settings for _ in range(4 if drawn else 2)]
+    assert (rest if drawn else [one.settings for one in asked] + rest) == expected
+
+
 def test_only_one_driver_does_what_only_one_may():
     one = study()
     assert one.claim("refit") and one.claim("refit")

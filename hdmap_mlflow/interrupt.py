@@ -1,0 +1,104 @@
+"""Ctrl-C and SIGTERM: said at once and then obeyed; Ctrl-C once more ends the process at once."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import shlex
+import signal
+import socket
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from types import FrameType
+
+from hdmap_mlflow.errors import masked
+
+CODE = 130  # of a process that was interrupted
+SAME_SECONDS = 0.5  # a terminal, `timeout` and `mlflow run` may each pass on the same Ctrl-C
+_ways_on: list[str] = []
+_own_ear = False
+
+
+def command() -> str:
+    """This command, as a shell takes it again."""
+    return masked(shlex.join(["hdmap", *sys.argv[1:]]))
+
+
+@contextlib.contextmanager
+def explained(way_on: str) -> Iterator[None]:
+    """What an interrupt says meanwhile: what is kept, and the command that goes on."""
+    _ways_on.append(way_on)
+    try:
+        yield
+    finally:
+        _ways_on.pop()
+
+
+@contextlib.contextmanager
+def listening() -> Iterator[None]:
+    """The first signal raises KeyboardInterrupt in the main thread, as soon as that comes back to Python.
+
+    A thread of its own hears all of them, whatever the main one computes: it says the first, and ends the process at
+    the next Ctrl-C. Further SIGTERMs say nothing new. Where Ctrl-C is ignored from the start, as in the background of
+    a script, it stays so. Call it in the main thread.
+    """
+    global _own_ear
+    heard, (ear, mouth) = _Heard(), socket.socketpair()
+    mouth.setblocking(False)
+    numbers = [n for n in (signal.SIGTERM, signal.SIGINT) if signal.getsignal(n) is not signal.SIG_IGN]
+    before = {number: signal.signal(number, heard.obey) for number in numbers}
+    woken, silent = signal.set_wakeup_fd(mouth.fileno(), warn_on_full_buffer=False), logging.root.manager.disable
+    thread = threading.Thread(target=heard.listen, args=(ear,), daemon=True)
+    thread.start()
+    _own_ear = True
+    try:
+        yield
+    finally:
+        _own_ear = False
+        signal.set_wakeup_fd(woken)
+        for number, handler in before.items():
+            last = heard.first and number == signal.SIGINT  # Python's own end may wait for threads: the next ends it
+            signal.signal(number, signal.SIG_DFL if last else handler)
+        mouth.shutdown(socket.SHUT_WR)  # closing it is not enough where processes were forked
+        thread.join()
+        logging.disable(silent)
+        mouth.close()
+        ear.close()
+
+
+class _Heard:
+    """The signals that this process was sent."""
+
+    def __init__(self) -> None:
+        self.first = 0.0  # when
+        self._process, self._obeyed = os.getpid(), False
+
+    def obey(self, number: int, frame: FrameType | None) -> None:
+        """The handler, in the main thread. What was forked obeys every signal."""
+        if not self._obeyed or os.getpid() != self._process:
+            self._obeyed = True
+            raise KeyboardInterrupt
+
+    def listen(self, ear: socket.socket) -> None:
+        while numbers := ear.recv(1):
+            if numbers[0] not in (signal.SIGINT, signal.SIGTERM):
+                continue
+            if not self.first:
+                self.first = time.monotonic()
+                logging.disable(logging.INFO)  # what the libraries say of it
+                more = "; Ctrl-C once more ends at once" if numbers[0] == signal.SIGINT else ""
+                with contextlib.suppress(OSError, ValueError):  # nobody listens any more
+                    print(f"interrupted{more}; {_ways_on[-1]}", file=sys.stderr, flush=True)
+            elif numbers[0] == signal.SIGINT and time.monotonic() - self.first > SAME_SECONDS:
+                os._exit(CODE)
+
+
+def _forked() -> None:
+    if _own_ear:  # what this process is sent is not its parent's
+        signal.set_wakeup_fd(-1)
+
+
+os.register_at_fork(after_in_child=_forked)

@@ -1,0 +1,97 @@
+"""Ctrl-C and SIGTERM, sent to small programs: what is said, when, and what still comes to its end."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+START = "import signal; signal.signal(signal.SIGINT, signal.{how})\n"
+PROGRAM = """
+import contextlib, hashlib, os, sys, time
+from hdmap_mlflow import interrupt
+with interrupt.listening(), interrupt.explained("to run it again: hdmap"):
+    {before}
+    try:
+        print("ready", flush=True)
+        {work}
+    except KeyboardInterrupt:
+        {ending}
+        sys.exit(interrupt.CODE)
+"""
+HEARD = "interrupted; Ctrl-C once more ends at once; to run it again: hdmap\n"
+ENDED = "interrupted; to run it again: hdmap\n"
+DEAF = "hashlib.pbkdf2_hmac('sha256', b'', b'', 10**8)"  # half a minute without a line of Python
+
+
+@pytest.fixture
+def program():
+    """Starts a program, and waits until it is ready."""
+    started = []
+
+    def start(work="time.sleep(60)", ending="pass", before="pass", how="default_int_handler"):
+        text = START.format(how=how) + PROGRAM.format(work=work, ending=ending, before=before)
+        pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+        started.append(subprocess.Popen([sys.executable, "-c", text], **pipes))
+        assert started[-1].stdout.readline() == "ready\n"
+        return started[-1]
+
+    yield start
+    for process in started:
+        process.kill()
+        process.communicate()
+
+
+def test_it_is_said_at_once_whatever_is_computed_and_ctrl_c_once_more_ends_it(program):
+    process = program(DEAF)
+    time.sleep(0.5)  # it has begun
+    began = time.monotonic()
+    process.send_signal(signal.SIGINT)
+    assert process.stderr.readline() == HEARD
+    time.sleep(0.7)
+    assert process.poll() is None, "the first is obeyed when what is computed ends"
+    process.send_signal(signal.SIGINT)
+    assert process.wait(10) == 130 and time.monotonic() - began < 10
+    assert process.communicate() == ("", "")
+
+
+@pytest.mark.parametrize(("how", "line"), [(signal.SIGINT, HEARD), (signal.SIGTERM, ENDED)])
+def test_what_is_sent_twice_at_the_same_moment_is_one(program, how, line):
+    """`timeout`, `mlflow run` and schedulers do so; a scheduler's second SIGTERM may come later, too."""
+    process = program(ending="time.sleep(1); print('closed')")
+    process.send_signal(how)
+    assert process.stderr.readline() == line
+    process.send_signal(how)
+    if how == signal.SIGTERM:
+        time.sleep(0.6)
+        process.send_signal(how)
+    assert process.communicate(timeout=20) == ("closed\n", "") and process.returncode == 130
+
+
+def test_what_a_forked_process_is_sent_is_not_its_parents(program):
+    """As a worker of a loader is: it obeys, and its parent goes on."""
+    fork = "pid = os.fork(); pid or (print(os.getpid(), flush=True), time.sleep(60))"
+    process = program(before=fork, work="print(os.waitpid(pid, 0)[1] != 0)", ending="os._exit(7)")
+    line = process.stdout.readline()
+    child = int(line) if line != "ready\n" else int(process.stdout.readline())
+    os.kill(child, signal.SIGINT)
+    out, err = process.communicate(timeout=20)
+    assert out.splitlines()[-1] == "True" and process.returncode == 0 and "interrupted" not in err
+
+
+def test_where_ctrl_c_was_ignored_from_the_start_it_stays_so(program):
+    process = program("time.sleep(1); print('through')", how="SIG_IGN")
+    process.send_signal(signal.SIGINT)
+    assert process.communicate(timeout=20) == ("through\n", "")
+
+
+def test_the_handlers_from_before_are_back_in_the_end():
+    from hdmap_mlflow import interrupt
+
+    before = signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)
+    with interrupt.listening():
+        assert signal.getsignal(signal.SIGTERM) is not before[1]
+    assert (signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)) == before
+    assert signal.set_wakeup_fd(-1) == -1
