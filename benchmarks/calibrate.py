@@ -88,7 +88,7 @@ def measure(domain: str, seed: int, train: int, test: int, contrasts: list[tuple
 
     constants, half = simulate.DOMAINS[domain], (test + 1) // 2
     with tempfile.TemporaryDirectory() as folder:
-        root = simulate.simulate(Path(folder) / "maps", train, 1, seed)
+        root = simulate.simulate(Path(folder) / "maps", train, 4, seed)
         scores = {name: fitted(name, root, domain, Path(folder)) for name in METHODS}
         scores |= {label: trivial(name) for name, label in TRIVIAL.items()}
         good = {name: score(drawn("test/good")) for name, score in scores.items()}

@@ -37,7 +37,7 @@ HOUSE = {
     "": "names errors numbers files console process sqlite",
     "config": "protocols documents settings conditions layers identity",
     "data": "faults formats simulate matfiles packed folder metadata layout dataset splits datamodule",
-    "models": "searchspace entry signature backbones one_pass epochs registry",
+    "models": "searchspace entry signature weights backbones one_pass epochs registry",
     "models/parts": "auroc blur coreset features rows textures",
     "models/own": "cflow cutpaste dinomaly draem_sevnet padim patchcore reverse_distillation toothwise",
     "models ": "builder contract",
@@ -48,7 +48,7 @@ HOUSE = {
     "grid": "plan driver",
     "tuning": "request storage pruning space study findings search driver",
     "report": "arrange selection tables sections charts write",
-    "cli": "app options catalogue show commands finished",
+    "cli": "app options catalogue show commands finished weights",
     " ": "__main__",
 }
 FLOORS = []

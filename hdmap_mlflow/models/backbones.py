@@ -14,13 +14,17 @@ from typing import TYPE_CHECKING, Any
 from hdmap_mlflow.config import RunConfig
 from hdmap_mlflow.errors import BadInput
 from hdmap_mlflow.files import cache_dir
+from hdmap_mlflow.models import weights as carried
 
 if TYPE_CHECKING:
     from torch import nn
 
 EMBEDDED = "tf_efficientnet_lite0"  # the architecture that the embedded ImageNet weights fit
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-WAY_OUT = "give model.weights=FOLDER (timm's local-dir form), weights=embedded or weights=random"
+WAY_OUT = (
+    "give model.weights=FOLDER (timm's local-dir form), weights=local (after `hdmap weights import`), "
+    "weights=embedded or weights=random"
+)
 
 
 @dataclass(frozen=True)
@@ -33,10 +37,10 @@ class Backbone:
 
 
 def resolve(weights: str, backbone: str, fetch: bool = True) -> Backbone:
-    """Resolve `hub`, `embedded`, `random` or a local folder for a timm architecture.
+    """Resolve `hub`, `embedded`, `random`, `local` or a folder for a timm architecture.
 
-    `fetch=False` asks nothing of the hub but what timm knows by itself. A local folder is timm's form: `config.json`
-    beside `model.safetensors` (or `pytorch_model.bin`).
+    `fetch=False` asks nothing of the hub but what timm knows by itself. A folder is timm's form: `config.json`
+    beside `model.safetensors` (or `pytorch_model.bin`); `local` is the one that `hdmap weights import` made.
     Raises BadInput if the weights cannot be had, or do not fit the architecture.
     """
     import timm
@@ -44,6 +48,8 @@ def resolve(weights: str, backbone: str, fetch: bool = True) -> Backbone:
     if weights == "embedded":
         check_embedded(backbone)
         return Backbone(f"local-dir:{_embedded_folder()}", (0.5,) * 3, (0.5,) * 3)
+    if is_local(weights):
+        weights = str(carried.local(weights, backbone).folder)
     if weights not in ("hub", "random"):
         return _local(Path(weights.removeprefix("local-dir:")).expanduser(), backbone)
     if not timm.is_model(backbone):
@@ -89,6 +95,22 @@ def check_embedded(name: str, setting: str = "backbone") -> None:
         raise BadInput(f"weights=embedded are of {EMBEDDED}, not of {name}; set model.{setting}={EMBEDDED}")
 
 
+def is_local(weights: str) -> bool:
+    return weights == "local" or weights.startswith("local:")
+
+
+def pinned(weights: str, backbone: str) -> str:
+    """Weights as a run records them: `local` with the hash of what was imported, a folder once its file was read.
+
+    Raises BadInput where they cannot be had, so that it is known before any work.
+    """
+    if is_local(weights):
+        return f"local:{carried.local(weights, backbone).sha256[: carried.HASH]}"
+    if weights not in ("hub", "random", "embedded"):
+        carried.read(carried.weights_file(Path(resolve(weights, backbone).name.removeprefix("local-dir:"))))
+    return weights
+
+
 def _hub(backbone: str, fetch: bool) -> Backbone:
     """Fetch (or find in the cache) the hub's file before anything is built, so that its absence is known at once."""
     import timm
@@ -109,16 +131,14 @@ def _hub(backbone: str, fetch: bool) -> Backbone:
 
 
 def _local(folder: Path, backbone: str) -> Backbone:
-    config = folder / "config.json"
-    if not config.is_file():
-        raise BadInput(f"weights={folder}: no config.json there; give hub, embedded, random or a timm folder")
-    content = json.loads(config.read_text())
-    if content.get("architecture") != backbone:
-        raise BadInput(f"weights={folder} are of {content.get('architecture')}, not of model.backbone={backbone}")
+    if not (folder / "config.json").is_file():
+        raise BadInput(f"weights={folder}: no config.json there; give hub, local, embedded, random or a timm folder")
+    content = carried.read_config(folder)
+    if content["architecture"] != backbone.partition(".")[0]:
+        raise BadInput(f"weights={folder} are of {content['architecture']}, not of model.backbone={backbone}")
     _check_path(folder.resolve(), backbone)
-    cfg = content.get("pretrained_cfg", {})
-    mean, std = cfg.get("mean", IMAGENET_MEAN), cfg.get("std", IMAGENET_STD)
-    return Backbone(f"local-dir:{folder.resolve()}", tuple(mean), tuple(std))
+    scale = {"mean": IMAGENET_MEAN, "std": IMAGENET_STD} | carried.scales(content, folder)
+    return Backbone(f"local-dir:{folder.resolve()}", scale["mean"], scale["std"])
 
 
 def _embedded_folder() -> Path:

@@ -42,7 +42,8 @@ def check(config: RunConfig) -> CheckedConfig:
             raise BadInput(f"{model} starts from scratch; leave model.weights out")
         config = config.model_copy(update={"model": config.model.model_copy(update={"weights": "none"})})
     else:
-        _check_weights(model, entry, config.model.weights, settings)
+        weights = _checked_weights(model, entry, config.model.weights, settings)
+        config = config.model_copy(update={"model": config.model.model_copy(update={"weights": weights})})
     if entry.textures:
         textures.check(model, entry.textures, settings[entry.textures])
     checked = CheckedConfig(**dict(with_settings(config, settings)))
@@ -55,7 +56,7 @@ def check(config: RunConfig) -> CheckedConfig:
     return checked
 
 
-def _check_weights(model: str, entry: ModelEntry, weights: str, settings: dict[str, Any]) -> None:
+def _checked_weights(model: str, entry: ModelEntry, weights: str, settings: dict[str, Any]) -> str:
     rule = entry.weights
     assert rule is not None
     if weights not in ("hub", "random") and not (rule.local and rule.library == "timm"):
@@ -69,6 +70,8 @@ def _check_weights(model: str, entry: ModelEntry, weights: str, settings: dict[s
             backbones.check_embedded(name, rule.setting)
         if entry.needs.rising:
             _check_rising(rule.setting, name, settings["layers"])
+        weights = backbones.pinned(weights, name)
+    return weights
 
 
 def _check_rising(setting: str, name: str, chosen: Sequence[str]) -> None:
