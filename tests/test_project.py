@@ -39,7 +39,8 @@ HOUSE = {
     "data": "faults formats simulate matfiles packed folder metadata layout dataset splits datamodule",
     "models": "searchspace entry signature weights backbones one_pass epochs registry",
     "models/parts": "auroc blur coreset features rows textures",
-    "models/own": "cflow cutpaste dinomaly draem_sevnet padim patchcore reverse_distillation toothwise",
+    "models/own": "cfa cflow csflow cutpaste dinomaly draem_sevnet fastflow padim patchcore reverse_distillation "
+    "toothwise uflow uninet",
     "models ": "builder contract",
     "evaluation": "pixels intervals scoring metrics cards shift figures pictures",
     "tracking": "database client patience journal record store views server",
