@@ -6,6 +6,7 @@ import contextlib
 import hashlib
 import importlib.util
 import json
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -52,7 +53,7 @@ def resolve(weights: str, backbone: str, fetch: bool = True) -> Backbone:
         check_embedded(backbone)
         return Backbone(f"local-dir:{_embedded_folder(backbone)}", (0.5,) * 3, (0.5,) * 3)
     if weights not in ("hub", "random"):
-        return _local(Path(weights.removeprefix("local-dir:")).expanduser(), backbone)
+        return _local(Path(weights.removeprefix("local-dir:")).expanduser(), backbone, read=fetch)
     if not timm.is_model(backbone):
         close = timm.list_models(f"*{backbone[:6]}*")[:5]
         raise BadInput(f"timm knows no backbone '{backbone}'; similar: {', '.join(close) or 'none'}")
@@ -136,17 +137,45 @@ def _hub(backbone: str, fetch: bool) -> Backbone:
     return Backbone(backbone, tuple(cfg.mean), tuple(cfg.std))
 
 
-def _local(folder: Path, backbone: str) -> Backbone:
+def fetch_torchvision(name: str) -> None:
+    """Download the default weights of a torchvision network into torch's cache, unless they are there."""
+    from torch.hub import load_state_dict_from_url
+    from torchvision.models import get_model_weights
+
+    load_state_dict_from_url(get_model_weights(name).DEFAULT.url, map_location="meta", progress=False)
+
+
+def _local(folder: Path, backbone: str, read: bool) -> Backbone:
     config = folder / "config.json"
     if not config.is_file():
         raise BadInput(f"weights={folder}: no config.json there; give hub, embedded, random or a timm folder")
-    content = json.loads(config.read_text())
+    try:
+        content = dict(json.loads(config.read_text()))
+    except (ValueError, TypeError) as error:
+        raise BadInput(f"weights={folder}: its config.json cannot be read ({one_line(error)})") from None
     if content.get("architecture") != backbone:
         raise BadInput(f"weights={folder} are of {content.get('architecture')}, not of model.backbone={backbone}")
     _check_path(folder.resolve(), backbone)
+    if read:
+        _check_file(folder, backbone, int(content.get("num_classes", 1000)))
     cfg = content.get("pretrained_cfg", {})
     mean, std = cfg.get("mean", IMAGENET_MEAN), cfg.get("std", IMAGENET_STD)
     return Backbone(f"local-dir:{folder.resolve()}", tuple(mean), tuple(std))
+
+
+def _check_file(folder: Path, backbone: str, classes: int) -> None:
+    """Load a local folder's weights into a network without memory: strictly, and as plain data only."""
+    import timm
+    import torch
+
+    try:
+        with torch.device("meta"), warnings.catch_warnings(action="ignore"):  # which says that nothing is copied
+            timm.create_model(f"local-dir:{folder.resolve()}", pretrained=True, num_classes=classes)
+    except Exception as error:  # cut short, of another network, code in place of numbers: torch has a word for each
+        raise BadInput(
+            f"weights={folder}: what lies there is no checkpoint of {backbone} ({one_line(error)}); give the folder "
+            f"of its weights, embedded or random"
+        ) from None
 
 
 def _embedded_folder(name: str) -> Path:

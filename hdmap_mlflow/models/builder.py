@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -177,6 +177,22 @@ def build(config: CheckedConfig, *, fetch: bool = True, parts: Mapping[str, Any]
     if random:
         backbones.leave_files_out(model)
     return model
+
+
+def reach(configs: Iterable[RunConfig]) -> None:
+    """Fetch the weights of several runs' backbones, or find them in the cache, each once, before the first run starts.
+
+    Those of networks that are neither timm's nor torchvision's are fetched where they are built. Raises Unreachable.
+    """
+    models = [(find_model(config.model.name).weights, config.model) for config in configs]
+    fetched = [(rule, model.settings) for rule, model in models if rule and model.weights == "hub"]
+    asked = [(rule, str(settings.get(rule.setting, ""))) for rule, settings in fetched]
+    for library, name in dict.fromkeys((rule.library_of(name), name) for rule, name in asked):
+        if library == "timm":
+            backbones.resolve("hub", name)
+        elif library == "torchvision":
+            with downloads(name):
+                backbones.fetch_torchvision(name)
 
 
 def load_checkpoint(model: AnomalibModule, path: Path) -> None:
