@@ -173,7 +173,7 @@ def _origin() -> list[str]:
     day = datetime.date.today()
     return [
         f"Made by `python -m benchmarks.quickstarts` on {day}: {os.cpu_count()} cores {cpu}, {memory:.0f} GB, no GPU.",
-        "*s* is processor time of a whole run, imports excluded; *MB* the peak of its process. One seed; the demo data:",
+        "*s* is processor time of a whole run, imports excluded; *MB* the peak of its process. One seed; demo data:",
         "128 training and 2 x 64 test maps per domain, of which half of the source's are reported.",
     ]
 

@@ -6,6 +6,7 @@ import contextlib
 import hashlib
 import importlib.util
 import json
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -58,7 +59,7 @@ def resolve(weights: str, backbone: str, fetch: bool = True) -> Backbone:
     if is_local(weights):
         weights = str(carried.local(weights, backbone).folder)
     if weights not in ("hub", "random"):
-        return _local(Path(weights.removeprefix("local-dir:")).expanduser(), backbone)
+        return _local(Path(weights.removeprefix("local-dir:")).expanduser(), backbone, read=fetch)
     if not timm.is_model(backbone):
         close = timm.list_models(f"*{backbone[:6]}*")[:5]
         raise BadInput(f"timm knows no backbone '{backbone}'; similar: {', '.join(close) or 'none'}")
@@ -127,18 +128,6 @@ def is_local(weights: str) -> bool:
     return weights == "local" or weights.startswith("local:")
 
 
-def pinned(weights: str, backbone: str) -> str:
-    """Weights as a run records them: `local` with the hash of what was imported, a folder once its file was read.
-
-    Raises BadInput where they cannot be had, so that it is known before any work.
-    """
-    if is_local(weights):
-        return f"local:{carried.local(weights, backbone).sha256[: carried.HASH]}"
-    if weights not in ("hub", "random", "embedded"):
-        carried.read(carried.weights_file(Path(resolve(weights, backbone).name.removeprefix("local-dir:"))))
-    return weights
-
-
 def _hub(backbone: str, fetch: bool) -> Backbone:
     """Fetch (or find in the cache) the hub's file before anything is built, so that its absence is known at once."""
     import timm
@@ -158,7 +147,15 @@ def _hub(backbone: str, fetch: bool) -> Backbone:
     return Backbone(backbone, tuple(cfg.mean), tuple(cfg.std))
 
 
-def _local(folder: Path, backbone: str) -> Backbone:
+def fetch_torchvision(name: str) -> None:
+    """Download the default weights of a torchvision network into torch's cache, unless they are there."""
+    from torch.hub import load_state_dict_from_url
+    from torchvision.models import get_model_weights
+
+    load_state_dict_from_url(get_model_weights(name).DEFAULT.url, map_location="meta", progress=False)
+
+
+def _local(folder: Path, backbone: str, read: bool) -> Backbone:
     if not (folder / "config.json").is_file():
         raise BadInput(f"weights={folder}: no config.json there; give hub, local, embedded, random or a timm folder")
     content = carried.read_config(folder)
@@ -166,7 +163,26 @@ def _local(folder: Path, backbone: str) -> Backbone:
         raise BadInput(f"weights={folder} are of {content['architecture']}, not of model.backbone={backbone}")
     _check_path(folder.resolve(), backbone)
     scale = {"mean": IMAGENET_MEAN, "std": IMAGENET_STD} | carried.scales(content, folder)
+    if read:
+        _check_file(folder, backbone, content)
     return Backbone(f"local-dir:{folder.resolve()}", scale["mean"], scale["std"])
+
+
+def _check_file(folder: Path, backbone: str, content: Mapping[str, object]) -> None:
+    """Load a local folder's weights into a network without memory: strictly, and as plain data only."""
+    import timm
+    import torch
+
+    carried.read(carried.weights_file(folder))
+    try:
+        classes = int(str(content.get("num_classes", 1000)))
+        with torch.device("meta"), warnings.catch_warnings(action="ignore"):  # which says that nothing is copied
+            timm.create_model(f"local-dir:{folder.resolve()}", pretrained=True, num_classes=classes)
+    except Exception as error:  # cut short, of another network, code in place of numbers: torch has a word for each
+        raise BadInput(
+            f"weights={folder}: what lies there is no checkpoint of {backbone} ({one_line(error)}); give the folder "
+            f"of its weights, embedded or random"
+        ) from None
 
 
 def _embedded_folder(name: str) -> Path:

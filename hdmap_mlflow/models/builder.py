@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,6 +13,7 @@ from urllib.error import URLError
 from hdmap_mlflow.config import CheckedConfig, RunConfig, with_settings
 from hdmap_mlflow.errors import BadInput, Unreachable, nearest
 from hdmap_mlflow.models import backbones, signature
+from hdmap_mlflow.models import weights as carried
 from hdmap_mlflow.models.entry import ModelEntry, Weights
 from hdmap_mlflow.models.parts import textures
 from hdmap_mlflow.models.registry import find_model
@@ -92,7 +93,8 @@ def _checked_weights(model: str, entry: ModelEntry, config: RunConfig, settings:
                 f"data.image_size is {height}x{width}, below the stride {coarsest} of {rule.setting} '{name}'; give "
                 f"{coarsest} pixels or more, or finer layers: {backbones.described(name)}"
             )
-        weights = backbones.pinned(weights, name)
+        if weights == "local":  # what was imported may change: a run says which it took
+            return f"local:{carried.local(weights, name).sha256[: carried.HASH]}"
     return weights
 
 
@@ -180,6 +182,24 @@ def build(config: CheckedConfig, *, fetch: bool = True, parts: Mapping[str, Any]
     if random:
         backbones.leave_files_out(model)
     return model
+
+
+def reach(configs: Iterable[RunConfig]) -> None:
+    """Fetch the weights of several runs' backbones, or find them, each once, before the first run starts.
+
+    Those of networks that are neither timm's nor torchvision's are fetched where they are built. Raises Unreachable
+    for the hub, BadInput for weights that are not on this machine.
+    """
+    models = [(find_model(config.model.name).weights, config.model) for config in configs]
+    asked = [(rule, str(model.settings.get(rule.setting, "")), model.weights) for rule, model in models if rule]
+    for library, name, weights in dict.fromkeys(
+        (rule.library_of(name), name, weights) for rule, name, weights in asked
+    ):
+        if library == "timm" and weights != "random":
+            backbones.resolve(weights, name)
+        elif library == "torchvision" and weights == "hub":
+            with downloads(name):
+                backbones.fetch_torchvision(name)
 
 
 def load_checkpoint(model: AnomalibModule, path: Path) -> None:

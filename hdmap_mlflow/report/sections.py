@@ -9,6 +9,7 @@ from pathlib import Path
 from hdmap_mlflow.config.protocols import PROTOCOLS
 from hdmap_mlflow.console import markdown_table
 from hdmap_mlflow.evaluation.metrics import TRIVIAL
+from hdmap_mlflow.models.registry import REGISTRY
 from hdmap_mlflow.names import MEAN_AUROC, SOURCE_AUROC, WORST_AUROC
 from hdmap_mlflow.report.arrange import Entry
 from hdmap_mlflow.report.selection import ORACLE, SELECTION_RULES
@@ -77,8 +78,9 @@ def headline(tables: Tables) -> list[str]:
 
 def remarks(tables: Tables) -> list[str]:
     """What a reader must know to read the figures."""
-    weights = {entry.label: weights_of(entry) for entry in tables.grid.entries}
-    random = [label for label, of in weights.items() if of == "random"]
+    learned = {name for name, entry in REGISTRY.items() if entry.from_scratch}  # random weights are where these start
+    entries = [entry for entry in tables.grid.entries if entry.first.tag("model") not in learned]
+    random = [entry.label for entry in entries if weights_of(entry) == "random"]
     sizes = {entry.first.params.get("data.max_train", "null") for entry in tables.grid.entries}
     lines = ["The maps are SIMULATED: these figures say nothing about a real gearbox."] if tables.simulated else []
     protocol = PROTOCOLS.get(tables.validation)  # another version's may be unknown here

@@ -11,7 +11,7 @@ import torchvision
 from safetensors.torch import save_file
 
 from hdmap_mlflow.errors import BadInput
-from hdmap_mlflow.models import backbones, weights
+from hdmap_mlflow.models import backbones, builder, weights
 from hdmap_mlflow.runs import setup
 
 LITE = "tf_efficientnet_lite0"
@@ -133,8 +133,9 @@ def test_a_run_records_which_checkpoint_it_took_and_takes_no_other(tmp_path, cac
     )
     shutil.rmtree(cache / "weights" / "local")
     weights.add(saved(network("resnet18", seed=1), tmp_path / "resnet18.pth"))
+    assert builder.check(config) == config, "what was recorded stays readable"
     with pytest.raises(BadInput, match="the imported weights of 'resnet18' are"):
-        backbones.resolve(config.model.weights, "resnet18")
+        builder.reach([config])
 
 
 def test_what_is_fetched_on_one_machine_is_imported_on_another(tmp_path, monkeypatch):
