@@ -10,7 +10,7 @@ import warnings
 from cyclopts import CycloptsError
 
 from hdmap_mlflow import interrupt
-from hdmap_mlflow.cli import commands, finished  # noqa: F401 - they add the commands
+from hdmap_mlflow.cli import commands, finished, weights  # noqa: F401 - they add the commands
 from hdmap_mlflow.cli.app import app
 from hdmap_mlflow.errors import BadInput, Incomplete, one_line
 

@@ -30,6 +30,10 @@ class BadInput(_Said):
         super().__init__(line.rpartition("errors.BadInput: ")[2].strip())
 
 
+class Unreachable(BadInput):
+    """The hub cannot be reached: the fault of no setting, and every run that wants it will meet it."""
+
+
 class OutOfMemory(BadInput):
     """The run did not fit the memory of the machine or of the GPU; the line says what to lower."""
 

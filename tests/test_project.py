@@ -37,9 +37,10 @@ HOUSE = {
     "": "names errors interrupt numbers files console process sqlite",
     "config": "protocols documents settings conditions layers identity",
     "data": "faults formats simulate matfiles packed folder metadata layout dataset splits datamodule",
-    "models": "searchspace entry signature backbones one_pass epochs registry",
+    "models": "searchspace entry signature weights backbones one_pass epochs registry",
     "models/parts": "auroc blur coreset features rows textures",
-    "models/own": "cflow cutpaste dinomaly draem_sevnet padim patchcore reverse_distillation toothwise",
+    "models/own": "cfa cflow csflow cutpaste dinomaly draem_sevnet fastflow padim patchcore reverse_distillation "
+    "toothwise uflow uninet",
     "models ": "builder contract",
     "evaluation": "pixels intervals sample confounds damage scoring pooled metrics cards shift figures pictures",
     "tracking": "database patience client journal record store views server",
@@ -48,7 +49,7 @@ HOUSE = {
     "grid": "plan driver",
     "tuning": "request storage pruning space study findings search driver",
     "report": "arrange selection stacks tables summary citations sections latex charts page write",
-    "cli": "app options catalogue show commands finished",
+    "cli": "app options catalogue show commands finished weights",
     " ": "__main__",
 }
 FLOORS = []

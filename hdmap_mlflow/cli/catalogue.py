@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
+
 from hdmap_mlflow.config import packaged_conditions
 from hdmap_mlflow.console import show_table
 from hdmap_mlflow.models.registry import REGISTRY, find_model
@@ -9,21 +11,25 @@ from hdmap_mlflow.runs import setup
 
 
 def show_models() -> None:
-    """A row a model; quick, because no model is imported."""
-    rows = []
+    """One row per model, and why some quickstarts have random weights; quick, because no model is imported."""
+    rows, reasons = [], defaultdict(list)
     for model, entry in REGISTRY.items():
+        if entry.random_why:
+            reasons[entry.random_why].append(model)
         weights = "hub" if entry.needs.online else entry.weights.describe() if entry.weights else "none"
         names = list(packaged_conditions(model))
         conditions = ", ".join(names[:2]) + (f", {len(names) - 2} more" if len(names) > 2 else "")
         rows.append([model, "yes" if entry.trains else "no", weights, entry.needs.describe(), conditions, entry.paper])
     columns = ["model", "trains", "weights", "needs", "conditions", "paper"]
     show_table("models", columns, rows, left=len(columns))
+    print("\n".join(f"random weights in the quickstart of {', '.join(of)}: {why}" for why, of in reasons.items()))
 
 
 def show_model(model: str) -> None:
     """Everything about one model: class, paper, needs, conditions, and each setting as published and as searched."""
     entry, conditions = find_model(model), packaged_conditions(model)
-    print("\n".join(filter(None, [f"{model}: {entry.path}", entry.paper, f"needs: {entry.needs.describe()}"])))
+    why = entry.random_why and f"random weights in the quickstart: {entry.random_why}"
+    print("\n".join(filter(None, [f"{model}: {entry.path}", entry.paper, f"needs: {entry.needs.describe()}", why])))
     show_table("conditions", ["name", "description"], [[c, conditions[c]["description"]] for c in conditions], left=2)
     flat = setup.configure(model, "baseline").flat()
     own = [key for key in flat if key.startswith("model.")]

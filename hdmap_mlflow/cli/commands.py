@@ -65,11 +65,14 @@ def simulate(
     gain_confound: Annotated[
         bool | None, says("Recordings of good and fault differ in gain.", of(SIMULATE, "gain_confound"))
     ] = None,
+    difficulty: Annotated[
+        Text, says("published (as PatchCore and PaDiM find the real maps) or hard.", of(SIMULATE, "difficulty"))
+    ] = None,
 ) -> None:
     """Write four SIMULATED domains with the published statistics of HDMAP."""
     from hdmap_mlflow.data.simulate import simulate as write
 
-    root = write(out, **given(train=train, test=test, seed=seed, gain_confound=gain_confound))
+    root = write(out, **given(train=train, test=test, seed=seed, gain_confound=gain_confound, difficulty=difficulty))
     print(f"simulated maps are in {root}; they say nothing about a real gearbox")
 
 

@@ -17,7 +17,7 @@ from typing import Any
 
 import psutil
 
-from hdmap_mlflow.errors import BadInput, Incomplete, NotRecorded, OutOfMemory, Pruned, Stopped, masked
+from hdmap_mlflow.errors import BadInput, Incomplete, NotRecorded, OutOfMemory, Pruned, Stopped, Unreachable, masked
 from hdmap_mlflow.execution.task import Outcome, Status, Task
 from hdmap_mlflow.files import write_whole
 from hdmap_mlflow.names import Artifact, Tag
@@ -80,6 +80,7 @@ def main(file: str, flow: Callable[[Task], dict[str, Any]] = flow) -> int:
         status, reason = "pruned" if isinstance(stop, Pruned) else "killed", str(stop)
     except (BadInput, Incomplete) as problem:
         status, reason = "out_of_memory" if isinstance(problem, OutOfMemory) else "failed", str(problem)
+        bug = isinstance(problem, Unreachable)  # the next run would wait for it, too
         print(f"hdmap: {problem}", file=sys.stderr)
     except BaseException as error:
         print(masked(traceback.format_exc()), file=sys.stderr)

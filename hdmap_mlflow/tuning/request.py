@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from hdmap_mlflow.config.conditions import DEFAULT_MODEL
+from hdmap_mlflow.config.conditions import DEFAULT_CONDITION, DEFAULT_MODEL
 
 
 @dataclass(frozen=True)
@@ -18,7 +18,7 @@ class SearchRequest:
     """
 
     model: str = DEFAULT_MODEL
-    condition: str = "baseline"
+    condition: str = DEFAULT_CONDITION
     condition_file: str | None = None
     flags: Mapping[str, object] = field(default_factory=dict)
     overrides: str = ""

@@ -155,6 +155,7 @@ def check(wanted: SearchRequest) -> Search:
         raise BadInput(f"--storage {wanted.storage} is the file of tracking.uri; give the study a file of its own")
     data, code = dataset.read(space.config), signature.code_digest(entry.path)
     setup.check_maps(space.config, data)
+    builder.reach([space.config])
     config = setup.anchored(with_values(space.config, {"data.root": str(data.root)}))
     space = replace(space, config=config)
     return Search(wanted, study_name(wanted, config), place, condition, space, data, code, objectives, pruner, seeds)

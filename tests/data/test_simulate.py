@@ -2,6 +2,7 @@
 
 import csv
 import dataclasses
+import hashlib
 import json
 import os
 import subprocess
@@ -11,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tifffile
+from scipy.ndimage import uniform_filter
 from scipy.stats import rankdata
 
 from hdmap_mlflow.data import simulate as sim
@@ -36,14 +38,14 @@ N = 400
 
 @pytest.fixture(scope="module")
 def maps():
-    """Maps by (domain, split, gain_confound), drawn once."""
-    drawn: dict[tuple[str, str, bool], sim.Maps] = {}
+    """Maps by (domain, split, gain_confound, difficulty), drawn once."""
+    drawn: dict[tuple[str, str, bool, str], sim.Maps] = {}
 
-    def get(domain: str, split: str, gain_confound: bool = True) -> sim.Maps:
-        key = (domain, split, gain_confound)
+    def get(domain: str, split: str, gain_confound: bool = True, difficulty: str = "published") -> sim.Maps:
+        key = (domain, split, gain_confound, difficulty)
         if key not in drawn:
             rng = np.random.default_rng([7, sim.SPLITS.index(split)])
-            drawn[key] = sim.domain_maps(domain, split, N, rng, gain_confound)
+            drawn[key] = sim.domain_maps(domain, split, N, rng, gain_confound, difficulty)
         return drawn[key]
 
     return get
@@ -66,6 +68,12 @@ def matched_filter(pixels: np.ndarray) -> np.ndarray:
     return rows.max(axis=1) - np.median(rows, axis=1)
 
 
+def patch_filter(pixels: np.ndarray) -> np.ndarray:
+    """The brightest patch of 2 x 9 pixels once every column's median is gone: as local as a patch memory."""
+    log = np.log(pixels)
+    return uniform_filter(log - np.median(log, axis=1, keepdims=True), (0, 2, 9), mode="wrap").max((1, 2))
+
+
 def image_mean(pixels: np.ndarray) -> np.ndarray:
     return pixels.mean((1, 2))
 
@@ -74,8 +82,12 @@ def image_max(pixels: np.ndarray) -> np.ndarray:
     return pixels.max((1, 2))
 
 
-def separation(maps, score, domain: str, part: slice = slice(None), gain_confound: bool = True) -> float:
-    good, fault = (score(maps(domain, split, gain_confound).pixels[part]) for split in ("test/good", "test/fault"))
+def separation(
+    maps, score, domain: str, part: slice = slice(None), gain_confound: bool = True, difficulty: str = "published"
+) -> float:
+    good, fault = (
+        score(maps(domain, split, gain_confound, difficulty).pixels[part]) for split in ("test/good", "test/fault")
+    )
     return auroc(good, fault)
 
 
@@ -83,10 +95,11 @@ COLD, WARM = slice(0, N // 2), slice(N // 2, N)
 
 
 # --------------------------------------------------------------------------------------- calibration
+@pytest.mark.parametrize("difficulty", sim.DIFFICULTIES)
 @pytest.mark.parametrize(("domain", "split"), PUBLISHED)
-def test_every_domain_and_split_matches_the_published_quartiles_mean_and_sd(maps, domain, split):
+def test_every_domain_and_split_matches_the_published_quartiles_mean_and_sd(maps, domain, split, difficulty):
     low, *quartiles, high, mean, sd = PUBLISHED[domain, split]
-    pixels = maps(domain, split).pixels
+    pixels = maps(domain, split, difficulty=difficulty).pixels
     measured = [*np.quantile(pixels, [0.25, 0.5, 0.75]), pixels.mean(), pixels.std()]
     np.testing.assert_allclose(measured, [*quartiles, mean, sd], rtol=0.10)
     assert low / 2 < pixels.min() < low * 1.5
@@ -187,23 +200,44 @@ def test_good_maps_have_no_mask_and_no_severity(maps, split):
 
 
 # ---------------------------------------------------------------------------------------- difficulty
-def test_difficulty_is_a_like_b_then_d_then_c(maps):
-    a, b, c, d = (separation(maps, matched_filter, domain) for domain in sim.DOMAINS)
+# Whoever knows the whole band finds nearly every `published` one, so that its order shows in a local score only.
+ORDERED = pytest.mark.parametrize(("difficulty", "score"), [("published", patch_filter), ("hard", matched_filter)])
+EACH_DIFFICULTY = pytest.mark.parametrize("difficulty", sim.DIFFICULTIES)
+
+
+@ORDERED
+def test_difficulty_is_a_like_b_then_d_then_c(maps, difficulty, score):
+    a, b, c, d = (separation(maps, score, domain, difficulty=difficulty) for domain in sim.DOMAINS)
     assert a == pytest.approx(b, abs=0.02)
     assert min(a, b) > d + 0.005
     assert d > c + 0.03
-    assert c > 0.8  # hard, not hopeless
 
 
-def test_cold_maps_of_domain_c_are_the_hardest(maps):
-    cold = {domain: separation(maps, matched_filter, domain, COLD) for domain in sim.DOMAINS}
+@EACH_DIFFICULTY
+def test_domain_c_is_hard_and_not_hopeless(maps, difficulty):
+    assert separation(maps, matched_filter, "domain_C", difficulty=difficulty) > 0.8
+
+
+@ORDERED
+def test_cold_maps_of_domain_c_are_the_hardest(maps, difficulty, score):
+    cold = {domain: separation(maps, score, domain, COLD, difficulty=difficulty) for domain in sim.DOMAINS}
     assert min(cold, key=lambda domain: cold[domain]) == "domain_C"
-    assert cold["domain_C"] < separation(maps, matched_filter, "domain_C", WARM) - 0.03
+    assert cold["domain_C"] < separation(maps, score, "domain_C", WARM, difficulty=difficulty) - 0.03
 
 
-def test_trivial_baselines_on_domain_c_are_near_the_published_ones(maps):
-    assert separation(maps, image_max, "domain_C") == pytest.approx(0.731, abs=0.07)
-    assert separation(maps, image_mean, "domain_C") == pytest.approx(0.709, abs=0.07)
+@EACH_DIFFICULTY
+def test_trivial_baselines_on_domain_c_are_near_the_published_ones(maps, difficulty):
+    assert separation(maps, image_max, "domain_C", difficulty=difficulty) == pytest.approx(0.731, abs=0.07)
+    assert separation(maps, image_mean, "domain_C", difficulty=difficulty) == pytest.approx(0.709, abs=0.07)
+
+
+@pytest.mark.parametrize("domain", sim.DOMAINS)
+def test_hard_shows_less_of_the_same_faults_and_nothing_else_differs(maps, domain):
+    easier, harder = (maps(domain, "test/fault", difficulty=difficulty) for difficulty in sim.DIFFICULTIES)
+    assert np.array_equal(easier.masks, harder.masks) and np.array_equal(easier.severity, harder.severity)
+    assert np.array_equal(easier.pixels[~easier.masks], harder.pixels[~harder.masks])
+    assert (easier.pixels[easier.masks] >= harder.pixels[harder.masks]).all()
+    assert easier.pixels[easier.masks].mean() > harder.pixels[harder.masks].mean() * 1.01
 
 
 @pytest.mark.parametrize("domain", sim.DOMAINS)
@@ -283,6 +317,14 @@ def test_test_maps_do_not_depend_on_how_many_train_maps_are_asked_for(small, tmp
     assert same.items() <= more.items()
 
 
+def test_hard_maps_are_those_of_the_first_generator_byte_for_byte(tmp_path):
+    maps = contents(sim.simulate(tmp_path / "maps", train=2, test=2, seed=3, difficulty="hard"))
+    facts = json.loads(maps.pop(sim.MARKER))
+    assert (facts["difficulty"], facts["generator"]) == ("hard", 2)
+    digest = hashlib.sha256(b"".join(maps.values())).hexdigest()
+    assert digest == "301e3db69b2a19db591b71e0a4ce6b1eb346218306b592c244f819c64766eaa1"
+
+
 def test_the_gain_confound_is_switched_on_disk_too(tmp_path):
     levels = {}
     for switch in (True, False):
@@ -294,7 +336,13 @@ def test_the_gain_confound_is_switched_on_disk_too(tmp_path):
 
 # -------------------------------------------------------------------------------------- wrong input
 @pytest.mark.parametrize(
-    ("wrong", "named"), [({"train": 0}, "--train"), ({"test": -1}, "--test"), ({"seed": -1}, "--seed")]
+    ("wrong", "named"),
+    [
+        ({"train": 0}, "--train"),
+        ({"test": -1}, "--test"),
+        ({"seed": -1}, "--seed"),
+        ({"difficulty": "easy"}, "choose from published, hard"),
+    ],
 )
 def test_a_wrong_number_is_refused_by_name_and_nothing_is_written(tmp_path, wrong, named):
     with pytest.raises(BadInput, match=named):
@@ -366,6 +414,17 @@ def test_the_demo_set_is_made_once_and_then_found(tmp_path, monkeypatch):
     monkeypatch.setattr(sim, "simulate", lambda *_: pytest.fail("made a second time"))
     assert sim.demo(train=2, test=2) == root
     assert "simulated" in root.name
+
+
+def test_the_demo_set_of_an_older_generator_is_left_alone_and_stays_readable(tmp_path, monkeypatch):
+    monkeypatch.setenv("HDMAP_CACHE", str(tmp_path))
+    old = sim.simulate(tmp_path / "demo-simulated-g1-train2-test2", train=2, test=2, difficulty="hard")
+    facts = json.loads((old / sim.MARKER).read_text())
+    (old / sim.MARKER).write_text(json.dumps(facts | {"generator": 1}))
+    before = contents(old)
+    new = sim.demo(train=2, test=2)
+    assert new != old and json.loads((new / sim.MARKER).read_text())["difficulty"] == "published"
+    assert contents(old) == before and sim.is_simulated(old)
 
 
 def test_a_cache_that_cannot_be_written_names_the_way_out(tmp_path, monkeypatch):

@@ -12,15 +12,17 @@ import logging
 import os
 import shutil
 import zlib
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
+from anomalib.models.components import TimmFeatureExtractor
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
 
 from hdmap_mlflow.files import cache_dir
-from hdmap_mlflow.models.backbones import weights_digest
+from hdmap_mlflow.models.backbones import architecture, at_strides, weights_digest
 
 Maps = dict[str, Tensor]  # layer -> (B, C, H, W)
 
@@ -55,6 +57,29 @@ class Features(nn.Module):
     def _compute(self, images: Tensor) -> Maps:
         features = self.extractor(images.contiguous(memory_format=torch.channels_last))
         return {layer: maps.contiguous() for layer, maps in features.items()}
+
+
+class Pyramid(nn.Module):
+    """A frozen timm backbone as models take it that know a few by name: a list of features, the finest first.
+
+    `channels` and `scale_factors` (strides) of each level follow from the backbone. Raises BadInput where it has no
+    layer at one of the strides.
+    """
+
+    def __init__(self, backbone: str, strides: Sequence[int]) -> None:
+        super().__init__()
+        extractor = TimmFeatureExtractor(backbone, at_strides(architecture(backbone), strides), pre_trained=True)
+        self.channels, self.scale_factors = list(extractor.out_dims), list(extractor.reductions)
+        self.features = Features(extractor)
+
+    def sizes(self, height: int, width: int) -> list[tuple[int, int, int]]:
+        """Channels, height and width of every level for images of a size."""
+        levels = zip(self.channels, self.scale_factors, strict=True)
+        return [(channels, height // stride, width // stride) for channels, stride in levels]
+
+    def forward(self, images: Tensor) -> list[Tensor]:
+        """Images (B, 3, H, W) to features (B, C, h, w) of every level."""
+        return list(self.features(images).values())
 
 
 class FeatureStore:
