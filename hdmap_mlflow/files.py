@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -27,6 +28,16 @@ def write_whole(path: Path, content: str | bytes) -> None:
         part.replace(path)
     finally:
         part.unlink(missing_ok=True)
+
+
+def try_to_write(folder: Path) -> None:
+    """Raise OSError where no file can be made in a folder, or in the one in which it would be; nothing is left there.
+
+    What a folder's permissions say is not enough: a file system may refuse all the same, as `/sys` does.
+    """
+    there = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+    with tempfile.TemporaryFile(dir=there):
+        pass
 
 
 @contextlib.contextmanager

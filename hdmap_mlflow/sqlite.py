@@ -15,6 +15,7 @@ from urllib.parse import quote, unquote
 from filelock import FileLock
 
 from hdmap_mlflow.errors import BadInput, one_line
+from hdmap_mlflow.files import try_to_write
 
 SCHEME = "sqlite:///"
 LOCKED_SECONDS = 6  # how long a database may be busy with another process
@@ -78,6 +79,8 @@ def is_there(file: Path, way_out: str, write: bool = True) -> bool:
         folder = next(path for path in file.parents if path.exists())
         if not folder.is_dir():
             raise BadInput(f"{folder} is not a folder; {way_out}")
+        if write:
+            try_to_write(folder)
         for path in (folder, *([file] if state else [])):
             if not os.access(path, os.W_OK if write else os.R_OK):
                 deed = "written" if write else "read"

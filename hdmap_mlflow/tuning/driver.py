@@ -40,7 +40,6 @@ TRIALS, CONDITION = "trials.csv", "best_condition.json"
 def tune(search: Search, launch: Launch) -> None:
     """Run what the study lacks, below one MLflow run, and conclude it. Raises Incomplete where no trial completed."""
     place, config = search.place, search.config.tracking
-    place.check()  # before the runs' store is made
     store = Store(config.uri or "", config.experiment)
 
     def rescue(run_id: str) -> list[float] | None:

@@ -99,6 +99,7 @@ TUNE = [
     (["--no-ray", "--ray-address", "auto"], ["--no-ray", "--ray-address"]),
     (["--gpus-per-run", "nan"], ["--gpus-per-run", "nan"]),
     (["--overrides", "data.max_train=1"], ["data.max_train", "1"]),
+    (["--overrides", "train.precision=16-mixed,train.device=cpu"], ["train.precision", "16-mixed", "32-true"]),
 ]
 
 
@@ -179,6 +180,7 @@ GRID = [
     (["--idle-memory", "5"], ["--idle-memory", "--wait-idle"]),
     (["--wait-idle", "--idle-utilisation", "101"], ["--idle-utilisation", "101"]),
     (["--overrides", "data.max_train=1", "--models", "padim"], ["data.max_train"]),
+    (["--overrides", "train.precision=16-mixed,train.device=cpu"], ["train.precision", "16-mixed", "32-true"]),
 ]
 
 
