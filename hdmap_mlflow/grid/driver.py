@@ -38,6 +38,8 @@ def run(
     flags: Mapping[str, object], file: str | None, launch: Launch, *, repeat: int = 1, plan_only: bool = False
 ) -> None:
     """Run what the flags and a grid file ask for, or show what would run. Raises BadInput before anything starts."""
+    if not plan_only:
+        launch.check()
     cells = plan.expand(plan.read_blocks(flags, file), repeat)
     store = open_store(cells)
     if not plan_only:
