@@ -20,7 +20,7 @@ from hdmap_mlflow.config import CheckedConfig, DataConfig, RunConfig, Seed, Trai
 from hdmap_mlflow.config.conditions import DEFAULT_CONDITION, DEFAULT_MODEL
 from hdmap_mlflow.data import dataset
 from hdmap_mlflow.errors import BadInput, nearest, one_line, quoted
-from hdmap_mlflow.files import cache_dir, write_whole
+from hdmap_mlflow.files import cache_dir, read_kept, write_kept
 from hdmap_mlflow.names import Tag
 from hdmap_mlflow.runs import setup, workdir
 from hdmap_mlflow.runs.identity import identity_tags
@@ -260,9 +260,9 @@ def _check(config: RunConfig) -> tuple[CheckedConfig, str]:
 
     identity = [config.model_dump(mode="json"), signature.versions(), _own_code()]
     kept = cache_dir() / "checked" / f"{_sha(json.dumps(identity, sort_keys=True).encode())[:32]}.json"
-    with contextlib.suppress(OSError, ValueError, TypeError, KeyError):  # none yet, or a damaged one: made anew
-        known = json.loads(kept.read_text(encoding="utf-8"))
-        if known["sources"] == _digests(known["sources"]) and isinstance(known["code"], str):
+    if text := read_kept(kept):
+        known = json.loads(text)
+        if known["sources"] == _digests(known["sources"]):
             checked = CheckedConfig.model_validate(known["config"])
             return checked.model_copy(update={"tracking": config.tracking}), known["code"]
     from hdmap_mlflow.models import builder, registry
@@ -272,7 +272,7 @@ def _check(config: RunConfig) -> tuple[CheckedConfig, str]:
     sources = _digests(map(str, signature.sources(path)))
     known = {"config": checked.model_dump(mode="json"), "sources": sources, "code": code}
     with contextlib.suppress(OSError):  # a full disk costs the check again, not the grid
-        write_whole(kept, json.dumps(known))
+        write_kept(kept, json.dumps(known))
     return checked, code
 
 

