@@ -27,6 +27,13 @@ def cache_dir() -> Path:
     return Path(os.environ.get("HDMAP_CACHE") or user_cache_dir("hdmap_mlflow")).expanduser().absolute()
 
 
+def to_json(content: object) -> str:
+    """A value as JSON that every program reads: a number that is not finite is null, and what is not plain its text."""
+    from pydantic_core import to_json as dumps
+
+    return dumps(content, indent=2, inf_nan_mode="null", fallback=str).decode()
+
+
 def write_whole(path: Path, content: str | bytes) -> None:
     """Write a file beside its place and rename it: a reader never sees half of it. Its folder is made where missing."""
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -116,7 +123,7 @@ def kept_folder(path: Path, write: Callable[[Path], object]) -> Path:
 
 def seal(part: Path, path: Path) -> None:
     """Let a folder become one of the cache, with the check sums of its files, in place of what is there."""
-    (part / SUMS).write_text(json.dumps({name: check_sum(part / name) for name in _files(part)}))
+    (part / SUMS).write_text(json.dumps({name: check_sum(part / name) for name in _files(part)}), encoding="utf-8")
     remove(path)
     part.rename(path)
 

@@ -1,5 +1,6 @@
 """What every room stands on: names, errors, files, tables of text."""
 
+import json
 import re
 from pathlib import Path
 
@@ -54,6 +55,20 @@ def test_a_folder_that_was_not_finished_is_not_there(tmp_path):
         (part / "a").write_text("1")
         raise KeyboardInterrupt
     assert not list(tmp_path.iterdir())
+
+
+def test_json_holds_null_for_what_is_no_finite_number_and_text_for_what_is_not_plain():
+    content = {"a": [float("nan"), {"b": float("inf")}], "c": -float("inf"), "d": 0.1, "e": Path("x"), 1: "드라이브"}
+    strict = json.loads(files.to_json(content), parse_constant=lambda word: pytest.fail(word))
+    assert strict == {"a": [None, {"b": None}], "c": None, "d": 0.1, "e": "x", "1": "드라이브"}
+
+
+def test_no_text_is_read_or_written_as_the_machine_would_have_it():
+    """Text without an encoding is cp949 on a Korean Windows and ASCII in a bare container."""
+    lines = [(path.name, line) for path, text in SOURCES.items() for line in text.splitlines()]
+    text = re.compile(r"""\.(read|write)_text\(|\bopen\((?=[^)]*["'][raw]\+?["'])""")
+    assert sum(bool(text.search(line)) for _, line in lines) > 5
+    assert not [line for line in lines if text.search(line[1]) and "encoding=" not in line[1]]
 
 
 HARMS = {

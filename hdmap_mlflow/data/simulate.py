@@ -20,7 +20,6 @@ Choices, with their reasons:
 - Good and fault recordings differ in gain, as published, for reasons other than the fault; `gain_confound` switches it.
 """
 
-import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,7 +30,7 @@ from scipy.ndimage import uniform_filter1d
 from hdmap_mlflow import __version__
 from hdmap_mlflow.data.formats import tiff_header
 from hdmap_mlflow.errors import BadInput
-from hdmap_mlflow.files import cache_dir, kept_folder, new_folder
+from hdmap_mlflow.files import cache_dir, kept_folder, new_folder, to_json
 
 ROWS, COLUMNS = 31, 95  # planet teeth, ring teeth
 SPLITS = ("train/good", "test/good", "test/fault")  # also the folders inside a domain
@@ -219,7 +218,7 @@ def _write(root: Path, train: int, test: int, seed: int, gain_confound: bool) ->
         _write_domain(root / domain, domain, (train, test, test), seed, gain_confound)
     facts = {"simulated": True, "seed": seed, "train": train, "test": test, "gain_confound": gain_confound}
     versions = {"generator": GENERATOR, "hdmap_mlflow": __version__}
-    (root / MARKER).write_text(json.dumps(facts | versions, indent=2) + "\n")
+    (root / MARKER).write_text(to_json(facts | versions) + "\n", encoding="utf-8")
 
 
 def _write_domain(folder: Path, domain: str, counts: tuple[int, int, int], seed: int, gain_confound: bool) -> None:
@@ -243,4 +242,4 @@ def _write_domain(folder: Path, domain: str, counts: tuple[int, int, int], seed:
                     (folder / "test" / "masks" / f"{index:06d}.png").write_bytes(png.tobytes())
                 lines.append(f"{name},{group},{severity:.6g}")
                 index += 1
-    (folder / "metadata.csv").write_text("\n".join(lines) + "\n")
+    (folder / "metadata.csv").write_text("\n".join(lines) + "\n", encoding="utf-8")

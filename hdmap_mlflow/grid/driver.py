@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import socket
 import sys
 import time
@@ -17,6 +16,7 @@ from hdmap_mlflow.errors import Incomplete
 from hdmap_mlflow.execution.board import Board, clock, final_rows
 from hdmap_mlflow.execution.executor import Event, Executor, taken
 from hdmap_mlflow.execution.task import Outcome, Task
+from hdmap_mlflow.files import to_json, write_whole
 from hdmap_mlflow.grid import plan
 from hdmap_mlflow.grid.plan import Cell
 from hdmap_mlflow.names import Scope, Tag, metric_name
@@ -253,6 +253,6 @@ class _Folders:
         if outcome.status == "finished":
             file = f"result_exp_{outcome.index:02d}_{cell.config.condition}_gpu{outcome.gpu or 'none'}.json"
             try:
-                (self(cell) / file).write_text(json.dumps(outcome.result, indent=2))
+                write_whole(self(cell) / file, to_json(outcome.result))
             except OSError as error:
                 print(f"left out: {file} ({error.strerror}); the run's own record has it")

@@ -94,7 +94,7 @@ def _local(folder: Path, backbone: str) -> Backbone:
     config = folder / "config.json"
     if not config.is_file():
         raise BadInput(f"weights={folder}: no config.json there; give hub, embedded, random or a timm folder")
-    content = json.loads(config.read_text())
+    content = json.loads(config.read_text(encoding="utf-8"))
     if content.get("architecture") != backbone:
         raise BadInput(f"weights={folder} are of {content.get('architecture')}, not of model.backbone={backbone}")
     _check_path(folder.resolve(), backbone)
@@ -129,7 +129,7 @@ def _write_embedded(folder: Path) -> None:
     (folder / "model.safetensors").write_bytes(weights)
     scale = {"mean": [0.5] * 3, "std": [0.5] * 3, "input_size": [3, 224, 224]}
     config = {"architecture": EMBEDDED, "num_classes": 1000, "pretrained_cfg": scale}
-    (folder / "config.json").write_text(json.dumps(config))
+    (folder / "config.json").write_text(json.dumps(config), encoding="utf-8")
 
 
 def _check_path(folder: Path, architecture: str) -> None:

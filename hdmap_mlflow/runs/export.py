@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from datetime import datetime
 from pathlib import Path
 
 from hdmap_mlflow.errors import BadInput
-from hdmap_mlflow.files import new_folder
+from hdmap_mlflow.files import new_folder, to_json, write_whole
 from hdmap_mlflow.names import Artifact
 from hdmap_mlflow.runs import history
 
@@ -43,5 +42,5 @@ def export(uri: str, run_id: str, out: Path) -> Path:
                 continue
             for domain in kept.iterdir():
                 shutil.copytree(domain, sides[domain.name], dirs_exist_ok=True)
-        (folder / name).write_text(json.dumps(result, indent=2))
+        write_whole(folder / name, to_json(result))
     return out / name

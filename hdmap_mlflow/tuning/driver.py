@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import shlex
 import sys
 import time
@@ -17,6 +16,7 @@ from hdmap_mlflow.console import harmless, show_table
 from hdmap_mlflow.errors import BadInput, Incomplete
 from hdmap_mlflow.execution.launch import Launch
 from hdmap_mlflow.execution.task import Outcome, Started, Task
+from hdmap_mlflow.files import to_json, write_whole
 from hdmap_mlflow.models import builder
 from hdmap_mlflow.names import Artifact, Scope, Tag, metric_name
 from hdmap_mlflow.runs import setup
@@ -177,7 +177,7 @@ def _conclude(search: Search, study: Study, launch: Launch, record: Record, stor
     end = conclude(search, trials, best)
     search.folder.mkdir(parents=True, exist_ok=True)
     pd.DataFrame(end.rows).map(harmless).to_csv(search.folder / TRIALS, index=False)
-    (search.folder / CONDITION).write_text(json.dumps(end.condition, indent=2) + "\n")
+    write_whole(search.folder / CONDITION, to_json(end.condition) + "\n")
     try:
         end = replace(end, refits=_refit(search, study, end, launch, record, store))
     finally:
