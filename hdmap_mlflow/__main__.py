@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import os
 import sys
 import warnings
@@ -12,6 +11,7 @@ from cyclopts import CycloptsError
 from hdmap_mlflow import interrupt
 from hdmap_mlflow.cli import commands, finished, weights  # noqa: F401 - they add the commands
 from hdmap_mlflow.cli.app import app
+from hdmap_mlflow.console import show_any_name
 from hdmap_mlflow.errors import BadInput, Incomplete, one_line
 
 HELP = {"--help", "-h", "--version"}  # which end a command before it has done anything
@@ -29,9 +29,7 @@ def _main() -> None:
     warnings.filterwarnings("ignore", category=FutureWarning)  # of the libraries, at import
     if not sys.stderr.isatty():
         os.environ.setdefault("TQDM_DISABLE", "1")  # a log file is no place for a progress bar
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):  # a name that the console cannot show is no reason to fail
-            stream.reconfigure(errors="backslashreplace")
+    show_any_name()
     try:
         words = sys.argv[1:]
         if os.environ.get("MLFLOW_RUN_ID") and not HELP.isdisjoint(words):

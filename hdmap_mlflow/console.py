@@ -2,7 +2,16 @@
 
 from __future__ import annotations
 
+import io
+import sys
 from collections.abc import Sequence
+
+
+def show_any_name() -> None:
+    """Let standard output and error show what their encoding has not as `\\u...`: a name is no reason to fail."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
 
 
 def markdown_table(columns: Sequence[str], rows: Sequence[Sequence[str]], left: int = 1) -> list[str]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import glob
 import os
 import re
 import sqlite3
@@ -16,6 +15,7 @@ from urllib.parse import quote, unquote
 from filelock import FileLock
 
 from hdmap_mlflow.errors import BadInput, one_line
+from hdmap_mlflow.files import part_of, sweep, try_to_write
 
 SCHEME = "sqlite:///"
 LOCKED_SECONDS = 6  # how long a database may be busy with another process
@@ -58,9 +58,8 @@ def turn(file: Path) -> FileLock:
 @contextlib.contextmanager
 def new(file: Path) -> Iterator[Path]:
     """A file beside another that becomes it: nobody sees half of it. Use it within the file's turn."""
-    for part in file.parent.glob(f".{glob.escape(file.name)}.*.part*"):  # of a maker that was killed
-        part.unlink(missing_ok=True)
-    part = file.with_name(f".{file.name}.{os.getpid()}.part")
+    sweep(file)
+    part = part_of(file)
     try:
         yield part
         with part.open("rb+") as content:
@@ -79,6 +78,8 @@ def is_there(file: Path, way_out: str, write: bool = True) -> bool:
         folder = next(path for path in file.parents if path.exists())
         if not folder.is_dir():
             raise BadInput(f"{folder} is not a folder; {way_out}")
+        if write:
+            try_to_write(folder)
         for path in (folder, *([file] if state else [])):
             if not os.access(path, os.W_OK if write else os.R_OK):
                 deed = "written" if write else "read"

@@ -1,6 +1,7 @@
 """What every room stands on: names, errors, files, tables of text."""
 
 import contextlib
+import json
 import re
 import sqlite3
 import threading
@@ -57,6 +58,103 @@ def test_a_folder_that_was_not_finished_is_not_there(tmp_path):
         (part / "a").write_text("1")
         raise KeyboardInterrupt
     assert not list(tmp_path.iterdir())
+
+
+def test_json_holds_null_for_what_is_no_finite_number_and_text_for_what_is_not_plain():
+    content = {"a": [float("nan"), {"b": float("inf")}], "c": -float("inf"), "d": 0.1, "e": Path("x"), 1: "드라이브"}
+    strict = json.loads(files.to_json(content), parse_constant=lambda word: pytest.fail(word))
+    assert strict == {"a": [None, {"b": None}], "c": None, "d": 0.1, "e": "x", "1": "드라이브"}
+
+
+def test_no_text_is_read_or_written_as_the_machine_would_have_it():
+    """Text without an encoding is cp949 on a Korean Windows and ASCII in a bare container."""
+    lines = [(path.name, line) for path, text in SOURCES.items() for line in text.splitlines()]
+    text = re.compile(r"""\.(read|write)_text\(|\bopen\((?=[^)]*["'][raw]\+?["'])""")
+    assert sum(bool(text.search(line)) for _, line in lines) > 5
+    assert not [line for line in lines if text.search(line[1]) and "encoding=" not in line[1]]
+
+
+HARMS = {
+    "cut": lambda content: content[:-3],
+    "empty": lambda content: b"",
+    "flipped": lambda content: content[:-2] + bytes([content[-2] ^ 1]) + content[-1:],
+    "a list": lambda content: b"[]",
+    "no sums": lambda content: b"{}",
+    "nested": lambda content: b"[" * 100_000,
+    "no UTF-8": lambda content: b"\xff" + content[1:],
+    "null": lambda content: b"null",
+}
+
+
+@pytest.mark.parametrize("harm", HARMS)
+def test_a_file_of_the_cache_that_was_damaged_is_as_if_it_were_not_there(tmp_path, harm):
+    place = tmp_path / "a/kept.json"
+    assert files.read_kept(place) is None
+    files.write_kept(place, '{"ü": 12}\n')
+    assert files.read_kept(place) == '{"ü": 12}\n'
+    place.write_bytes(HARMS[harm](place.read_bytes()))
+    assert files.read_kept(place) is None
+
+
+def _kept(place):
+    """A folder of the cache with two files, and how often it was made."""
+    made = []
+
+    def write(part):
+        made.append(part)
+        (part / "below").mkdir()
+        (part / "a").write_text("one")
+        (part / "below/b").write_text("two")
+
+    return files.kept_folder(place, write), made
+
+
+def _content(folder):
+    return {path.relative_to(folder).as_posix(): path.read_text() for path in folder.rglob("*") if path.is_file()}
+
+
+DAMAGES = {f"{file}: {harm}": (file, HARMS[harm]) for file in ("a", "below/b", files.SUMS) for harm in HARMS}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_a_folder_of_the_cache_is_made_once_and_again_where_a_file_of_it_is_damaged(tmp_path, damage):
+    file, harm = DAMAGES[damage]
+    folder, made = _kept(tmp_path / "cache/kept")
+    before = _content(folder)
+    assert len(made) == 1 and not _kept(folder)[1]
+    (folder / file).write_bytes(harm((folder / file).read_bytes()))
+    assert len(_kept(folder)[1]) == 1 and _content(folder) == before
+
+
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        lambda folder: (folder / "a").unlink(),
+        lambda folder: (folder / "more").touch(),
+        lambda folder: (folder / "a").unlink() or (folder / "a").mkdir(),
+        lambda folder: (folder / files.SUMS).unlink(),
+        lambda folder: (folder / files.SUMS).unlink() or (folder / files.SUMS).mkdir(),
+        lambda folder: files.remove(folder) or folder.write_text("a file"),
+        lambda folder: files.remove(folder) or folder.symlink_to("nowhere"),
+        lambda folder: files.remove(folder) or folder.mkdir(),
+    ],
+)
+def test_a_folder_of_the_cache_that_misses_a_file_or_has_one_too_many_is_made_again(tmp_path, spoil):
+    folder, _ = _kept(tmp_path / "kept")
+    before = _content(folder)
+    spoil(folder)
+    assert len(_kept(folder)[1]) == 1 and _content(folder) == before
+
+
+def test_what_a_killed_writer_left_in_the_cache_goes_and_a_failed_one_leaves_nothing(tmp_path):
+    left = files.part_of(tmp_path / "kept")
+    left.mkdir()
+    assert left != files.part_of(tmp_path / "kept"), "two writers have names of their own"
+    folder, _ = _kept(tmp_path / "kept")
+    assert {path.name for path in tmp_path.iterdir()} == {"kept", "kept.lock"}
+    with pytest.raises(BadInput, match="cannot write the cache .*other.*the disk is full.*HDMAP_CACHE"):
+        files.kept_folder(tmp_path / "other", lambda part: (_ for _ in ()).throw(OSError(28, "No space left")))
+    assert {path.name for path in tmp_path.iterdir()} == {"kept", "kept.lock", "other.lock"}
 
 
 def test_a_folder_below_the_working_folder_is_meant_from_there(tmp_path, monkeypatch):

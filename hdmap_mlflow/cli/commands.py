@@ -196,6 +196,7 @@ def tune(
     else:
         ray = not share.no_ray and (jobs != 1 or share.ray_address is not None)
         launch = Launch(share.share(), jobs, ray, share.ray_address, stagger=0)
+        launch.check()
         driver.tune(search.check(wanted), launch)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Iterable
 from typing import Any
 
 import yaml
@@ -15,20 +16,29 @@ JSON5_SIZE = 1_000_000  # characters; it takes a second for every 20,000
 
 
 def read_json(text: str) -> Any:
-    """JSON, or JSON5 with its comments and trailing commas. Raises ValueError."""
+    """JSON, or JSON5 with its comments and trailing commas; no key stands twice. Raises ValueError."""
     try:
         try:
-            content = json.loads(text)
-        except ValueError:  # json5 reads all of JSON, too, but takes a thousand times as long
+            content = json.loads(text, object_pairs_hook=_unique)
+        except json.JSONDecodeError:  # json5 reads all of JSON, too, but takes a thousand times as long
             if len(text) > JSON5_SIZE:
                 raise
             import json5
 
-            content = json5.loads(text)
+            content = json5.loads(text, object_pairs_hook=_unique)
         if _depth(content) > DEPTH:
             raise ValueError(TOO_DEEP)
     except RecursionError:
         raise ValueError(TOO_DEEP) from None
+    return content
+
+
+def _unique(pairs: Iterable[tuple[str, Any]]) -> dict[str, Any]:
+    content: dict[str, Any] = {}
+    for key, value in pairs:
+        if key in content:
+            raise ValueError(f"key {key!r} stands twice")
+        content[key] = value
     return content
 
 

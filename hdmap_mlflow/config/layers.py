@@ -20,10 +20,13 @@ def parse_overrides(text: str) -> dict[str, Any]:
         if not item.strip():
             continue
         key, equals, value = item.partition("=")
-        if not equals or not key.strip():
+        key = key.strip()
+        if not equals or not key:
             raise BadInput(f"override '{item.strip()}' is not of the form section.key=value")
+        if key in out:
+            raise BadInput(f"override '{item.strip()}': {key} stands twice; give it once")
         try:
-            out[key.strip()] = read_yaml(value)
+            out[key] = read_yaml(value)
         except ValueError as error:
             why = str(error).partition("\n")[0]
             raise BadInput(f"override '{item.strip()}': the value cannot be read ({why}); lists are [a,b]") from None
@@ -66,6 +69,19 @@ def dotted_key(key: str) -> str:
     return ".".join(_owner(key))
 
 
+def dotted(layer: Mapping[str, Any]) -> dict[str, Any]:
+    """A layer of settings by their dotted names. Raises BadInput where two of its keys are one setting."""
+    out: dict[str, Any] = {}
+    for key, value in layer.items():
+        name = dotted_key(key)
+        if name == "model.pre_trained":  # the guideline's word for our `weights`
+            name, value = "model.weights", _weights_of(value)
+        if name in out:
+            raise BadInput(f"{name} stands twice, once as '{key}'; give it once")
+        out[name] = value
+    return out
+
+
 def build_config(
     model: str,
     condition: Mapping[str, Any],
@@ -82,10 +98,8 @@ def build_config(
     sections: dict[str, dict[str, Any]] = {name: {} for name in SECTIONS}
     given = {key: value for key, value in (flags or {}).items() if value is not None}
     for layer in (defaults or {}, condition["config"], given, parse_overrides(overrides)):
-        for key, value in layer.items():
-            section, field = _owner(key)
-            if section == "model" and field == "pre_trained":  # the guideline's word for our `weights`
-                field, value = "weights", _weights_of(value)
+        for key, value in dotted(layer).items():
+            section, _, field = key.partition(".")
             if section != "model" and field not in SECTIONS[section].model_fields:
                 known = SECTIONS[section].model_fields
                 raise BadInput(f"unknown key '{key}'{nearest(field, known)}; {section} has: {', '.join(known)}")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import os
 from collections.abc import Callable, Iterator
@@ -20,7 +19,7 @@ from hdmap_mlflow import __version__
 from hdmap_mlflow.config import Count, DomainName, Seed, read_yaml
 from hdmap_mlflow.data.formats import tiff_header
 from hdmap_mlflow.errors import BadInput, nearest, one_line
-from hdmap_mlflow.files import new_folder
+from hdmap_mlflow.files import new_folder, to_json
 
 EXAMPLE_SPEC = Path(__file__).with_name("kriss_share_nipa2023.yaml")
 RECORD = "IMPORTED.json"
@@ -137,7 +136,7 @@ def import_mat(spec_path: Path, source: Path, out: Path) -> dict[str, dict[str, 
                 "spec": spec.model_dump(mode="json"),
                 "domains": domains,
             }
-            (partial / RECORD).write_text(json.dumps(record, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+            (partial / RECORD).write_text(to_json(record) + "\n", encoding="utf-8")
     except OSError as error:
         raise BadInput(f"cannot write {out} ({one_line(error)}); name a folder on a disk with room") from error
     return {name: domain["written"] for name, domain in domains.items()}

@@ -10,10 +10,8 @@ from __future__ import annotations
 import contextlib
 import errno
 import hashlib
-import json
 import os
 import shutil
-import zlib
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
@@ -22,10 +20,9 @@ import pandas as pd
 from filelock import FileLock
 
 from hdmap_mlflow.errors import BadInput
-from hdmap_mlflow.files import cache_dir
+from hdmap_mlflow.files import cache_dir, is_whole, part_of, remove, seal, sweep, why
 
 FORMAT = 3  # part of every key: raise it when what is stored changes
-CHUNK = 64_000_000  # bytes looked at once
 
 
 class Packed:
@@ -65,6 +62,7 @@ def lock(path: Path) -> Iterator[None]:
         path.parent.mkdir(parents=True, exist_ok=True)
         guard = FileLock(f"{path}.lock")
         guard.acquire()
+        sweep(path)
     try:
         yield
     finally:
@@ -73,15 +71,13 @@ def lock(path: Path) -> Iterator[None]:
 
 def load(path: Path) -> tuple[pd.DataFrame, Packed] | None:
     """The table and the maps of an entry, or None if there is none that is whole."""
-    try:
-        sums = json.loads((path / "sums.json").read_text())
-        if any(_sum(path / name) != value for name, value in sums.items()):
-            raise ValueError("check sums differ")
-        table = pd.read_parquet(path / "table.parquet")
-        return table.assign(recording=table.get("recording", "")), Packed(path / "pixels.npy")  # of before: none
-    except (OSError, ValueError):
-        shutil.rmtree(path, ignore_errors=True)
-        return None
+    with contextlib.suppress(FileNotFoundError):  # another launch, on changed data, may have removed it
+        if is_whole(path):
+            table = pd.read_parquet(path / "table.parquet")
+            return table.assign(recording=table.get("recording", "")), Packed(path / "pixels.npy")  # of before: none
+    with _space(path):
+        remove(path)
+    return None
 
 
 class Packer:
@@ -92,7 +88,7 @@ class Packer:
 
     def __init__(self, path: Path, count: int) -> None:
         self.path, self.count, self.row = path, count, 0
-        self.part = path.with_name(f".{path.name}.{os.getpid()}")
+        self.part = part_of(path)
         self.pixels: np.ndarray | None = None
 
     def put(self, pixels: np.ndarray) -> int:
@@ -115,12 +111,10 @@ class Packer:
             if isinstance(self.pixels, np.memmap):
                 self.pixels.flush()
             table.to_parquet(self.part / "table.parquet")
-            sums = {name: _sum(self.part / name) for name in ("pixels.npy", "table.parquet")}
-            (self.part / "sums.json").write_text(json.dumps(sums))
             for older in self.path.parent.glob(f"{self.path.name.partition('-')[0]}-*"):  # of the same folder
                 if older.is_dir():
                     shutil.rmtree(older, ignore_errors=True)
-            self.part.rename(self.path)
+            seal(self.part, self.path)
         return table, Packed(self.path / "pixels.npy")
 
     def discard(self) -> None:
@@ -135,9 +129,8 @@ def _space(path: Path, undo: Callable[[], None] = lambda: None) -> Iterator[None
         yield
     except OSError as error:
         undo()
-        reason = "the disk is full" if error.errno == errno.ENOSPC else error.strerror
         raise BadInput(
-            f"maps cannot be packed in {path.parent} ({reason}); free some space, set HDMAP_CACHE to "
+            f"maps cannot be packed in {path.parent} ({why(error)}); free some space, set HDMAP_CACHE to "
             "another folder, or give data.packed=false"
         ) from None
 
@@ -147,11 +140,3 @@ def _reserve(folder: Path, size: int) -> None:
     free = shutil.disk_usage(folder).free
     if size > free:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-
-
-def _sum(path: Path) -> int:
-    value = 0
-    with path.open("rb") as file:
-        while block := file.read(CHUNK):
-            value = zlib.crc32(block, value)
-    return value

@@ -21,7 +21,6 @@ Choices, with their reasons:
 - Good and fault recordings differ in gain, as published, for reasons other than the fault; `gain_confound` switches it.
 """
 
-import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -32,7 +31,7 @@ from scipy.ndimage import uniform_filter1d
 from hdmap_mlflow import __version__
 from hdmap_mlflow.data.formats import tiff_header
 from hdmap_mlflow.errors import BadInput
-from hdmap_mlflow.files import cache_dir, new_folder
+from hdmap_mlflow.files import cache_dir, kept_folder, new_folder, to_json
 
 ROWS, COLUMNS = 31, 95  # planet teeth, ring teeth
 SPLITS = ("train/good", "test/good", "test/fault")  # also the folders inside a domain
@@ -226,11 +225,7 @@ def simulate(
             raise BadInput(f"--{name} {value} is too small: give {least} or more")
     try:
         with new_folder(out) as part:
-            for domain in DOMAINS:
-                _write_domain(part / domain, domain, (train, test, test), seed, gain_confound, difficulty)
-            facts = {"simulated": True, "seed": seed, "train": train, "test": test, "gain_confound": gain_confound}
-            versions = {"difficulty": difficulty, "generator": GENERATOR, "hdmap_mlflow": __version__}
-            (part / MARKER).write_text(json.dumps(facts | versions, indent=2) + "\n")
+            _write(part, train, test, seed, gain_confound, difficulty)
     except OSError as error:
         raise BadInput(f"cannot write {out} ({error.strerror}): give --out a folder you can write to") from error
     return out
@@ -240,25 +235,23 @@ def demo(train: int = 128, test: int = 64) -> Path:
     """The small SIMULATED set behind `data_root=demo`: made once, in the user's cache folder, then only found.
 
     `HDMAP_CACHE` names another cache folder. Safe when several runs start at once: one makes it, the others wait.
-    Raises BadInput if the cache cannot be written or holds a folder of that name without its marker.
+    One that is damaged is made again. Raises BadInput if the cache cannot be written.
     """
-    from filelock import FileLock
-
-    cache = cache_dir()
-    root = cache / f"demo-simulated-g{GENERATOR}-train{train}-test{test}"
-    if is_simulated(root):
-        return root  # before the lock, so that a read-only cache works
-    try:
-        cache.mkdir(parents=True, exist_ok=True)
-        with FileLock(f"{root}.lock"):
-            return root if is_simulated(root) else simulate(root, train, test)
-    except OSError as error:
-        raise BadInput(f"cannot write the cache {cache} ({error.strerror}): set HDMAP_CACHE to a folder") from error
+    root = cache_dir() / f"demo-simulated-g{GENERATOR}-train{train}-test{test}"
+    return kept_folder(root, lambda part: _write(part, train, test, 0, True, DIFFICULTIES[0]))
 
 
 def is_simulated(root: Path) -> bool:
     """Whether `root` was written by `simulate`: it holds the marker SIMULATED.json."""
     return (Path(root) / MARKER).is_file()
+
+
+def _write(root: Path, train: int, test: int, seed: int, gain_confound: bool, difficulty: str) -> None:
+    for domain in DOMAINS:
+        _write_domain(root / domain, domain, (train, test, test), seed, gain_confound, difficulty)
+    facts = {"simulated": True, "seed": seed, "train": train, "test": test, "gain_confound": gain_confound}
+    versions = {"difficulty": difficulty, "generator": GENERATOR, "hdmap_mlflow": __version__}
+    (root / MARKER).write_text(to_json(facts | versions) + "\n", encoding="utf-8")
 
 
 def _write_domain(
@@ -284,4 +277,4 @@ def _write_domain(
                     (folder / "test" / "masks" / f"{index:06d}.png").write_bytes(png.tobytes())
                 lines.append(f"{name},{group},{severity:.6g}")
                 index += 1
-    (folder / "metadata.csv").write_text("\n".join(lines) + "\n")
+    (folder / "metadata.csv").write_text("\n".join(lines) + "\n", encoding="utf-8")

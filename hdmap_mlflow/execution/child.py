@@ -17,6 +17,7 @@ from typing import Any
 
 import psutil
 
+from hdmap_mlflow.console import show_any_name
 from hdmap_mlflow.errors import BadInput, Incomplete, NotRecorded, OutOfMemory, Pruned, Stopped, Unreachable, masked
 from hdmap_mlflow.execution.task import Outcome, Status, Task
 from hdmap_mlflow.files import write_whole
@@ -52,7 +53,7 @@ def flow(task: Task) -> dict[str, Any]:
 def _result(folder: Path) -> dict[str, Any]:
     """The guideline's record of a run, from its folder; empty where the disk was too full for it."""
     path = folder / Artifact.RESULT
-    return json.loads(path.read_text()) if path.is_file() else {}
+    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
 
 
 def load_hook(name: str) -> Callable[..., Any]:
@@ -68,7 +69,8 @@ def main(file: str, flow: Callable[[Task], dict[str, Any]] = flow) -> int:
     """Execute a task's file; writes `outcome.json` beside it and returns the exit code."""
     signal.signal(signal.SIGTERM, _interrupt)
     os.environ.setdefault("TQDM_DISABLE", "1")
-    task = Task.model_validate_json(Path(file).read_text())
+    show_any_name()
+    task = Task.model_validate_json(Path(file).read_text(encoding="utf-8"))
     threading.Thread(target=_end_with, args=(int(os.environ["HDMAP_WATCHER"]),), daemon=True).start()
     status: Status = "finished"
     reason, found, bug = "", {}, False

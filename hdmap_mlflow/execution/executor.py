@@ -126,7 +126,7 @@ class Executor(ABC):
         task = self._running.pop(event.index)
         if event.log and not event.log.exists():  # written on another host
             event.log.parent.mkdir(parents=True, exist_ok=True)
-            event.log.write_text(event.text)
+            event.log.write_text(event.text, encoding="utf-8")
         if event.unrecorded:
             return event
         with contextlib.suppress(*FAILURES):  # the next launch closes it

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import socket
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from hdmap_mlflow.errors import BadInput
+from hdmap_mlflow.errors import BadInput, one_line
 from hdmap_mlflow.execution.task import Share
 from hdmap_mlflow.interrupt import command
 
 if TYPE_CHECKING:
     from hdmap_mlflow.execution.executor import Executor
     from hdmap_mlflow.tracking import Store
+
+ANSWER_SECONDS = 4
 
 
 @dataclass(frozen=True)
@@ -44,6 +47,19 @@ class Launch:
             raise BadInput(f"--gpus-per-run {gpus:g}: above 1 only whole GPUs can be given")
         if self.share.idle and 0 < gpus < 1:
             raise BadInput("--wait-idle needs whole GPUs: a run would wait for its neighbour; give --gpus-per-run 1")
+
+    def check(self) -> None:
+        """Raise BadInput, in seconds, where nobody listens at a HOST:PORT of Ray's, which would try for minutes."""
+        host, colon, port = (self.ray_address or "").rpartition("://")[2].rpartition(":")
+        if not colon:
+            return  # auto and the like, which Ray looks up by itself
+        try:
+            socket.create_connection((host, int(port)), ANSWER_SECONDS).close()
+        except (OSError, ValueError, OverflowError) as error:
+            raise BadInput(
+                f"--ray-address {self.ray_address}: nothing answers there ({one_line(error)}); start a cluster with "
+                "`ray start --head`, or leave --ray-address out"
+            ) from None
 
     def executor(self, store: Store) -> Executor:
         from hdmap_mlflow.execution.local import LocalExecutor

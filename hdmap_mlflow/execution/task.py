@@ -15,7 +15,7 @@ Status = Literal["finished", "failed", "killed", "pruned", "out_of_memory", "tim
 
 
 class _Plain(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", ser_json_inf_nan="strings")  # null would be no number
 
 
 class Task(_Plain):

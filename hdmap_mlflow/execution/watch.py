@@ -39,7 +39,7 @@ def watch(task: Task, share: Share, stopped: Callable[[], bool] = lambda: False)
     began, start = time.monotonic(), log.stat().st_size if log.exists() else 0
     with tempfile.TemporaryDirectory(prefix="hdmap_") as folder:
         file = Path(folder) / "task.json"
-        file.write_text(task.model_dump_json())
+        file.write_text(task.model_dump_json(), encoding="utf-8")
         try:
             if share.idle and share.gpus != 0:
                 with log.open("a") as lines:
@@ -48,7 +48,7 @@ def watch(task: Task, share: Share, stopped: Callable[[], bool] = lambda: False)
         except BadInput as problem:
             status, reason = "failed", str(problem)
         report = file.with_name("outcome.json")
-        said = Outcome.model_validate_json(report.read_text()) if report.exists() else None
+        said = Outcome.model_validate_json(report.read_text(encoding="utf-8")) if report.exists() else None
     ended: dict[str, Any] = {"seconds": time.monotonic() - began, "host": host, "gpu": gpu, "log": log}
     ended["text"] = _end_of(log, start)
     if said and (said.status == "finished" or status == "failed"):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
@@ -15,6 +14,7 @@ from hdmap_mlflow.errors import Incomplete
 from hdmap_mlflow.execution.board import Board, clock, final_rows
 from hdmap_mlflow.execution.executor import ended_elsewhere, runs_here
 from hdmap_mlflow.execution.task import Outcome, Task
+from hdmap_mlflow.files import to_json, write_whole
 from hdmap_mlflow.grid import plan
 from hdmap_mlflow.grid.plan import Cell
 from hdmap_mlflow.models import builder
@@ -37,6 +37,8 @@ def run(
     flags: Mapping[str, object], file: str | None, launch: Launch, *, repeat: int = 1, plan_only: bool = False
 ) -> None:
     """Run what the flags and a grid file ask for, or show what would run. Raises BadInput before anything starts."""
+    if not plan_only:
+        launch.check()
     cells = plan.expand(plan.read_blocks(flags, file), repeat)
     if not plan_only:
         builder.reach(cell.checked for cell in cells if not cell.skipped)
@@ -233,6 +235,6 @@ class _Folders:
         if outcome.status == "finished":
             file = f"result_exp_{outcome.index:02d}_{cell.config.condition}_gpu{outcome.gpu or 'none'}.json"
             try:
-                (self(cell) / file).write_text(json.dumps(outcome.result, indent=2))
+                write_whole(self(cell) / file, to_json(outcome.result))
             except OSError as error:
                 print(f"left out: {file} ({error.strerror}); the run's own record has it")

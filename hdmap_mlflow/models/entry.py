@@ -177,6 +177,8 @@ class ModelEntry:
             raise BadInput(
                 f"{config.model.name} is fitted in one pass, without an optimizer; leave train.{min(given)} out"
             )
+        if config.train.precision == "16-mixed" and config.train.device == "cpu":
+            raise BadInput("train.precision=16-mixed does not run on cpu; give 32-true or bf16-mixed")
         data, batches = config.data, config.train.limit_val_batches
         if self.trains is not False and batches and batches * data.eval_batch_size < 2:
             raise BadInput(

@@ -244,7 +244,7 @@ def _shift(tables: Tables) -> Section:
     found: dict[tuple[str, str], Mapping[str, float]] = {}
     for run in tables.grid.runs:
         cards = run.cards.get("shift", {})
-        found |= {(run.source, domain): card for domain, card in cards.items() if "intensity" in card}
+        found |= {(run.source, domain): card for domain, card in cards.items() if "feature_MMD" in card}
     rows, columns = [], list(tables.matrices)
     for (source, domain), card in sorted(found.items()):
         row = [f"{source} to {domain}", number(card["intensity"]), number(card["feature_MMD"])]

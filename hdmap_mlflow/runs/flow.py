@@ -88,6 +88,7 @@ def execute(
     uri = tracking.absolute_uri(config.tracking.uri)
     if not tracking.project_run():  # the store of one has been opened
         tracking.check_store(uri, config.tracking.experiment)
+    workdir.check(config)
     with meter.phase("read"):
         data = read(config)
         check_maps(config, data)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -9,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
-from pydantic import TypeAdapter, ValidationError
+from pydantic import BaseModel, FiniteFloat, ValidationError
 
 from hdmap_mlflow import config as configuration
 from hdmap_mlflow.config import CheckedConfig
@@ -17,13 +18,28 @@ from hdmap_mlflow.config.documents import read_json as read_plain
 from hdmap_mlflow.errors import BadInput, one_line
 from hdmap_mlflow.evaluation.cards import Cards
 from hdmap_mlflow.evaluation.scoring import Scores, not_finite
-from hdmap_mlflow.names import PREFIX, Artifact, Tag
+from hdmap_mlflow.names import PREFIX, Artifact, Tag, domain_flaw
 
 if TYPE_CHECKING:
     from hdmap_mlflow.tracking.client import Run
 
 NEEDED = ("path", "split", "label", "score", "image_max", "image_mean")  # columns of a table of scores
-CARDS: TypeAdapter[dict[str, dict[str, Any]]] = TypeAdapter(dict[str, dict[str, Any]])
+NUMBERS = NEEDED[2:]
+PROTOCOL = (Tag.SOURCE, Tag.MODEL, Tag.CONDITION, Tag.VALIDATION, Tag.DATA_DIGEST)  # without which none is compared
+
+
+class _Saturation(BaseModel, strict=True):
+    alarm: bool
+    image_AUROC: FiniteFloat
+    clamped_AUROC: FiniteFloat
+
+
+class _Cards(BaseModel, strict=True, extra="allow"):
+    """What is read of the cards that a run kept."""
+
+    __pydantic_extra__: dict[str, dict[str, Any]]
+    shift: dict[str, dict[str, FiniteFloat]] = {}
+    saturation: dict[str, _Saturation] = {}
 
 
 @dataclass(frozen=True)
@@ -97,13 +113,13 @@ def read_experiment(
 
 
 def _record(uri: str, run: Run, scores: bool) -> RunRecord:
-    found = read_scores(uri, run.info.run_id) if scores else {}
     data, info = run.data, run.info
-    for tag in (Tag.SOURCE, Tag.MODEL, Tag.CONDITION, Tag.VALIDATION, Tag.DATA_DIGEST) if scores and found else ():
-        if not data.tags.get(tag):
-            raise BadInput(f"run {info.run_id} has no tag {tag}; train it again")
-    if not data.params.get("train.seed", "0").isdecimal():
-        raise BadInput(f"run {info.run_id} has train.seed={data.params['train.seed']}; train it again")
+    found = read_scores(uri, info.run_id) if scores else {}
+    if scores and (flaw := _disagree(data.tags, found)):
+        raise BadInput(f"run {info.run_id} {flaw}; train it again")
+    seed = data.params.get("train.seed", "0")
+    if not re.fullmatch("[0-9]{1,10}", seed):
+        raise BadInput(f"run {info.run_id} has train.seed={seed:.80}; train it again")
     try:
         cards: Cards = read_json(uri, info.run_id, Artifact.CARDS) if scores else {}
     except BadInput as problem:
@@ -111,9 +127,11 @@ def _record(uri: str, run: Run, scores: bool) -> RunRecord:
             raise
         cards = {}  # a run from before the cards; `hdmap rescore` makes them
     try:
-        CARDS.validate_python(cards)
+        _Cards.model_validate(cards)
     except ValidationError as error:
-        raise BadInput(f"run {info.run_id}: {Artifact.CARDS} is damaged ({error.errors()[0]['msg']})") from None
+        first = error.errors()[0]
+        why = f"{'.'.join(map(str, first['loc']))}: {first['msg']}".lstrip(": ")
+        raise BadInput(f"run {info.run_id}: {Artifact.CARDS} is damaged ({why}); train it again") from None
     return RunRecord(
         info.run_id,
         info.run_name,
@@ -141,23 +159,42 @@ def read_scores(uri: str, run_id: str) -> dict[str, pd.DataFrame]:
                 f"run {run_id}: scores/{path.name} cannot be read ({one_line(error)}); train it again"
             ) from None
     for domain, table in found.items():
-        if problem := _flaw(table):
+        if problem := domain_flaw(domain) or _flaw(domain, table):
             raise BadInput(f"run {run_id}: scores/{domain}.parquet {problem}; train it again")
-        if told := not_finite(domain, table):
-            raise BadInput(f"run {run_id}: {told}; train it again")
-    return found
+    if not found:
+        raise BadInput(f"run {run_id} keeps no scores; train it again")
+    return {domain: table if "group" in table else table.assign(group="") for domain, table in found.items()}
 
 
-def _flaw(table: pd.DataFrame) -> str | None:
-    """What a table of scores lacks, or None."""
-    if "score" in table and "path" in table and not_finite("", table):
-        return None  # which is said with the names of the maps
+def _flaw(domain: str, table: pd.DataFrame) -> str:
+    """What a table of scores lacks; empty for a whole one."""
     if lost := [name for name in NEEDED if name not in table]:
         return f"has no column {lost[0]}"
+    if texts := [name for name in NUMBERS if not pd.api.types.is_numeric_dtype(table[name])]:
+        return f"has no numbers in {texts[0]}"
+    if told := not_finite(domain, table):
+        return f"cannot be used: {told}"
+    if broken := [name for name in NUMBERS if not np.isfinite(table[name].astype(float)).all()]:
+        return f"has NaN or infinite values in {broken[0]}"
     if not set(table["label"]) <= {0, 1}:
         return "has labels beside 0 and 1"
-    texts = [name for name in NEEDED[2:] if not pd.api.types.is_numeric_dtype(table[name])]
-    return f"has no numbers in {texts[0]}" if texts else None
+    if not all(isinstance(path, str) for path in table["path"]):
+        return "has paths that are no texts"
+    return "" if (table["split"] == "test").any() else "has no reported maps (split test)"
+
+
+def _disagree(tags: Mapping[str, str], found: Mapping[str, pd.DataFrame]) -> str:
+    """What the tags of a run lack, or have that its scores have not; empty where they agree."""
+    if lost := [tag for tag in PROTOCOL if not tags.get(tag)]:
+        return f"has no tag {lost[0]}"
+    source = tags[Tag.SOURCE]
+    if flaw := configuration.name_problem(tags[Tag.CONDITION]):  # they become names of files
+        return f"has a tag {Tag.CONDITION} that {flaw}"
+    if flaw := domain_flaw(source):
+        return f"has a tag {Tag.SOURCE} that {flaw}"
+    if source not in found:
+        return f"keeps no scores of its source {source}"
+    return "" if (found[source]["split"] == "val").any() else f"keeps no validation scores of its source {source}"
 
 
 def same_maps(one: pd.DataFrame, other: pd.DataFrame) -> bool:

@@ -59,7 +59,7 @@ def rescore(uri: str, record: RunRecord, sample: str | None = None) -> Rescored:
 
 def _distances(uri: str, run_id: str) -> dict[str, dict[str, float]]:
     try:
-        kept = history.read_json(uri, run_id, Artifact.CARDS)["shift"]
+        kept = history.read_json(uri, run_id, Artifact.CARDS).get("shift", {})
     except BadInput:  # a run from before the cards
         return {}
     return {domain: {name: card[name] for name in DISTANCES if name in card} for domain, card in kept.items()}

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import tempfile
+from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -73,13 +75,10 @@ def verify(uri: str, run_id: str, maps: int = 16, data_root: str | None = None, 
             f"({record.tag('data_digest')}); give --data-root FOLDER"
         )
     train.seed(config.train)
-    model = builder.build(config, fetch=False)
-    try:
+    with _rebuilding(run_id, Artifact.CONFIG):
+        model = builder.build(config, fetch=False)
+    with _rebuilding(run_id, "its checkpoint"):
         train.load_checkpoint(model, checkpoint)
-    except Exception as error:  # whatever torch makes of a damaged file
-        raise BadInput(
-            f"the checkpoint of run {run_id[:8]} cannot be read ({one_line(error)}); train it again"
-        ) from None
     module, device = MultiDomainHDMAPDataModule(data.domains, config.data), train.accelerator(config.train.device)
     differences = {}
     if lost := sorted(set(data.names) - set(record.scores)):
@@ -87,7 +86,9 @@ def verify(uri: str, run_id: str, maps: int = 16, data_root: str | None = None, 
     for domain in data.names:
         stored = record.scores[domain].query("split == 'test'").reset_index(drop=True)
         rows = np.unique(np.linspace(0, len(stored) - 1, maps).round().astype(int))
-        again = scoring.score(model, module.chosen_dataloader(domain, rows.tolist()), domain, "test", device, False)
+        with _rebuilding(run_id, Artifact.CONFIG):
+            loader = module.chosen_dataloader(domain, rows.tolist())
+            again = scoring.score(model, loader, domain, "test", device, False)
         kept = stored.iloc[rows]
         if not history.same_maps(again.table, kept):  # of another version, which ordered or split them otherwise
             raise BadInput(f"the reported maps of {domain} are not those that run {run_id[:8]} scored; train it again")
@@ -124,3 +125,14 @@ def _add_row_ratio(uri: str, record: RunRecord, module: MultiDomainHDMAPDataModu
             ]
             written.artifact(scoring.write(scoring.Scores(domain, complete), Path(folder)), Artifact.SCORES)
     rescore(uri, history.read_run(uri, record.run_id))
+
+
+@contextlib.contextmanager
+def _rebuilding(run_id: str, part: str) -> Iterator[None]:
+    """Whatever the libraries raise of a record that does not fit together, in one line."""
+    try:
+        yield
+    except BadInput:
+        raise
+    except Exception as error:
+        raise BadInput(f"run {run_id}: {part} cannot be used ({one_line(error)}); train it again") from None

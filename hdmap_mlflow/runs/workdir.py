@@ -11,10 +11,17 @@ from typing import TYPE_CHECKING
 
 from hdmap_mlflow.config import RunConfig
 from hdmap_mlflow.errors import BadInput, masked
+from hdmap_mlflow.files import try_to_write
 from hdmap_mlflow.names import Artifact
 
 if TYPE_CHECKING:
     from hdmap_mlflow.tracking import Record
+
+
+def check(config: RunConfig) -> None:
+    """Raise BadInput where `tracking.output_dir` cannot be written to; nothing is made there."""
+    with _writing(config):
+        try_to_write(Path(config.tracking.output_dir))
 
 
 def create(config: RunConfig) -> Path:
@@ -22,13 +29,18 @@ def create(config: RunConfig) -> Path:
     stamp = datetime.now().strftime("%Y%m%d_%H%M%S_%f")
     base = Path(config.tracking.output_dir) / config.model.name.replace(":", ".")
     folder = base / f"{config.condition}_{config.data.source_domain}_s{config.train.seed}_{stamp}"
-    try:
+    with _writing(config):
         folder.mkdir(parents=True)
-    except OSError as error:
-        raise BadInput(
-            f"cannot write to tracking.output_dir={config.tracking.output_dir} ({error.strerror}); give another folder"
-        ) from None
     return folder
+
+
+@contextlib.contextmanager
+def _writing(config: RunConfig) -> Iterator[None]:
+    try:
+        yield
+    except (OSError, ValueError) as error:  # ValueError: a null byte
+        why, place = getattr(error, "strerror", None) or error, config.tracking.output_dir
+        raise BadInput(f"cannot write to tracking.output_dir={place:.200} ({why}); give another folder") from None
 
 
 class _Masked(logging.Formatter):

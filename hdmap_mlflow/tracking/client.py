@@ -189,10 +189,16 @@ def _reader(uri: str) -> MlflowClient:
 
 
 def artifacts(uri: str, run_id: str, path: str) -> Path:
-    """Local path of an artifact file or folder, fetched where it is remote. Raises BadInput if the run has none."""
+    """Local path of an artifact file or folder, fetched where it is remote. Raises BadInput if the run has none.
+
+    Folders are those whose names have no suffix.
+    """
     client = connect(uri)
-    if path not in {found.path for found in client.list_artifacts(run_id, path.rpartition("/")[0])}:
+    kept = {found.path: found.is_dir for found in client.list_artifacts(run_id, path.rpartition("/")[0])}
+    if path not in kept:
         raise BadInput(f"run {run_id} keeps no {path}; it did not finish, or an older version wrote it")
+    if kept[path] == bool(Path(path).suffix):
+        raise BadInput(f"run {run_id}: {path} is damaged ({'a folder' if kept[path] else 'a file'}); train it again")
     return Path(client.download_artifacts(run_id, path))
 
 

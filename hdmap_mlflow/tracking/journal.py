@@ -19,7 +19,7 @@ Status = Literal["FINISHED", "FAILED", "KILLED"]
 
 
 class _Line(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", ser_json_inf_nan="constants")
+    model_config = ConfigDict(frozen=True, extra="forbid", ser_json_inf_nan="strings")  # of old: NaN
 
 
 class Input(_Line):

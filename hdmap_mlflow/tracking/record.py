@@ -19,7 +19,7 @@ from mlflow.tracking import MlflowClient
 from mlflow.tracking.context.registry import resolve_tags
 
 from hdmap_mlflow.errors import BadInput, Incomplete, NotRecorded, Stopped, masked, one_line
-from hdmap_mlflow.files import write_whole
+from hdmap_mlflow.files import to_json, write_whole
 from hdmap_mlflow.names import Artifact, Tag
 from hdmap_mlflow.process import process_name
 from hdmap_mlflow.tracking import patience
@@ -76,9 +76,9 @@ class Record:
         """A JSON file; it lies in the run's folder, too, where there is one that can be written to."""
         if self.journal:
             with contextlib.suppress(OSError):
-                write_whole(self.home / name, json.dumps(content, indent=2, default=str))
+                write_whole(self.home / name, to_json(content))
                 return self._write(file=name, to=name.rpartition("/")[0])
-        self._write(content=dict(content), to=name)
+        self._write(content=json.loads(to_json(content)), to=name)
 
     def artifact(self, path: Path, folder: str = "") -> None:
         self._write(file=self._place(path), to=folder)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import shlex
 import time
 from collections.abc import Mapping, Sequence
@@ -18,6 +17,7 @@ from hdmap_mlflow.execution.board import Board
 from hdmap_mlflow.execution.executor import ended_elsewhere, runs_here
 from hdmap_mlflow.execution.launch import Launch
 from hdmap_mlflow.execution.task import Outcome, Started, Task
+from hdmap_mlflow.files import to_json, write_whole
 from hdmap_mlflow.models import builder
 from hdmap_mlflow.names import Artifact, Scope, Tag, metric_name
 from hdmap_mlflow.runs import setup, upload
@@ -41,7 +41,6 @@ TRIALS, CONDITION = "trials.csv", "best_condition.json"
 def tune(search: Search, launch: Launch) -> None:
     """Run what the study lacks, below one MLflow run, and conclude it. Raises Incomplete where no trial completed."""
     place, config = search.place, search.config.tracking
-    place.check()  # before the runs' store is made
     store = Store(config.uri or "", config.experiment)
     recover(search)  # before the study asks what became of a dead driver's trials
 
@@ -207,7 +206,7 @@ def _conclude(search: Search, study: Study, launch: Launch, record: Record, stor
     end = conclude(search, trials, best)
     search.folder.mkdir(parents=True, exist_ok=True)
     pd.DataFrame(end.rows).map(harmless).to_csv(search.folder / TRIALS, index=False)
-    (search.folder / CONDITION).write_text(json.dumps(end.condition, indent=2) + "\n")
+    write_whole(search.folder / CONDITION, to_json(end.condition) + "\n")
     try:
         end = replace(end, refits=_refit(search, study, end, launch, record, store))
     finally:

@@ -118,8 +118,10 @@ class Search:
 
 def check(wanted: SearchRequest) -> Search:
     """Check everything that can be checked before a trial starts; the maps are read. Raises BadInput."""
+    from hdmap_mlflow import tracking
     from hdmap_mlflow.models import signature
     from hdmap_mlflow.models.registry import find_model
+    from hdmap_mlflow.runs import workdir
 
     objectives = tuple(name.strip() for name in wanted.objective.split(",") if name.strip())
     for name in objectives:
@@ -151,8 +153,12 @@ def check(wanted: SearchRequest) -> Search:
         wanted.model, wanted.condition, Path(wanted.condition_file) if wanted.condition_file else None
     )
     space = spaces.read(wanted.model, condition, wanted.flags, wanted.overrides)
-    if place.url == setup.anchored(space.config).tracking.uri:
+    tracked = setup.anchored(space.config).tracking
+    if place.url == tracked.uri:
         raise BadInput(f"--storage {wanted.storage} is the file of tracking.uri; give the study a file of its own")
+    place.check()
+    tracking.check_store(str(tracked.uri), tracked.experiment)
+    workdir.check(space.config)
     data, code = dataset.read(space.config), signature.code_digest(entry.path)
     setup.check_maps(space.config, data)
     builder.reach([space.config])

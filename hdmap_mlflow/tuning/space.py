@@ -92,8 +92,7 @@ def read(model: str, condition: Mapping[str, Any], flags: Mapping[str, object], 
     dimensions = dict(entry.space)
     fixed = {configuration.dotted_key(key) for key in configuration.parse_overrides(overrides)}
     values: dict[str, object] = {}
-    for key, law in (condition.get("search") or {}).items():
-        name = configuration.dotted_key(key)
+    for name, law in configuration.dotted(condition.get("search") or {}).items():
         if name in NEVER or name.startswith("tracking."):
             raise BadInput(f"search: {name} decides what is measured, not how; it cannot be searched")
         if isinstance(law, dict):

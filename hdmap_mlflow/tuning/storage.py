@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,11 +14,12 @@ from optuna.exceptions import OptunaError
 from optuna.storages import BaseStorage, JournalStorage, RDBStorage
 from optuna.storages.journal import JournalFileBackend, JournalFileSymlinkLock
 from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.pool import NullPool
 
 from hdmap_mlflow import sqlite
 from hdmap_mlflow.errors import BadInput, masked, nearest, one_line
 
-ANSWER_SECONDS = 4  # for each address of a server's name
+WAITS = {"connect_timeout": 4}  # seconds for each address of a server's name
 WAY_OUT = "change --storage"
 
 
@@ -67,7 +70,11 @@ class StudyStorage:
         if self.is_journal:
             return self._check_journal()
         if not self.file:
-            return True  # whether a server answers is seen when it is asked
+            with (
+                self._answering(),
+                sqlalchemy.create_engine(self.url, connect_args=WAITS, poolclass=NullPool).connect(),
+            ):
+                return True
         names = sqlite.tables(self.file, WAY_OUT, write)
         if names and "studies" not in names:
             some = ", ".join(sorted(names)[:3])
@@ -91,20 +98,24 @@ class StudyStorage:
 
     def open(self) -> BaseStorage:
         """The storage, made where it is a file that is missing. Raises BadInput if it does not answer in seconds."""
-        try:
-            there = self.check()
+        there = self.check()
+        with self._answering():
             if self.file:
                 self.file.parent.mkdir(parents=True, exist_ok=True)
             if self.is_journal:
                 return JournalStorage(JournalFileBackend(str(self.file), JournalFileSymlinkLock(str(self.file))))
             if not self.file:
-                waits = {"connect_timeout": ANSWER_SECONDS}
-                return RDBStorage(self.url, engine_kwargs={"connect_args": waits, "pool_pre_ping": True})
+                return RDBStorage(self.url, engine_kwargs={"connect_args": WAITS, "pool_pre_ping": True})
             if not there:
                 with sqlite.turn(self.file):
                     if not self.check():
                         self._make(self.file)
             return RDBStorage(self.url, engine_kwargs={"connect_args": {"timeout": 60}})
+
+    @contextlib.contextmanager
+    def _answering(self) -> Iterator[None]:
+        try:
+            yield
         except (SQLAlchemyError, OptunaError, ImportError, OSError, RuntimeError, ValueError) as error:
             raise BadInput(
                 f"study storage {self.shown} does not answer ({one_line(error)}); start it or {WAY_OUT}"

@@ -118,7 +118,7 @@ class Study:
         if self.place.is_journal:
             # Those who wait watch when the file was last written: every turn renews it, a dead driver's does not.
             turn = Path(f"{self.place.file}.turn")
-            turn.open("a").close()
+            turn.open("ab").close()
             lock = JournalFileSymlinkLock(str(turn), TURN_SECONDS)
             lock.acquire()
             try:

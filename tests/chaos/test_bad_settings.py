@@ -63,6 +63,10 @@ TRAIN = [
     (["--source-domain", "../domain_A"], ["data.source_domain", "../domain_A"]),
     (["--source-domain", "domain_A\n"], ["data.source_domain"]),
     (["--overrides", "tracking.heatmaps=-1"], ["tracking.heatmaps", "-1"]),
+    # what is said twice
+    (["--overrides", "train.seed=1,train.seed=1"], ["train.seed", "twice", "give it once"]),
+    (["--overrides", "batch_size=4, data.batch_size=8"], ["data.batch_size", "twice", "'data.batch_size'"]),
+    (["--overrides", "pre_trained=false,model.weights=random"], ["model.weights", "twice"]),
 ]
 
 
@@ -93,8 +97,10 @@ TUNE = [
     (["--study", "x" * 600], ["--study", "xxx"]),
     (["--storage", "sqlite:///mlflow.db"], ["--storage", "mlflow.db"]),
     (["--no-ray", "--ray-address", "auto"], ["--no-ray", "--ray-address"]),
+    (["--ray-address", "127.0.0.1:1"], ["--ray-address 127.0.0.1:1", "ray start --head"]),
     (["--gpus-per-run", "nan"], ["--gpus-per-run", "nan"]),
     (["--overrides", "data.max_train=1"], ["data.max_train", "1"]),
+    (["--overrides", "train.precision=16-mixed,train.device=cpu"], ["train.precision", "16-mixed", "32-true"]),
 ]
 
 
@@ -133,12 +139,22 @@ def test_a_space_to_search_is_refused(refused, maps, tmp_path, law, says):
     refused("tune", "padim", *files, says=["n_features", *says])
 
 
-@pytest.mark.parametrize("search", [[1], "all", 3, {"model.n_features": {"low": {"low": 1}}}, {"": {"low": 1}}])
-def test_what_is_no_space_at_all_is_refused(refused, maps, tmp_path, search):
+NOT_SPACES = [
+    ([1], "search"),
+    ("all", "search"),
+    (3, "search"),
+    ({"model.n_features": {"low": {"low": 1}}}, "search"),
+    ({"": {"low": 1}}, "search"),
+    ({"n_features": {"low": 40}, "model.n_features": {"low": 50}}, "model.n_features stands twice"),
+]
+
+
+@pytest.mark.parametrize(("search", "says"), NOT_SPACES)
+def test_what_is_no_space_at_all_is_refused(refused, maps, tmp_path, search, says):
     content = {"name": "mine", "config": {}, "search": search}
     (tmp_path / "mine.json").write_text(json.dumps({"condition_1": content}))
     files = ("--condition-file", "mine.json", "--condition", "mine", "--data-root", maps)
-    refused("tune", "padim", *files, says=["search"])
+    refused("tune", "padim", *files, says=[says])
 
 
 GRID = [
@@ -161,10 +177,15 @@ GRID = [
     (["--cpus-per-run", "nan"], ["--cpus-per-run", "nan"]),
     (["--gpus-per-run", "1.5"], ["--gpus-per-run", "1.5"]),
     (["--no-ray", "--ray-address", "auto"], ["--no-ray", "--ray-address"]),
+    (["--ray-address", "127.0.0.1:1"], ["--ray-address 127.0.0.1:1", "ray start --head"]),
+    (["--ray-address", "nohost.invalid:6379"], ["--ray-address nohost.invalid:6379", "ray start --head"]),
+    (["--ray-address", "127.0.0.1:99999"], ["--ray-address 127.0.0.1:99999"]),
+    (["--ray-address", "127.0.0.1:x"], ["--ray-address 127.0.0.1:x"]),
     (["--max-wait", "5"], ["--max-wait", "--wait-idle"]),
     (["--idle-memory", "5"], ["--idle-memory", "--wait-idle"]),
     (["--wait-idle", "--idle-utilisation", "101"], ["--idle-utilisation", "101"]),
     (["--overrides", "data.max_train=1", "--models", "padim"], ["data.max_train"]),
+    (["--overrides", "train.precision=16-mixed,train.device=cpu"], ["train.precision", "16-mixed", "32-true"]),
 ]
 
 
@@ -193,6 +214,8 @@ FILES = [
     ("split_seed: true", ["split_seed", "True"]),
     ("!!python/object/apply:os.system [ls]", ["grid.yaml"]),
     ("\x00", ["grid.yaml"]),
+    ('{"seeds": [0], "models": "padim", "seeds": [1]}', ["grid.yaml", "'seeds'", "twice"]),
+    ("overrides: data.workers=0,data.workers=1", ["data.workers", "twice"]),
 ]
 
 
@@ -234,6 +257,10 @@ CONDITIONS = [
     ("", ["mine.json"]),
     ("{}", ["mine.json"]),
     ("\ufeff{", ["mine.json"]),
+    ('{"c": {"name": "mine", "name": "other", "config": {}}}', ["mine.json", "'name'", "twice"]),
+    ('{"c": {"name": "mine", "config": {}}, "c": {"name": "b", "config": {}}}', ["mine.json", "'c'", "twice"]),
+    ("// json5\n{c: {name: 'mine', config: {seed: 1, seed: 2,}}}", ["mine.json", "'seed'", "twice"]),
+    (one(config={"seed": 1, "train.seed": 2}), ["train.seed", "twice"]),
 ]
 
 

@@ -92,6 +92,7 @@ ADDRESSES = [
 COMMANDS = {
     "train": lambda uri, maps: ["train", "--data-root", maps, "--overrides", f"tracking.uri={uri}"],
     "grid": lambda uri, maps: ["grid", "--data-root", maps, "--overrides", f"tracking.uri={uri}", "--no-ray"],
+    "tune": lambda uri, maps: ["tune", "padim", "--data-root", maps, "--overrides", f"tracking.uri={uri}"],
     "report": lambda uri, maps: ["report", "--uri", uri],
 }
 
@@ -116,16 +117,15 @@ def test_a_grid_on_a_file_that_is_no_store(refused, maps, tmp_path, state):
     make, says = STORES[state]
     make(tmp_path / "bad.db")
     says = [fact.replace("{}", f"{tmp_path}/bad.db") for fact in says]
-    ask(refused, "grid", f"sqlite:///{tmp_path}/bad.db", maps, says, leaves=("cache", "bad.db.lock"))
+    ask(refused, "grid", f"sqlite:///{tmp_path}/bad.db", maps, says, leaves=("cache/checked",))
 
 
-@pytest.mark.parametrize("command", ["train", "report"])
+@pytest.mark.parametrize("command", ["train", "report", "grid", "tune"])
 @pytest.mark.parametrize(("uri", "says"), ADDRESSES)
 def test_an_address_of_no_store(refused, maps, command, uri, says):
     if command == "report" and uri == "sqlite:////sys/mlflow.db":
         says = ["there is no store /sys/mlflow.db"]
-    late = uri == "sqlite:////sys/mlflow.db" and command == "train"  # a folder of the system's seems to take files
-    ask(refused, command, uri, maps, says, leaves=("cache/maps", "results") if late else ())
+    ask(refused, command, uri, maps, says, leaves=("cache/checked",))
 
 
 class Page(http.server.BaseHTTPRequestHandler):
@@ -190,9 +190,7 @@ def test_a_database_that_another_process_has_locked(refused, maps, tmp_path, com
     with contextlib.closing(sqlite3.connect(file)) as holder:
         holder.execute("BEGIN EXCLUSIVE")
         given = tuning(f"sqlite:///{file}", maps) if command == "tune" else COMMANDS["train"](f"sqlite:///{file}", maps)
-        refused(
-            *given, says=[str(file), "locked by another process", "end that one"], seconds=SECONDS, leaves=("cache",)
-        )
+        refused(*given, says=[str(file), "locked by another process", "end that one"], seconds=SECONDS)
 
 
 def tuning(storage, maps):
@@ -205,9 +203,7 @@ def test_a_file_that_is_no_study_storage(refused, maps, tmp_path, state):
     make, says = FILES.get(state, (half_study, ["{} holds studies, but was half made", "remove it"]))
     make(tmp_path / "bad.db")
     says = [fact.replace("{}", f"{tmp_path}/bad.db") for fact in says]
-    refused(
-        *tuning(f"sqlite:///{tmp_path}/bad.db", maps), says=[*says, "--storage"], seconds=SECONDS, leaves=("cache",)
-    )
+    refused(*tuning(f"sqlite:///{tmp_path}/bad.db", maps), says=[*says, "--storage"], seconds=SECONDS)
 
 
 @pytest.mark.parametrize(
@@ -226,8 +222,7 @@ def test_a_file_that_is_no_study_storage(refused, maps, tmp_path, state):
 def test_an_address_of_no_study_storage(refused, maps, tmp_path, storage, says):
     (tmp_path / "folder").mkdir()
     (tmp_path / "text").write_text("no journal\n")
-    left = ("cache", "mlflow.db") if "does not answer" in says[0] else ("cache",)  # a server is asked after the store
-    refused(*tuning(storage, maps), says=says, seconds=SECONDS, leaves=left)
+    refused(*tuning(storage, maps), says=says, seconds=SECONDS)
 
 
 def test_the_lines_come_in_seconds_and_hold_no_password(refused, maps):
@@ -236,3 +231,21 @@ def test_the_lines_come_in_seconds_and_hold_no_password(refused, maps):
         line = refused(*COMMANDS["train"](uri, maps), says=["me:***@127.0.0.1:1"], seconds=SECONDS)
         assert "cret" not in line and ":ret" not in line
     assert time.monotonic() - began < SECONDS
+
+
+PLACES = [("/sys/x", "Permission denied"), ("/proc/1/x", "No such file"), ("file/below", "Not a directory")]
+
+
+@pytest.mark.parametrize("command", ["train", "grid", "tune"])
+@pytest.mark.parametrize(("place", "why"), PLACES)
+def test_an_output_folder_that_cannot_be_written_to_is_refused_before_maps_are_read(
+    refused, maps, tmp_path, command, place, why
+):
+    (tmp_path / "file").touch()
+    given = COMMANDS[command](f"sqlite:///{tmp_path}/new.db,tracking.output_dir={place}", maps)
+    refused(*given, says=["tracking.output_dir", place, "give another folder"], leaves=("cache/checked",))
+
+
+def test_a_storage_in_a_folder_that_takes_no_files_is_refused_before_maps_are_read(refused, maps):
+    for storage in ("sqlite:////sys/optuna.db", "journal:///sys/optuna.log"):
+        refused(*tuning(storage, maps), says=["/sys/optuna", "cannot be opened", "change --storage"])

@@ -324,6 +324,8 @@ def test_too_few_training_maps_are_refused_before_the_run_starts(refused, root, 
     for file in sorted((root / "domain_A/train/good").iterdir())[1:]:
         file.unlink()
     refused("train", model, *arguments, "--data-root", root, says=says, leaves=("cache/maps",))
+    grid = ["grid", "--sources", "domain_A", "--models", model, *arguments, "--data-root", root]
+    refused(*grid, says=says, leaves=("cache/maps", "cache/checked"))
 
 
 MEDDLER = """

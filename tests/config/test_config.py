@@ -15,6 +15,7 @@ from hdmap_mlflow.config import (
     load_conditions,
     packaged_conditions,
     parse_overrides,
+    read_json,
     with_settings,
     with_values,
 )
@@ -68,7 +69,6 @@ def test_pre_trained_of_the_guideline_means_weights():
         (",a=1, ,b=2,", {"a": 1, "b": 2}),
         ("a=", {"a": None}),
         ("a=x=y, b = 2 ", {"a": "x=y", "b": 2}),
-        ("a=1,a=2", {"a": 2}),
         ("a=1],b=[2,3]", {"a": "1]", "b": [2, 3]}),
         ("a=[[0,1],[2,3]],b=[],c=(x,y)", {"a": [[0, 1], [2, 3]], "b": [], "c": "(x,y)"}),
         ("a={x: 1, y: [2,3]},b=[ [4] , 5 ],c=true", {"a": {"x": 1, "y": [2, 3]}, "b": [[4], 5], "c": True}),
@@ -78,10 +78,31 @@ def test_overrides_are_read_as_yaml_between_the_commas_outside_brackets(text, ex
     assert parse_overrides(text) == expected
 
 
-@pytest.mark.parametrize("text", ["=1", "a", "a=1,b", "a=[1,b=2"])
+@pytest.mark.parametrize("text", ["=1", "a", "a=1,b", "a=[1,b=2", "a=1,b=3, a = 2"])
 def test_an_override_that_cannot_be_read_is_refused(text):
-    with pytest.raises(BadInput, match="^override '(=1|a|b|a=\\[1,b=2)'"):
+    with pytest.raises(BadInput, match="^override '(=1|a|b|a=\\[1,b=2|a = 2)'"):
         parse_overrides(text)
+
+
+@pytest.mark.parametrize(
+    "layer",
+    [
+        {"config": {"learning_rate": 1, "train.learning_rate": 1}},
+        {"overrides": "learning_rate=1,train.learning_rate=2"},
+        {"defaults": {"train.learning_rate": 1, "learning_rate": 2}},
+    ],
+)
+def test_a_setting_under_two_names_in_one_layer_is_refused_and_in_two_layers_the_later_wins(layer):
+    with pytest.raises(BadInput, match="train.learning_rate stands twice"):
+        build_config("m", {"name": "c", "config": {}} | layer, **{k: v for k, v in layer.items() if k != "config"})
+    one = {"name": "c", "config": {"learning_rate": 1}}
+    assert build_config("m", one, overrides="train.learning_rate=2").train.learning_rate == 2
+
+
+@pytest.mark.parametrize("text", ['{"a": {"b": 1, "b": 1}}', "// json5\n{a: 1, 'a': 2,}", '[{"a": 1, "\\u0061": 2}]'])
+def test_a_key_that_stands_twice_in_json_is_named(text):
+    with pytest.raises(ValueError, match="key '[ab]' stands twice"):
+        read_json(text)
 
 
 @pytest.mark.parametrize(

@@ -16,6 +16,7 @@ import tifffile
 from filelock import FileLock, Timeout
 from maps import write_domain
 
+from hdmap_mlflow import files
 from hdmap_mlflow.config import DataConfig
 from hdmap_mlflow.data import formats, layout
 from hdmap_mlflow.data import packed as store
@@ -90,12 +91,20 @@ def test_a_changed_file_is_noticed(root: Path, decoded: list[Path], change) -> N
 
 
 @pytest.mark.parametrize("file", ["pixels.npy", "table.parquet", "sums.json"])
-@pytest.mark.parametrize("harm", [lambda b: b[:-9], lambda b: b[:200] + bytes([b[200] ^ 4]) + b[201:]])
+@pytest.mark.parametrize(
+    "harm",
+    [
+        lambda b: b[:-9],
+        lambda b: b[:200] + bytes([b[200] ^ 4]) + b[201:] if len(b) > 200 else b"[]",
+        lambda b: b"{}",
+        lambda b: b"",
+    ],
+)
 def test_a_damaged_entry_is_read_anew(root: Path, decoded: list[Path], file: str, harm) -> None:
     before = layout.read_domain(root, "domain_A")
     [entry] = [path for path in store.cache_dir().glob("maps/*") if path.is_dir()]
     content = (entry / file).read_bytes()
-    (entry / file).write_bytes(harm(content) if len(content) > 200 else content[:-9])
+    (entry / file).write_bytes(harm(content))
     decoded.clear()
     after = layout.read_domain(root, "domain_A")
     assert len(decoded) == 28 and same(after, before)
@@ -207,7 +216,7 @@ def test_a_map_of_another_size_takes_no_row(tmp_path: Path) -> None:
 def test_check_sums_are_those_of_the_whole_file_however_it_is_read(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(store, "CHUNK", 100)
+    monkeypatch.setattr(files, "CHUNK", 100)
     packed(tmp_path / "a-1")
     sums = json.loads((tmp_path / "a-1/sums.json").read_text())
     assert sums == {

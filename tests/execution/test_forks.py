@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 from fakes import alive, drain, until
-from small import SMALL
+from small import SMALL, over
 
 from hdmap_mlflow.config import RunConfig
 from hdmap_mlflow.execution import forks
@@ -30,7 +30,7 @@ def config(maps, store, tmp_path) -> RunConfig:
         "toy",
         str(tmp_path / "toy.json"),
         {"data.root": str(maps)},
-        f"{SMALL},data.image_size=[31,95],tracking.uri={store.uri}",
+        over(SMALL, f"data.image_size=[31,95],tracking.uri={store.uri}"),
     )
 
 

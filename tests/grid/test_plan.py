@@ -9,6 +9,7 @@ import pytest
 import tifffile
 from fakes import cells
 
+from hdmap_mlflow import files
 from hdmap_mlflow.errors import BadInput
 from hdmap_mlflow.grid import plan
 from hdmap_mlflow.process import process_name
@@ -202,12 +203,23 @@ def test_a_check_is_kept_until_the_models_code_changes(maps, monkeypatch):
     monkeypatch.setattr(builder, "check", lambda config: pytest.fail("checked again"))
     assert expand(maps, sources="domain_A")[0].tags == first.tags
     (kept,) = Path(os.environ["HDMAP_CACHE"]).glob("checked/*.json")
-    known = json.loads(kept.read_text())
+    known = json.loads(files.read_kept(kept) or "")
     base = next(file for file in known["sources"] if "anomalib" in file)  # the class that ours derives from
     known["sources"][base] = "of an older file"
-    kept.write_text(json.dumps(known))
+    files.write_kept(kept, json.dumps(known))
     with pytest.raises(pytest.fail.Exception, match="checked again"):
         expand(maps, sources="domain_A")
+
+
+@pytest.mark.parametrize("harm", [lambda b: b"", lambda b: b"{}", lambda b: b"[]", lambda b: b[:-20]])
+def test_a_kept_check_that_is_damaged_is_made_again(maps, harm):
+    first = expand(maps, sources="domain_A")[0]
+    (kept,) = Path(os.environ["HDMAP_CACHE"]).glob("checked/*.json")
+    whole = kept.read_bytes()
+    for damaged in (harm(whole), whole.replace(b'"num_neighbors": 9', b'"num_neighbors": 8')):
+        assert damaged != whole
+        kept.write_bytes(damaged)
+        assert expand(maps, sources="domain_A")[0].config == first.config and kept.read_bytes() == whole
 
 
 @pytest.mark.parametrize(

@@ -187,6 +187,7 @@ def flipped(content: bytes, place: int) -> bytes:
         lambda b: flipped(b, b.index(b"crc32") + 8),
         lambda b: flipped(b, b.index(b'"a":') + 1),  # the name of a layer
         lambda b: b.replace(b"[3,8,8]", b"[8,3,8]"),
+        lambda b: b.replace(b'"F32"', b'"I32"'),  # the same bytes are other numbers
         lambda b: b"",
         lambda b: b"\0\1\2\3" + np.arange(240, dtype=np.float32).tobytes(),  # the form of earlier releases
         lambda b: save({"a": torch.ones(3, 8, 8), "b": torch.ones(3, 4, 4)}),  # without a check sum

@@ -121,6 +121,11 @@ def test_textures_are_made_once_and_a_folder_of_the_users_own_is_taken(tmp_path,
     stamps = [file.stat().st_mtime_ns for file in pictures]
     textures.folder("generated")
     assert [file.stat().st_mtime_ns for file in pictures] == stamps
+    whole = pictures[0].read_bytes()
+    pictures[0].write_bytes(whole[:-9])
+    pictures[1].unlink()
+    textures.folder("generated")
+    assert pictures[0].read_bytes() == whole and pictures[1].exists()
     textures.check("draem", "dtd_dir", str(pictures[0].parent))
     assert textures.folder(str(pictures[0].parent)) == str(pictures[0].parent)
 
@@ -129,7 +134,7 @@ def test_made_textures_are_noise_at_three_scales_and_the_same_on_every_machine(t
     monkeypatch.setattr(textures, "COUNT", 3)
     monkeypatch.setenv("HDMAP_CACHE", str(tmp_path))
     made = Path(textures.folder("generated"))
-    assert made == tmp_path / "textures" and [path.name for path in made.iterdir()] == ["noise"]
+    assert made == tmp_path / "textures" and [path.name for path in made.iterdir() if path.is_dir()] == ["noise"]
     rng = np.random.default_rng(0)
     for i in range(3):
         scales = rng.choice([2, 4, 8, 16, 32, 64], size=3, replace=False)
@@ -213,7 +218,12 @@ def test_embedded_weights_fit_and_are_written_once(tmp_path, monkeypatch):
     assert backbones.weights_digest(model) != backbones.weights_digest(random)
     stamp = (tmp_path / "weights" / backbones.EMBEDDED / "model.safetensors").stat().st_mtime_ns
     backbones.resolve("embedded", backbones.EMBEDDED)
-    assert (tmp_path / "weights" / backbones.EMBEDDED / "model.safetensors").stat().st_mtime_ns == stamp
+    file = tmp_path / "weights" / backbones.EMBEDDED / "model.safetensors"
+    assert file.stat().st_mtime_ns == stamp
+    whole = file.read_bytes()
+    file.write_bytes(whole[:-1] + bytes([whole[-1] ^ 64]))  # a weight of another size
+    backbones.resolve("embedded", backbones.EMBEDDED)
+    assert file.read_bytes() == whole
 
 
 def test_weights_never_fall_back_silently(tmp_path, monkeypatch):

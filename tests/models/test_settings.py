@@ -24,6 +24,7 @@ from lightning.pytorch import Trainer
 from maps import write_domain
 from other_settings import BASE, BUILT_ONLY, LEFT_OUT, OTHER, TOGETHER, WITH
 from parts import logs
+from small import over
 from zoo import OFFLINE
 
 from hdmap_mlflow import config as configuration
@@ -82,7 +83,7 @@ def configured(model: str, root: Path) -> RunConfig:
     needs = REGISTRY[model].needs
     overrides = [f"data.image_size=[{needs.side()},{needs.side()}],train.max_epochs={needs.epochs}"]
     overrides += [f"data.batch_size={needs.batch or 3}"]
-    parts = ",".join(filter(None, [*overrides, BASE.get(model, "")]))
+    parts = over(",".join(overrides), BASE.get(model, ""))
     return setup.configure(model, flags={"data.root": str(root)}, overrides=parts)
 
 

@@ -15,7 +15,7 @@ import tifffile
 from maps import write_domain
 from servers import new_store
 from sklearn.metrics import roc_auc_score
-from small import RANDOM_PADIM, RANDOM_PATCHCORE, RANDOM_RD, SMALL
+from small import RANDOM_PADIM, RANDOM_PATCHCORE, RANDOM_RD, SMALL, over
 
 from hdmap_mlflow.data.dataset import read
 from hdmap_mlflow.errors import BadInput
@@ -46,7 +46,7 @@ def finished(maps, tmp_path_factory):
     """One run in a store of its own, for the tests that read what it left."""
     folder = tmp_path_factory.mktemp("finished")
     here = f"tracking.uri={new_store(folder / 'mlflow.db')},tracking.output_dir={folder / 'out'}"
-    return flow.execute(configure(maps, overrides=f"{RANDOM_PATCHCORE},{here}"), say=quiet)
+    return flow.execute(configure(maps, overrides=over(RANDOM_PATCHCORE, here)), say=quiet)
 
 
 def artifact(run_id, path, uri=None):

@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 from maps import write_domain
 from servers import new_store
-from small import RANDOM_PATCHCORE
+from small import RANDOM_PATCHCORE, over
 
 from hdmap_mlflow.__main__ import app
 from hdmap_mlflow.errors import BadInput
@@ -32,8 +32,8 @@ def made(maps, tmp_path_factory):
         mask[10:12, 20:60] = 255
         cv2.imwrite(str(data / "domain_B/test/masks" / f"{path.stem}.png"), mask)
     uri = new_store(folder / "mlflow.db")
-    more = f",tracking.uri={uri},tracking.figures=true,tracking.heatmaps=1,tracking.output_dir={folder / 'out'}"
-    config = setup.configure("patchcore", flags={"data.root": str(data)}, overrides=RANDOM_PATCHCORE + more)
+    more = f"tracking.uri={uri},tracking.figures=true,tracking.heatmaps=1,tracking.output_dir={folder / 'out'}"
+    config = setup.configure("patchcore", flags={"data.root": str(data)}, overrides=over(RANDOM_PATCHCORE, more))
     return uri, flow.execute(config, say=lambda _line: None).run_id
 
 

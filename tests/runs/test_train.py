@@ -219,6 +219,23 @@ def test_a_loss_is_told_once_an_epoch_as_its_mean(tmp_path: Path) -> None:
     assert (told[0][1]["lr"], told[0][1]["lr_step"]) == (2, 3), "no fork of Lightning's"
 
 
+@pytest.mark.parametrize(
+    ("ranks", "settings", "reason", "best"),
+    [
+        ([0.5, 0.25], {}, "no better val_image_AUROC for 1 epochs", 0.5),
+        ([None], {}, "val_image_AUROC is undefined after epoch 0", None),
+        ([0.5, None], {"early_stopping_patience": 9}, "val_image_AUROC is undefined after epoch 1", 0.5),
+    ],
+)
+def test_the_record_tells_a_training_that_stopped_early_even_after_its_first_epoch(
+    tmp_path: Path, monkeypatch, ranks: list, settings: dict[str, Any], reason: str, best: float | None
+) -> None:
+    monkeypatch.setattr(AUROC, "compute", lambda self: torch.tensor(ranks.pop(0) or float("nan")))
+    last = len(ranks) - 1
+    *_, record, _ = fit(tmp_path, max_epochs=6, **({"early_stopping_patience": 1} | settings))
+    assert record == train.TrainingRecord("early_stopped", 6, last, 2 * (last + 1), True, reason, best)
+
+
 def test_training_that_keeps_improving_in_time_runs_to_its_last_epoch(tmp_path: Path) -> None:
     settings: dict[str, Any] = {"limit_train_batches": 1, "limit_val_batches": 1, "precision": "bf16-mixed"}
     model, path, record, told = fit(tmp_path / "run", max_epochs=6, early_stopping_patience=3, **settings)

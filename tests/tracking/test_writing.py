@@ -1,6 +1,7 @@
 """What MLflow is told of a run: values, steps, files, and how it ended."""
 
 import json
+import math
 import os
 import time
 from pathlib import Path
@@ -192,6 +193,24 @@ def test_a_checkpoint_is_uploaded_or_it_is_said_where_it_is_and_why(record, monk
     record.checkpoint(path, 2)
     said = back(record).data.tags["hdmap.checkpoint"]
     assert said == f"not uploaded (upload failed: disk full {'o' * 190}); it is at {path}"
+
+
+@pytest.mark.parametrize("kept", [True, False])
+def test_what_is_no_number_is_null_in_json_and_still_what_it_was_where_it_is_recorded(shared, tmp_path, kept):
+    """Also in the file from which `hdmap upload` records."""
+    folder = tmp_path if kept else None
+    with tracking.start(shared.uri, "hdmap", "name", {}, folder=folder) as record:
+        record.metrics({"loss": float("nan"), "rate": float("inf")})
+        record.json({"a": [float("nan")], "b": {"c": float("inf")}}, "card.json")
+    read = json.loads(text(record, "card.json"), parse_constant=lambda word: pytest.fail(word))
+    assert read == {"a": [None], "b": {"c": None}}
+    told = back(record).data.metrics
+    assert math.isnan(told["loss"]) and told["rate"] > 1e300
+    if folder:
+        lines = (folder / "record.jsonl").read_text().splitlines()
+        [json.loads(line, parse_constant=lambda word: pytest.fail(word)) for line in lines]
+        metrics = tracking.Kept(folder).metrics
+        assert math.isnan(metrics["loss"]) and math.isinf(metrics["rate"])
 
 
 # ------------------------------------------------------------------------------------------------- how a run ends

@@ -6,7 +6,6 @@ by the content of the network's input, so nothing that changes a map or the weig
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import logging
 import os
@@ -21,7 +20,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
 
-from hdmap_mlflow.files import cache_dir
+from hdmap_mlflow.files import cache_dir, why, write_whole
 from hdmap_mlflow.models.backbones import architecture, at_strides, weights_digest
 
 Maps = dict[str, Tensor]  # layer -> (B, C, H, W)
@@ -103,7 +102,8 @@ class FeatureStore:
                 kept = (file.metadata() or {}).get("crc32")
         except (OSError, SafetensorError):
             return None
-        return features if kept == _check_sum(features) else None
+        single = all(part.dtype is torch.float32 for part in features.values())  # the sum is of bytes alone
+        return features if single and kept == _check_sum(features) else None
 
     def put(self, key: str, features: Maps) -> None:
         """Keep the features of one map while there is room."""
@@ -112,24 +112,14 @@ class FeatureStore:
         if self.room < len(content):
             return
         try:
-            self._write(self._path(key), content)
+            write_whole(self._path(key), content)
             self.room -= len(content)
         except OSError as error:
-            full = "the disk is full" if error.errno == errno.ENOSPC else str(error)
-            logging.getLogger(__name__).warning("features are not kept any longer: %s", full)
+            logging.getLogger(__name__).warning("features are not kept any longer: %s", why(error))
             self.room = 0
 
     def _path(self, key: str) -> Path:
         return self.folder / f"{key}.features"
-
-    def _write(self, path: Path, content: bytes) -> None:
-        part = path.with_suffix(f".{os.getpid()}")
-        try:
-            part.write_bytes(content)
-            part.replace(path)
-        except OSError:
-            part.unlink(missing_ok=True)
-            raise
 
 
 def _check_sum(features: Maps) -> str:

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 from hdmap_mlflow.errors import BadInput
-from hdmap_mlflow.files import cache_dir
+from hdmap_mlflow.files import cache_dir, kept_folder
 from hdmap_mlflow.models.entry import GENERATED
 
 COUNT, SIZE, SEED = 64, 256, 0
@@ -34,25 +33,22 @@ def check(model: str, setting: str, given: str) -> None:
 
 
 def _generated() -> Path:
-    """Sums of noise at several scales, coloured; written once, in the form of a folder with one class."""
+    """The pictures in the cache, in the form of a folder with one class."""
+    return kept_folder(cache_dir() / "textures", _write)
+
+
+def _write(root: Path) -> None:
+    """Sums of noise at several scales, coloured."""
     import cv2
     import numpy as np
-    from filelock import FileLock
 
-    root = cache_dir() / "textures"
-    root.mkdir(parents=True, exist_ok=True)
-    with FileLock(f"{root}.lock"):
-        pictures = root / "noise"
-        if not pictures.exists():
-            rng = np.random.default_rng(SEED)
-            unfinished = root / f".noise.{os.getpid()}"
-            unfinished.mkdir(exist_ok=True)
-            for i in range(COUNT):
-                scales = rng.choice([2, 4, 8, 16, 32, 64], size=3, replace=False)
-                picture = sum(
-                    cv2.resize(rng.random((scale, scale, 3)), (SIZE, SIZE), interpolation=cv2.INTER_CUBIC) / 3
-                    for scale in map(int, scales)
-                )
-                cv2.imwrite(str(unfinished / f"{i:02d}.png"), (255 * np.clip(picture, 0, 1)).astype(np.uint8))
-            unfinished.rename(pictures)  # last: its presence says that all is there
-    return root
+    (root / "noise").mkdir()
+    rng = np.random.default_rng(SEED)
+    for i in range(COUNT):
+        scales = rng.choice([2, 4, 8, 16, 32, 64], size=3, replace=False)
+        picture = sum(
+            cv2.resize(rng.random((scale, scale, 3)), (SIZE, SIZE), interpolation=cv2.INTER_CUBIC) / 3
+            for scale in map(int, scales)
+        )
+        content = cv2.imencode(".png", (255 * np.clip(picture, 0, 1)).astype(np.uint8))[1]
+        (root / "noise" / f"{i:02d}.png").write_bytes(content.tobytes())  # imwrite is silent on a full disk
