@@ -17,7 +17,7 @@ from pydantic import (
 )
 
 from hdmap_mlflow.config.protocols import PROTOCOLS
-from hdmap_mlflow.errors import masked
+from hdmap_mlflow.errors import BadInput, masked
 from hdmap_mlflow.names import domain_flaw
 from hdmap_mlflow.numbers import PLAIN
 
@@ -112,16 +112,22 @@ class EvaluationConfig(_Part):
     sample: Literal["recordings", "order", "maps"] = "recordings"
 
 
+LONGEST = 500  # characters of an experiment's name in MLflow
+
+
 def own_experiment() -> str:
     """The experiment where none is named: `$MLFLOW_EXPERIMENT_NAME`, as MLflow's own commands take it, or hdmap."""
-    return os.environ.get("MLFLOW_EXPERIMENT_NAME", "").strip() or "hdmap"
+    name = os.environ.get("MLFLOW_EXPERIMENT_NAME", "").strip() or "hdmap"
+    if len(name) > LONGEST:
+        raise BadInput(f"MLFLOW_EXPERIMENT_NAME has {len(name)} characters, MLflow takes {LONGEST}; set a shorter one")
+    return name
 
 
 class TrackingConfig(_Part):
     """Where the record goes."""
 
     uri: str | None = None
-    experiment: Annotated[str, Field(pattern=r"\S", max_length=500)] = Field(default_factory=own_experiment)
+    experiment: Annotated[str, Field(pattern=r"\S", max_length=LONGEST)] = Field(default_factory=own_experiment)
     checkpoint: Literal["best", "none"] = "best"
     max_checkpoint_mb: Annotated[Real, Field(gt=0)] = 2000
     figures: bool = True

@@ -98,9 +98,9 @@ class Board:
             f"{'time left unknown' if eta is None else f'about {clock(eta)} left'}{self.remark}"
         )
         table = Table(box=box.SIMPLE_HEAD)
-        for column in ("run", "host", "GPU", "since"):
-            table.add_column(column, no_wrap=True)
-        table.add_column("log", overflow="fold")
+        for column in ("run", "host", "GPU", "since", "log"):
+            long = column in ("run", "log")  # which a narrow terminal gets in several lines, and whole
+            table.add_column(column, no_wrap=not long, overflow="fold" if long else "ellipsis")
         for event, began in self.running.values():
             log = event.log.relative_to(here) if event.log.is_relative_to(here := Path.cwd()) else event.log
             since = clock(time.monotonic() - began)

@@ -185,9 +185,14 @@ def _refuse_mixtures(records: Sequence[RunRecord]) -> None:
             )
 
 
+def settings_of(record: RunRecord) -> dict[str, str]:
+    """The settings of a run that make its entry, by dotted name; what else MLflow logs of a project is none."""
+    fixed = {k: v for k, v in record.params.items() if k.startswith(("data.", "model.", "train."))}
+    return {k: fixed[k] for k in sorted(fixed) if k not in FREE}
+
+
 def _setting(record: RunRecord) -> tuple:
-    fixed = {k: v for k, v in record.params.items() if k.partition(".")[0] in ("data", "model", "train")}
-    return (record.tag("model"), record.tag("condition"), tuple(sorted((k, fixed[k]) for k in fixed if k not in FREE)))
+    return (record.tag("model"), record.tag("condition"), tuple(settings_of(record).items()))
 
 
 def _labels(settings: Sequence[tuple]) -> dict[tuple, str]:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from hdmap_mlflow.evaluation.intervals import Interval
 from hdmap_mlflow.evaluation.metrics import TRIVIAL
 from hdmap_mlflow.names import MEAN_AUROC, SOURCE_AUROC, WORST_AUROC
-from hdmap_mlflow.report.arrange import FREE
+from hdmap_mlflow.report.arrange import settings_of
 from hdmap_mlflow.report.selection import ORACLE, SELECTION_RULES
 from hdmap_mlflow.report.summary import SAMPLED, runs_of, weights_of
 from hdmap_mlflow.report.tables import ALPHA, Cell, Standing, Tables
@@ -280,8 +280,7 @@ def details(tables: Tables) -> list[Section]:
         for (source, seed), run in entry.runs.items():
             commit = run.tags.get(COMMIT, "")[:10] or "-"
             runs.append([entry.label, source, str(seed), number(run.metrics.get(MEAN_AUROC)), commit, run.run_id])
-        params = {k: v for k, v in entry.first.params.items() if k.partition(".")[0] in ("data", "model", "train")}
-        told = [f"{k.removeprefix('model.')}={v}" for k, v in sorted(params.items()) if k not in FREE and v != "null"]
+        told = [f"{k.removeprefix('model.')}={v}" for k, v in settings_of(entry.first).items() if v != "null"]
         settings.append([entry.label, ", ".join(told)])
     note = "Settings that are not named are not set; source, targets and seeds are those of each run."
     return [

@@ -349,6 +349,12 @@ OTHERS = [
 ]
 
 
+@pytest.mark.parametrize("command", ["train", "grid", "tune", "report", "rescore", "ui"])
+def test_a_name_that_mlflow_takes_for_no_experiment_is_refused_by_its_variable(refused, monkeypatch, command):
+    monkeypatch.setenv("MLFLOW_EXPERIMENT_NAME", "x" * 501)
+    refused(command, says=["MLFLOW_EXPERIMENT_NAME", "501 characters", "500"])
+
+
 @pytest.mark.parametrize(("arguments", "says"), OTHERS, ids=lambda one: " ".join(one)[:60])
 def test_options_of_the_other_commands_are_refused(refused, arguments, says):
     refused(*arguments, says=says)

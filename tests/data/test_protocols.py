@@ -14,7 +14,7 @@ from hdmap_mlflow.data import layout
 from hdmap_mlflow.data.splits import split
 from hdmap_mlflow.errors import BadInput
 from hdmap_mlflow.report.arrange import arrange
-from hdmap_mlflow.report.sections import remarks
+from hdmap_mlflow.report.summary import remarks
 from hdmap_mlflow.report.tables import tabulate
 from hdmap_mlflow.runs.result import Result
 

@@ -43,7 +43,8 @@ def test_runs_are_named_as_they_come_and_the_rest_counts_in_the_time_left(monkey
     assert "1 running, 2 done, 1 failed of 6; about 0:00:15 left; best so far 0.75, trial 0" in text, "3 x 10 s by two"
     assert "trial 3: layers=[layer1]" in text and "trial 2" not in text, "markup is no part of a name"
     assert "out/three.log" in text and "lab" in text
-    assert max(map(len, drawn(shown, 60).splitlines())) <= 60
+    narrow = drawn(shown, 60).splitlines()
+    assert max(map(len, narrow)) <= 60 and "…" not in "".join(narrow), "nothing is cut off"
 
 
 def test_a_log_gets_a_line_when_a_run_begins_and_one_when_it_ends(capsys):

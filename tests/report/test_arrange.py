@@ -38,6 +38,12 @@ def test_of_runs_that_began_at_once_the_last_by_id_stands_and_without_a_fingerpr
     assert len(arrange(unnamed).runs) == 8 and arrange(unnamed).superseded == 0
 
 
+def test_a_run_of_mlflow_run_is_of_the_same_entry_as_one_of_the_command_line():
+    """MLflow logs the project's own parameters, too, one of which is called model."""
+    project = with_params(record("good", "A", 1, 2), "project", model="good", seed="1", data_root="demo")
+    assert [entry.label for entry in arrange([FIRST, project]).entries] == ["good/quick"]
+
+
 def test_settings_that_differ_tell_entries_apart_and_stand_in_their_labels():
     deep = with_params(FIRST, "deep", model__depth="5", train__max_epochs="9", data__image_size="64")
     wide = with_params(FIRST, "wide", model__depth="5", train__max_epochs="7", data__image_size="64")

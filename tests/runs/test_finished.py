@@ -194,7 +194,7 @@ def test_a_report_of_an_experiment_ranks_what_may_be_ranked_and_nothing_else(tmp
     assert said == {"validation": "source_holdout", "data_digest": "d1", "simulated": "true", "status": "finished"}
     assert kept.data.tags[NOTE] == text
     files = {file.path for file in store.client.list_artifacts(kept.info.run_id)}
-    assert files == {"report.html", "report.md", "report.csv"}
+    assert files == {f"report.{kind}" for kind in ("html", "md", "csv", "tex", "bib")}
 
 
 def test_an_experiment_of_settings_chosen_on_targets_alone_is_refused(tmp_path):

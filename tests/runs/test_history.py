@@ -164,7 +164,7 @@ def test_a_report_is_written_and_kept_as_a_run_of_its_own(made, tmp_path, capsys
     uri, run_id = made
     assert not app(["report", "--uri", uri, "--out", str(tmp_path / "report")])
     assert "has the highest mean target AUROC" in capsys.readouterr().out
-    assert files(tmp_path / "report") == {"report.html", "report.md", "report.csv"}
+    assert files(tmp_path / "report") == {f"report.{kind}" for kind in ("html", "md", "csv", "tex", "bib")}
     assert "data:image/png;base64," in (tmp_path / "report/report.html").read_text()
     client = mlflow.MlflowClient(uri)
     (kept,) = client.search_runs(["1"], "tags.`hdmap.kind` = 'report'")
