@@ -42,7 +42,7 @@ def watch(task: Task, share: Share, stopped: Callable[[], bool] = lambda: False)
         file.write_text(task.model_dump_json(), encoding="utf-8")
         try:
             if share.idle and share.gpus != 0:
-                with log.open("a") as lines:
+                with log.open("a", encoding="utf-8") as lines:
                     wait_until_idle(share.idle, stopped, lambda line: print(line, file=lines, flush=True))
             status, reason = _run(task, share, file, log, stopped)
         except BadInput as problem:

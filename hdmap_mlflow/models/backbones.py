@@ -109,7 +109,9 @@ def described(backbone: str) -> str:
 def architecture(name: str) -> str:
     """`resnet18` of `resnet18.a1_in1k`, and what a local folder says that its weights are of."""
     if name.startswith("local-dir:"):
-        name = json.loads(Path(name.removeprefix("local-dir:"), "config.json").read_text())["architecture"]
+        name = json.loads(Path(name.removeprefix("local-dir:"), "config.json").read_text(encoding="utf-8"))[
+            "architecture"
+        ]
     return name.partition(".")[0]
 
 

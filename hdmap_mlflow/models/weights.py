@@ -122,7 +122,7 @@ def fetch(names: Sequence[str], out: Path) -> list[Path]:
 def read_config(folder: Path) -> dict[str, object]:
     """`config.json` of a folder in timm's form. Raises BadInput where it is none."""
     try:
-        config = json.loads((folder / "config.json").read_text())
+        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
         raise BadInput(f"{folder / 'config.json'} cannot be read ({one_line(error)}); copy the folder again") from None
     if not isinstance(config, dict) or not isinstance(config.get("architecture"), str):
@@ -243,7 +243,9 @@ def _convert(file: Path, name: str | None, part: Path, store: Path) -> str:
     (part / name).mkdir()
     save_file(state, part / name / "model.safetensors")
     content = {"architecture": name.partition(".")[0], "num_classes": classes, "pretrained_cfg": form}
-    (part / name / "config.json").write_text(json.dumps(content | {"sha256": digest, "file": file.name}, indent=2))
+    (part / name / "config.json").write_text(
+        json.dumps(content | {"sha256": digest, "file": file.name}, indent=2), encoding="utf-8"
+    )
     return name
 
 

@@ -121,16 +121,15 @@ def test_the_same_file_twice_is_one_and_another_is_refused_and_changes_nothing(t
 
 
 def test_a_run_records_which_checkpoint_it_took_and_takes_no_other(tmp_path, cache):
-    settings = {"overrides": "model.weights=local,model.backbone=resnet18,model.layers=[layer2,layer3]"}
+    others = "model.backbone=resnet18,model.layers=[layer2,layer3]"
+
+    def configured(of: str):
+        return setup.configure("patchcore", "quickstart", overrides=f"{others},model.weights={of}")
+
     weights.add(saved(network("resnet18"), tmp_path / "resnet18.pth"))
-    config = setup.configure("patchcore", "quickstart", **settings)
+    config = configured("local")
     assert config.model.weights == f"local:{weights.imported()[0].sha256[:16]}"
-    assert (
-        setup.configure(
-            "patchcore", "quickstart", overrides=f"{settings['overrides']},model.weights={config.model.weights}"
-        ).model.weights
-        == config.model.weights
-    )
+    assert configured(config.model.weights).model.weights == config.model.weights
     shutil.rmtree(cache / "weights" / "local")
     weights.add(saved(network("resnet18", seed=1), tmp_path / "resnet18.pth"))
     assert builder.check(config) == config, "what was recorded stays readable"

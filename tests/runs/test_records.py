@@ -21,7 +21,12 @@ def make(shared, tmp_path):
         run = store.client.create_run(store.experiment_id, start_time=start, run_name=name, tags=tags)
         record = Record(store.client, run.info.run_id, store.uri)
         for domain, values in (scores or {}).items():
-            same = {"split": "test", "label": 0, "image_max": 1.0, "image_mean": 0.5}
+            same = {
+                "split": "val" if domain == what["source"] else "test",
+                "label": 0,
+                "image_max": 1.0,
+                "image_mean": 0.5,
+            }
             table = pd.DataFrame({"path": [f"{i}.tiff" for i in range(len(values))], "score": values} | same)
             table.to_parquet(tmp_path / f"{domain}.parquet")
             record.artifact(tmp_path / f"{domain}.parquet", "scores")
