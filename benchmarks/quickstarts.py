@@ -14,6 +14,7 @@ import datetime
 import json
 import os
 import platform
+import re
 import resource
 import subprocess
 import sys
@@ -69,7 +70,7 @@ def child(model: str, timeout: float) -> Measured:
         except subprocess.TimeoutExpired:
             return {"failed": f"not finished after {timeout:.0f} s"}
     if done.returncode:
-        return {"failed": done.stderr.strip().splitlines()[-1].removeprefix("hdmap_mlflow.errors.").strip()}
+        return {"failed": re.sub(r"^[\w.]+: ", "", done.stderr.strip().splitlines()[-1])}  # without the error's class
     return json.loads(done.stdout.splitlines()[-1])
 
 
