@@ -78,9 +78,11 @@ def execute(
     `tags` are added to the run's own; a fingerprint among them must be the one that is found here (BadInput).
     """
     from hdmap_mlflow import tracking
+    from hdmap_mlflow.models import builder
     from hdmap_mlflow.runs import train
 
     train.check_device(config.train)
+    builder.reach([config])
     meter = Meter(say)
     uri = tracking.absolute_uri(config.tracking.uri)
     if not tracking.project_run():  # the store of one has been opened
