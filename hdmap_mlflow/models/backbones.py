@@ -182,14 +182,15 @@ def _check_file(folder: Path, backbone: str, content: Mapping[str, object]) -> N
     import timm
     import torch
 
-    carried.read(carried.weights_file(folder))
     try:
+        carried.read(carried.weights_file(folder))  # which has words of its own for most of it
         classes = int(str(content.get("num_classes", 1000)))
         with torch.device("meta"), warnings.catch_warnings(action="ignore"):  # which says that nothing is copied
             timm.create_model(f"local-dir:{folder.resolve()}", pretrained=True, num_classes=classes)
     except Exception as error:  # cut short, of another network, code in place of numbers: torch has a word for each
+        reason = one_line(error, 400).replace(str(folder), "it").replace("it/", "")
         raise BadInput(
-            f"weights={folder}: what lies there is no checkpoint of {backbone} ({one_line(error)}); give the folder "
+            f"weights={folder}: what lies there is no checkpoint of {backbone} ({reason}); give the folder "
             f"of its weights, embedded or random"
         ) from None
 
