@@ -14,6 +14,7 @@ import datetime
 import json
 import os
 import platform
+import re
 import resource
 import subprocess
 import sys
@@ -69,7 +70,7 @@ def child(model: str, timeout: float) -> Measured:
         except subprocess.TimeoutExpired:
             return {"failed": f"not finished after {timeout:.0f} s"}
     if done.returncode:
-        return {"failed": done.stderr.strip().splitlines()[-1].removeprefix("hdmap_mlflow.errors.").strip()}
+        return {"failed": re.sub(r"^[\w.]+: ", "", done.stderr.strip().splitlines()[-1])}  # without the error's class
     return json.loads(done.stdout.splitlines()[-1])
 
 
@@ -111,7 +112,7 @@ def page(results: dict[str, Measured]) -> str:
             "",
             *console.markdown_table(head, [line for _, line in lines], left=2),
             "",
-            "*below*: the trivial scores that the model does not reach on the source; **bold**: it is above all three.",
+            "*below*: the trivial scores that the model does not reach on the source; **bold**: it reaches all three.",
             "The row ratio is `toothwise` without a threshold. Intervals are the 95 % ones of each run's own record.",
             "",
             "## Random weights",
@@ -138,7 +139,7 @@ def _mean(cells: list[str]) -> float:
 
 
 def _mark(cells: list[str], trivial: dict[str, list[str]]) -> str:
-    return ", ".join(name for name, scores in trivial.items() if float(cells[0]) <= float(scores[0]))
+    return ", ".join(name for name, scores in trivial.items() if float(cells[0]) < float(scores[0]))
 
 
 def _kind(model: str) -> str:
@@ -173,8 +174,8 @@ def _origin() -> list[str]:
     day = datetime.date.today()
     return [
         f"Made by `python -m benchmarks.quickstarts` on {day}: {os.cpu_count()} cores {cpu}, {memory:.0f} GB, no GPU.",
-        "*s* is processor time of a whole run, imports excluded; *MB* the peak of its process. One seed; demo data:",
-        "128 training and 2 x 64 test maps per domain, of which half of the source's are reported.",
+        "*s* is processor time of a whole run, imports excluded; *MB* the peak of its process. One seed. The demo data",
+        "have 128 training and 2 x 64 test maps per domain; of the source's test maps half are reported.",
     ]
 
 

@@ -134,20 +134,29 @@ def is_local(weights: str) -> bool:
 def _hub(backbone: str, fetch: bool) -> Backbone:
     """Fetch (or find in the cache) the hub's file before anything is built, so that its absence is known at once."""
     import timm
-    from huggingface_hub import hf_hub_download
-    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
     cfg = timm.get_pretrained_cfg(backbone)
     if cfg is None or not (cfg.hf_hub_id or cfg.url):
         raise BadInput(f"the hub has no weights for backbone '{backbone}'; {WAY_OUT}")
     if cfg.hf_hub_id and fetch:
         try:
-            hf_hub_download(cfg.hf_hub_id, "model.safetensors", etag_timeout=5)
-        except (LocalEntryNotFoundError, HfHubHTTPError, OSError) as error:
+            _fetch(cfg.hf_hub_id)
+        except Exception as error:  # of whatever library the hub's client stands on
             raise Unreachable(
                 f"the hub cannot be reached for the weights of '{backbone}' ({type(error).__name__}); {WAY_OUT}"
             ) from None
     return Backbone(backbone, tuple(cfg.mean), tuple(cfg.std))
+
+
+def _fetch(repository: str) -> None:
+    """Have a repository's weights in the cache. The hub's client tries for half a minute: one question comes first."""
+    import huggingface_hub as hub
+
+    try:
+        hub.hf_hub_download(repository, "model.safetensors", local_files_only=True)
+    except hub.errors.LocalEntryNotFoundError:
+        hub.get_session().head(hub.constants.ENDPOINT, timeout=5)
+        hub.hf_hub_download(repository, "model.safetensors", etag_timeout=5)
 
 
 def fetch_torchvision(name: str) -> None:
@@ -176,14 +185,15 @@ def _check_file(folder: Path, backbone: str, content: Mapping[str, object]) -> N
     import timm
     import torch
 
-    carried.read(carried.weights_file(folder))
     try:
+        carried.read(carried.weights_file(folder))  # which has words of its own for most of it
         classes = int(str(content.get("num_classes", 1000)))
         with torch.device("meta"), warnings.catch_warnings(action="ignore"):  # which says that nothing is copied
             timm.create_model(f"local-dir:{folder.resolve()}", pretrained=True, num_classes=classes)
     except Exception as error:  # cut short, of another network, code in place of numbers: torch has a word for each
+        reason = one_line(error, 400).replace(str(folder), "it").replace("it/", "")
         raise BadInput(
-            f"weights={folder}: what lies there is no checkpoint of {backbone} ({one_line(error)}); give the folder "
+            f"weights={folder}: what lies there is no checkpoint of {backbone} ({reason}); give the folder "
             f"of its weights, embedded or random"
         ) from None
 

@@ -31,7 +31,7 @@ def check(config: RunConfig) -> CheckedConfig:
     model, entry = config.model.name, find_model(config.model.name)
     if missing := entry.needs.missing(model):
         raise BadInput(missing)
-    config = with_settings(config, _layers(entry, config.model.settings) | config.model.settings)
+    config = with_settings(config, _follow(entry, config.model.settings) | config.model.settings)
     derived = {name: rule(config) for name, rule in entry.derived.items() if name not in config.model.settings}
     settings = signature.check(model, entry.path, config.model.settings | derived)
     problem = entry.needs.problem(config)
@@ -58,17 +58,20 @@ def check(config: RunConfig) -> CheckedConfig:
     return checked
 
 
-def _layers(entry: ModelEntry, settings: Mapping[str, Any]) -> dict[str, Any]:
-    """The setting that names the layers of a run's backbone, by their strides, where the run leaves it out."""
+def _follow(entry: ModelEntry, settings: Mapping[str, Any]) -> dict[str, Any]:
+    """What follows from a run's backbone where the run leaves it out: its layers, by their strides, and its student."""
     taken, rule = signature.parameters(entry.path), entry.weights
-    missing = [name for name in ("layers", "layer") if name in taken and name not in settings]
-    if not (rule and rule.strides and missing):
+    if not (rule and rule.strides):
         return {}
     backbone = settings.get(rule.setting, taken[rule.setting].default)
     if not (isinstance(backbone, str) and rule.free(backbone) and backbones.layers(backbone)):
         return {}  # the check of the weights says it better
+    student = {rule.student: backbone} if rule.student else {}
+    if not {"layers", "layer"} & set(taken) - set(settings):
+        return student
     layers = backbones.at_strides(backbone, rule.strides)
-    return {name: layers if name == "layers" else layers[0] for name in missing}
+    named = {"layers": layers, "layer": layers[0]}
+    return student | {name: value for name, value in named.items() if name in taken}
 
 
 def _checked_weights(model: str, entry: ModelEntry, config: RunConfig, settings: dict[str, Any]) -> str:
@@ -80,13 +83,16 @@ def _checked_weights(model: str, entry: ModelEntry, config: RunConfig, settings:
     if weights not in ("hub", "random") and not rule.local_of(name):
         other = f" with model.{rule.setting}={name}; set {backbones.EMBEDDED}" if rule.strides else ""
         raise BadInput(f"{model} takes model.weights=hub or random only{other}; got {weights}")
+    if rule.student and rule.free(name) and settings[rule.student] != name:
+        raise BadInput(f"{model}'s student mirrors {name}; leave model.{rule.student}={settings[rule.student]} out")
     if rule.library_of(name) == "timm":
         chosen = _check_timm(rule, name, settings)
         if weights == "embedded":
             backbones.check_embedded(name, rule.setting)
         if entry.needs.rising:
             _check_rising(rule.setting, name, settings["layers"])
-        coarsest = max((backbones.layers(name)[layer][1] for layer in chosen), default=1)
+        strides = {layer: stride for layer, (_, stride) in backbones.layers(name).items()} if chosen else {}
+        coarsest = max((strides.get(layer, 1) for layer in chosen), default=1)
         if min(config.data.image_size) < coarsest:
             height, width = config.data.image_size
             raise BadInput(
@@ -123,10 +129,9 @@ def _check_timm(rule: Weights, name: str, settings: Mapping[str, Any]) -> list[s
     if not given and rule.free(name):
         return backbones.at_strides(name, rule.strides)
     known = backbones.layers(name) if chosen else {}
-    if name.startswith("vit_"):  # whose blocks anomalib finds by the number at the end
-        chosen = [f"blocks.{layer.rpartition('.')[2]}" for layer in chosen]
+    blocks = {layer.rpartition(".")[2] for layer in known} if name.startswith("vit_") else set()  # found by number
     for layer in chosen:
-        if layer not in known:
+        if layer not in known and layer.rpartition(".")[2] not in blocks:
             raise BadInput(f"{setting} '{name}' has no layer '{layer}'; it has: {', '.join(known)}")
     return chosen
 
@@ -185,17 +190,17 @@ def build(config: CheckedConfig, *, fetch: bool = True, parts: Mapping[str, Any]
 
 
 def reach(configs: Iterable[RunConfig]) -> None:
-    """Fetch the weights of several runs' backbones, or find them, each once, before the first run starts.
+    """Have the weights of several runs' backbones at hand, each once, before anything starts.
 
-    Those of networks that are neither timm's nor torchvision's are fetched where they are built. Raises Unreachable
-    for the hub, BadInput for weights that are not on this machine.
+    Those of the hub are fetched, or found in the cache, and a folder's are tried; networks that are neither timm's nor
+    torchvision's are left to where they are built. Raises BadInput, and Unreachable where there is no hub.
     """
     models = [(find_model(config.model.name).weights, config.model) for config in configs]
     asked = [(rule, str(model.settings.get(rule.setting, "")), model.weights) for rule, model in models if rule]
     for library, name, weights in dict.fromkeys(
         (rule.library_of(name), name, weights) for rule, name, weights in asked
     ):
-        if library == "timm" and weights != "random":
+        if library == "timm" and weights not in ("embedded", "random"):
             backbones.resolve(weights, name)
         elif library == "torchvision" and weights == "hub":
             with downloads(name):

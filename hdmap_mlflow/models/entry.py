@@ -26,7 +26,8 @@ class Weights:
     `setting` is the constructor's argument that names the architecture ("" where it is fixed); `names` are patterns of
     the architectures that it takes (all, if empty); `library` is who knows these names; `local` says that a folder in
     timm's form is taken, too. `strides` are those of the layers that features are taken from where no setting names
-    them; with these, any other timm architecture is taken beside `names`, from wherever its weights come.
+    them; with these, any other timm architecture is taken beside `names`, from wherever its weights come. `student` is
+    the setting of a network that has to mirror such a one.
     """
 
     setting: str = "backbone"
@@ -34,6 +35,7 @@ class Weights:
     local: bool = True
     names: tuple[str, ...] = ()
     strides: tuple[int, ...] = ()
+    student: str = ""
 
     def lists(self, architecture: str) -> bool:
         """Whether the class itself knows the architecture, by its name."""
@@ -164,6 +166,12 @@ class ModelEntry:
     textures: str = ""
     derived: Mapping[str, Callable[[RunConfig], object]] = field(default_factory=dict)
     random_why: str = ""
+
+    @property
+    def follow(self) -> set[str]:
+        """Settings that are worked out from the run's others, unless they are given."""
+        rule = self.weights
+        return set(self.derived) | ({"layers", "layer", rule.student} if rule and rule.strides else set())
 
     @property
     def from_scratch(self) -> bool:

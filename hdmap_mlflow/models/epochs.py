@@ -2,22 +2,9 @@
 
 from __future__ import annotations
 
-from hdmap_mlflow.config import RunConfig
 from hdmap_mlflow.models.backbones import fre_input_dim
 from hdmap_mlflow.models.entry import ANOMALIB, DINO, GENERATED, OWN, ModelEntry, Needs, Weights, training
 from hdmap_mlflow.models.searchspace import among, only, rate, real, whole
-
-PUBLISHED_STUDENT = "wide_resnet50_2"
-UNINET = Weights(
-    "teacher_backbone", "torchvision", False, ("resnet50", "resnet101", "wide_resnet*_2"), strides=(4, 8, 16)
-)
-
-
-def uninet_student(config: RunConfig) -> str:
-    """The published student, or that of a teacher which it has to mirror."""
-    teacher = str(config.model.settings.get("teacher_backbone", PUBLISHED_STUDENT))
-    return teacher if UNINET.free(teacher) else PUBLISHED_STUDENT
-
 
 EPOCHS: dict[str, ModelEntry] = {
     "reverse_distillation": ModelEntry(
@@ -147,11 +134,17 @@ EPOCHS: dict[str, ModelEntry] = {
         path=f"{OWN}uninet:UniNet",
         paper="Wei et al., UniNet: A Contrastive Learning-guided Unified Framework with Feature Selection, CVPR 2025",
         trains=True,
-        weights=UNINET,
+        weights=Weights(
+            "teacher_backbone",
+            "torchvision",
+            local=False,
+            names=("resnet50", "resnet101", "wide_resnet*_2"),
+            strides=(4, 8, 16),
+            student="student_backbone",
+        ),
         needs=Needs(multiple=32),
         defaults=training(100, 0.005, batch=8),
         space=rate(0.005) | real("temperature", 0.05, 0.5, log=True),
-        derived={"student_backbone": uninet_student},
     ),
     "stfpm": ModelEntry(
         path=f"{ANOMALIB}Stfpm",

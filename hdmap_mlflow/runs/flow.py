@@ -82,8 +82,7 @@ def execute(
     from hdmap_mlflow.runs import train
 
     train.check_device(config.train)
-    if config.model.weights != "hub":
-        builder.reach([config])
+    builder.reach([config])
     meter = Meter(say)
     uri = tracking.absolute_uri(config.tracking.uri)
     if not tracking.project_run():  # the store of one has been opened

@@ -16,7 +16,7 @@ from hdmap_mlflow.evaluation.cards import Bounds, Cards, bounds_of
 from hdmap_mlflow.evaluation.metrics import METRICS, TRIVIAL
 from hdmap_mlflow.evaluation.sample import FEWEST, MAPS, choose
 from hdmap_mlflow.evaluation.scoring import Scores
-from hdmap_mlflow.models.registry import REGISTRY, find_model
+from hdmap_mlflow.models.registry import REGISTRY
 from hdmap_mlflow.names import AUROC, MEAN_AUROC, ROW, SOURCE_AUROC, WORST_AUROC, Scope, metric_name, target_scope
 
 if TYPE_CHECKING:
@@ -187,7 +187,8 @@ class Result:
         model, condition = self.config.model, self.config.condition
         published = model.name in REGISTRY and condition != PUBLISHED
         way = f"published settings: `-P condition={PUBLISHED}`"
-        if model.weights == "random" and not find_model(model.name).from_scratch:
+        entry = REGISTRY.get(model.name)
+        if model.weights == "random" and not (entry and entry.from_scratch):
             return "random weights: this shows the flow, not the method" + (f"; {way}" if published else "")
         small = packaged_conditions(model.name).get(DEFAULT_CONDITION, {}).get("config") if published else None
         if condition == DEFAULT_CONDITION and small and not self.simulated:

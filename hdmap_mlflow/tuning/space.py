@@ -112,7 +112,7 @@ def read(model: str, condition: Mapping[str, Any], flags: Mapping[str, object], 
         entry.check_new(config)
         return builder.check(config)
 
-    space = Space(searched, check(config), tuple(name for name in entry.derived if name not in config.model.settings))
+    space = Space(searched, check(config), tuple(sorted(entry.follow - set(config.model.settings))))
     _check(space, check)
     return space
 

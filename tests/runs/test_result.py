@@ -57,6 +57,34 @@ def test_a_grade_needs_the_lower_bound_of_the_source_above_chance_and_the_trivia
         assert "ratio" not in one.verdict() and "skill" not in one.verdict() and said in "".join(one.remarks())
 
 
+RANDOM = "random weights: this shows the flow, not the method"
+SMALL = "quickstart has small settings, for a first look"
+WAY = "published settings: `-P condition=baseline`"
+
+
+@pytest.mark.parametrize(
+    ("model", "condition", "weights", "simulated", "said"),
+    [
+        ("rad", "quickstart", "random", True, f"{RANDOM}; {WAY}"),
+        ("rad", "quickstart", "random", False, f"{RANDOM}; {WAY}"),
+        ("padim", "baseline", "random", False, RANDOM),
+        ("my_models:Mine", "mine", "random", False, RANDOM),
+        ("cutpaste", "baseline", "random", False, None),  # starts from scratch, as published
+        ("cutpaste", "quickstart", "random", False, f"{SMALL}; {WAY}"),
+        ("padim", "quickstart", "embedded", False, f"{SMALL}; {WAY}"),
+        ("padim", "quickstart", "embedded", True, None),  # the demo data are small, too
+        ("padim", "baseline", "hub", False, None),
+        ("toothwise", "quickstart", "none", False, None),  # has the published settings
+        ("my_models:Mine", "quickstart", "hub", False, None),
+    ],
+)
+def test_a_run_says_what_its_weights_and_settings_are_worth(model, condition, weights, simulated, said):
+    config = build_config(model, {"name": condition, "config": {"weights": weights}})
+    one = dataclasses.replace(result(0.9), config=config, simulated=simulated)
+    lines = [line for line in one.remarks() if line.startswith((RANDOM, SMALL))]
+    assert lines == ([said] if said else []) and (not said or f"- {said}\n" in one.markdown())
+
+
 def test_the_verdict_carries_the_guidelines_grade():
     assert "ratio 0.889 (good)" in result(0.9).verdict()
 

@@ -287,6 +287,16 @@ def test_an_impossible_search_is_refused_in_one_line(search, message):
     assert message in str(problem.value) and "\n" not in str(problem.value)
 
 
+def test_the_layers_of_a_backbone_that_is_drawn_are_its_own():
+    search = {"backbone": {"type": "categorical", "choices": ["resnet18", "convnext_atto"]}}
+    condition = {"name": "c", "config": {"weights": "random"}, "search": search}
+    found = space.read("patchcore", condition, FLAGS, "")
+    for backbone, layers in (("resnet18", ["layer2", "layer3"]), ("convnext_atto", ["stages.1", "stages.2"])):
+        assert builder.check(found.place({"model.backbone": backbone})).model.settings["layers"] == layers
+    with pytest.raises(BadInput, match="backbone cannot be 'convnext_atto'.*no layer 'layer1'"):
+        space.read("patchcore", condition, FLAGS, "model.layers=[layer1]")
+
+
 def test_what_follows_from_a_setting_that_is_drawn_is_worked_out_for_every_trial():
     search = {"batch_size": {"type": "int", "low": 2, "high": 9}}
     drawn = {"data.batch_size": 3}

@@ -16,7 +16,6 @@ from anomalib.models.image.uninet.components.loss import UniNetLoss
 from anomalib.models.image.uninet.torch_model import Teachers, UniNetModel
 from torch import Tensor, nn
 
-from hdmap_mlflow.errors import BadInput
 from hdmap_mlflow.models.backbones import architecture, at_strides
 from hdmap_mlflow.models.own.reverse_distillation import Bottleneck, Decoder
 
@@ -75,7 +74,7 @@ class FreeUniNet(UniNetModel):
 class UniNet(_UniNet):
     """Wei et al., UniNet: A Contrastive Learning-guided Unified Framework with Feature Selection, CVPR 2025.
 
-    Raises BadInput for a student that is not that of its teacher, where anomalib has none.
+    The student of a teacher that anomalib does not know mirrors it, whatever `student_backbone` says.
     """
 
     model: Any
@@ -90,8 +89,6 @@ class UniNet(_UniNet):
         if teacher_backbone in PUBLISHED:
             super().__init__(student_backbone, teacher_backbone, temperature, **components)
             return
-        if student_backbone != (teacher := architecture(teacher_backbone)):
-            raise BadInput(f"uninet's student mirrors {teacher}; leave model.student_backbone={student_backbone} out")
         AnomalibModule.__init__(self, **components)
         self.loss = UniNetLoss(temperature=temperature)
         self.model = FreeUniNet(teacher_backbone, self.loss)
