@@ -11,15 +11,18 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hdmap_mlflow.config import RunConfig
-from hdmap_mlflow.errors import BadInput
-from hdmap_mlflow.files import cache_dir, kept_folder
+from pydantic import FiniteFloat, TypeAdapter
+
+from hdmap_mlflow.config import RunConfig, read_json
+from hdmap_mlflow.errors import BadInput, one_line
+from hdmap_mlflow.files import cache_dir, expanded, kept_folder
 
 if TYPE_CHECKING:
     from torch import nn
 
 EMBEDDED = "tf_efficientnet_lite0"  # the architecture that the embedded ImageNet weights fit
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+SCALE = TypeAdapter(tuple[FiniteFloat, FiniteFloat, FiniteFloat])  # of the channels
 WAY_OUT = "give model.weights=FOLDER (timm's local-dir form), weights=embedded or weights=random"
 
 
@@ -46,7 +49,7 @@ def resolve(weights: str, backbone: str, fetch: bool = True) -> Backbone:
             raise BadInput(f"weights=embedded are of {EMBEDDED}, not of {backbone}; set model.backbone={EMBEDDED}")
         return Backbone(f"local-dir:{_embedded_folder()}", (0.5,) * 3, (0.5,) * 3)
     if weights not in ("hub", "random"):
-        return _local(Path(weights.removeprefix("local-dir:")).expanduser(), backbone)
+        return _local(expanded(weights.removeprefix("local-dir:")), backbone)
     if not timm.is_model(backbone):
         close = timm.list_models(f"*{backbone[:6]}*")[:5]
         raise BadInput(f"timm knows no backbone '{backbone}'; similar: {', '.join(close) or 'none'}")
@@ -94,13 +97,16 @@ def _local(folder: Path, backbone: str) -> Backbone:
     config = folder / "config.json"
     if not config.is_file():
         raise BadInput(f"weights={folder}: no config.json there; give hub, embedded, random or a timm folder")
-    content = json.loads(config.read_text(encoding="utf-8"))
+    try:
+        content = read_json(config.read_text(encoding="utf-8"))
+        cfg = content.get("pretrained_cfg", {})
+        mean, std = (SCALE.validate_python(cfg.get(n, d)) for n, d in (("mean", IMAGENET_MEAN), ("std", IMAGENET_STD)))
+    except (OSError, ValueError, AttributeError) as error:
+        raise BadInput(f"weights={folder}: config.json cannot be read ({one_line(error)}); {WAY_OUT}") from None
     if content.get("architecture") != backbone:
         raise BadInput(f"weights={folder} are of {content.get('architecture')}, not of model.backbone={backbone}")
     _check_path(folder.resolve(), backbone)
-    cfg = content.get("pretrained_cfg", {})
-    mean, std = cfg.get("mean", IMAGENET_MEAN), cfg.get("std", IMAGENET_STD)
-    return Backbone(f"local-dir:{folder.resolve()}", tuple(mean), tuple(std))
+    return Backbone(f"local-dir:{folder.resolve()}", mean, std)
 
 
 def _embedded_folder() -> Path:

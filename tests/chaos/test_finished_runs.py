@@ -164,7 +164,11 @@ PARTS = {
         "config.json cannot be used",
     ),
     "config: another layer": (change("config.json", "model", "settings", "layers", to=[]), ("verify",), "config.json"),
-    "config: unknown setting": (change("config.json", "model", "settings", "x", to=1), ("verify",), "unknown key 'model.x'"),
+    "config: unknown setting": (
+        change("config.json", "model", "settings", "x", to=1),
+        ("verify",),
+        "unknown key 'model.x'",
+    ),
     "config: another size": (change("config.json", "data", "image_size", to=DELETE), ("verify",), "config.json"),
     "config: nested": (content("config.json", b"[" * 9999), ("rescore", "verify"), "config.json"),
     "config: a folder": (content("config.json", None), ("rescore", "verify"), "config.json"),
