@@ -24,7 +24,15 @@ SUMS = "sums.json"  # of a folder of the cache: file -> check sum
 
 def cache_dir() -> Path:
     """`$HDMAP_CACHE` where it is set, else the platform's cache folder for hdmap_mlflow."""
-    return Path(os.environ.get("HDMAP_CACHE") or user_cache_dir("hdmap_mlflow")).expanduser().absolute()
+    return expanded(os.environ.get("HDMAP_CACHE") or user_cache_dir("hdmap_mlflow")).absolute()
+
+
+def expanded(path: str | Path) -> Path:
+    """A path with a user's home in place of its `~`. Raises BadInput where there is no such user."""
+    try:
+        return Path(path).expanduser()
+    except RuntimeError:
+        raise BadInput(f"{path}: there is no such user; give another path") from None
 
 
 def to_json(content: object) -> str:

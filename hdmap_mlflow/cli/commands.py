@@ -6,13 +6,13 @@ options, calls what does the work, and prints; the number that it returns is the
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated
 
 from hdmap_mlflow.cli.app import app
 from hdmap_mlflow.cli.options import (
     Amount,
     DataOptions,
+    Folder,
     IdleOptions,
     Jobs,
     Limit,
@@ -78,10 +78,10 @@ def simulate(
 
 @app.command
 def import_mat(
-    spec: Annotated[Path, says("JSON or YAML: domain -> files, scaling, counts, seed.")],
+    spec: Annotated[Folder, says("JSON or YAML: domain -> files, scaling, counts, seed.")],
     /,
     *,
-    source: Annotated[Path, says("Folder that holds the .mat files.")],
+    source: Annotated[Folder, says("Folder that holds the .mat files.")],
     out: Out,
 ) -> int:
     """Convert the raw .mat files (variable Xdata) to the folder layout."""
@@ -92,7 +92,9 @@ def import_mat(
 
 
 @app.command
-def check_data(root: Annotated[Path, says("Data root: <root>/<domain>/{train/good,test/good,test/fault}.")], /) -> int:
+def check_data(
+    root: Annotated[Folder, says("Data root: <root>/<domain>/{train/good,test/good,test/fault}.")], /
+) -> int:
     """Print a table of every domain and every problem found; exit code 1 if there is one."""
     from hdmap_mlflow.console import show_table
     from hdmap_mlflow.data import layout

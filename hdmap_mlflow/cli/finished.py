@@ -8,6 +8,7 @@ from typing import Annotated
 from hdmap_mlflow.cli.app import app
 from hdmap_mlflow.cli.options import (
     Experiment,
+    Folder,
     Out,
     Positive,
     RunId,
@@ -107,7 +108,7 @@ def upload(
 def report(
     *,
     experiment: Experiment = None,
-    out: Annotated[Path, says("Folder for report.html, .md, .csv, .tex and .bib.")] = Path("report"),
+    out: Annotated[Folder, says("Folder for report.html, .md, .csv, .tex and .bib.")] = Path("report"),
     validation: Annotated[Text, says("Only runs of this protocol.", "all, which must agree")] = None,
     data_digest: Annotated[Text, says("Only runs on this data.", "all, which must agree")] = None,
     uri: Uri = None,

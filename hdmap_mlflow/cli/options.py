@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from cyclopts import Parameter, Token
 from cyclopts.validators import Number
 
+from hdmap_mlflow.files import expanded
 from hdmap_mlflow.numbers import real, whole
 
 if TYPE_CHECKING:
@@ -72,7 +73,8 @@ Switch = Annotated[bool, Parameter(negative=())]  # there is no --no-plan
 
 DATA, TRAIN, IDLE = "config.settings:DataConfig", "config.settings:TrainConfig", "execution.gpus:Idle"
 Model = Annotated[Text, says("A model of the registry, or package.module:Class.", of("runs.setup:configure", "model"))]
-Out = Annotated[Path, says("Folder to write; must not exist or be empty.")]
+Folder = Annotated[Path, _reads(expanded)]  # or a file
+Out = Annotated[Folder, says("Folder to write; must not exist or be empty.")]
 RunId = Annotated[str, says("Id of a finished run.")]
 EXPERIMENT = "$MLFLOW_EXPERIMENT_NAME or hdmap"
 Experiment = Annotated[Text, says("The experiment whose finished runs are read.", EXPERIMENT)]

@@ -7,6 +7,7 @@ from typing import Any
 
 from hdmap_mlflow.config.documents import read_json
 from hdmap_mlflow.errors import BadInput, nearest, one_line, quoted
+from hdmap_mlflow.files import expanded
 
 DEFAULT_MODEL, DEFAULT_CONDITION = "patchcore", "quickstart"  # of the main job
 PACKAGED_CONDITIONS = Path(__file__).parent / "json"
@@ -26,6 +27,7 @@ def load_conditions(path: Path) -> dict[str, dict[str, Any]]:
     Reads the guideline's form `{"condition_1": {...}}` and the older `{"experiment_conditions": [...]}`;
     `//` comments and trailing commas are accepted (JSON5). Raises BadInput for anything else.
     """
+    path = expanded(path)
     try:
         content = read_json(path.read_text(encoding="utf-8"))
     except FileNotFoundError:

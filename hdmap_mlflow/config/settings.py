@@ -18,6 +18,7 @@ from pydantic import (
 
 from hdmap_mlflow.config.protocols import PROTOCOLS
 from hdmap_mlflow.errors import BadInput, masked
+from hdmap_mlflow.files import expanded
 from hdmap_mlflow.names import domain_flaw
 from hdmap_mlflow.numbers import PLAIN
 
@@ -132,7 +133,7 @@ class TrackingConfig(_Part):
     max_checkpoint_mb: Annotated[Real, Field(gt=0)] = 2000
     figures: bool = True
     heatmaps: Annotated[Whole, Field(ge=0)] = 2  # of each kind and domain: most and least anomalous, wrong
-    output_dir: Annotated[str, AfterValidator(os.path.expanduser)] = "results"
+    output_dir: Annotated[str, AfterValidator(lambda given: str(expanded(given)))] = "results"
 
     @field_serializer("uri")
     def _masked(self, uri: str | None, info: FieldSerializationInfo) -> str | None:

@@ -31,7 +31,7 @@ from scipy.ndimage import uniform_filter1d
 from hdmap_mlflow import __version__
 from hdmap_mlflow.data.formats import tiff_header
 from hdmap_mlflow.errors import BadInput
-from hdmap_mlflow.files import cache_dir, kept_folder, new_folder, to_json
+from hdmap_mlflow.files import cache_dir, expanded, kept_folder, new_folder, to_json
 
 ROWS, COLUMNS = 31, 95  # planet teeth, ring teeth
 SPLITS = ("train/good", "test/good", "test/fault")  # also the folders inside a domain
@@ -218,7 +218,7 @@ def simulate(
     The folder appears whole or not at all. Returns `out`. Raises BadInput for an unknown difficulty, if `out` is a
     file, is not empty or cannot be written, if a count is below 1 or the seed below 0.
     """
-    out = Path(out).expanduser().absolute()
+    out = expanded(out).absolute()
     check_difficulty(difficulty)
     for name, value, least in (("train", train, 1), ("test", test, 1), ("seed", seed, 0)):
         if value < least:

@@ -20,7 +20,7 @@ from hdmap_mlflow.config import CheckedConfig, DataConfig, RunConfig, Seed, Trai
 from hdmap_mlflow.config.conditions import DEFAULT_CONDITION, DEFAULT_MODEL
 from hdmap_mlflow.data import dataset
 from hdmap_mlflow.errors import BadInput, nearest, one_line, quoted
-from hdmap_mlflow.files import cache_dir, read_kept, write_kept
+from hdmap_mlflow.files import cache_dir, expanded, read_kept, write_kept
 from hdmap_mlflow.names import Tag
 from hdmap_mlflow.runs import setup, workdir
 from hdmap_mlflow.runs.identity import identity_tags
@@ -95,7 +95,7 @@ def read_blocks(flags: Mapping[str, object], file: str | None = None) -> list[Bl
     blocks: list[object] = [{}]
     if file:
         try:
-            content = configuration.read_yaml(Path(file).read_text(encoding="utf-8"))
+            content = configuration.read_yaml(expanded(file).read_text(encoding="utf-8"))
         except (OSError, ValueError) as error:
             raise BadInput(f"grid file {file} cannot be read: {one_line(error, 500)}") from None
         blocks = content if isinstance(content, list) else [content]

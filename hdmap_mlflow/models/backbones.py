@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from hdmap_mlflow.config import RunConfig
 from hdmap_mlflow.errors import BadInput, Unreachable, one_line
-from hdmap_mlflow.files import cache_dir, kept_folder
+from hdmap_mlflow.files import cache_dir, expanded, kept_folder
 from hdmap_mlflow.models import weights as carried
 
 if TYPE_CHECKING:
@@ -60,7 +60,7 @@ def resolve(weights: str, backbone: str, fetch: bool = True) -> Backbone:
     if is_local(weights):
         weights = str(carried.local(weights, backbone).folder)
     if weights not in ("hub", "random"):
-        return _local(Path(weights.removeprefix("local-dir:")).expanduser(), backbone, read=fetch)
+        return _local(expanded(weights.removeprefix("local-dir:")), backbone, read=fetch)
     if not timm.is_model(backbone):
         close = timm.list_models(f"*{backbone[:6]}*")[:5]
         raise BadInput(f"timm knows no backbone '{backbone}'; similar: {', '.join(close) or 'none'}")

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from hdmap_mlflow.errors import BadInput, Incomplete
+from hdmap_mlflow.files import expanded
 
 if TYPE_CHECKING:
     from hdmap_mlflow.tracking import Kept
@@ -32,7 +33,7 @@ def upload(folders: list[Path], uri: str | None = None) -> list[Uploaded]:
     """
     from hdmap_mlflow import tracking
 
-    kept = [tracking.Kept(folder) for folder in folders]
+    kept = [tracking.Kept(expanded(folder)) for folder in folders]
     for one in kept:
         one.check()
     return [record(one, uri) for one in kept]

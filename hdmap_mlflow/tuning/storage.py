@@ -18,6 +18,7 @@ from sqlalchemy.pool import NullPool
 
 from hdmap_mlflow import sqlite
 from hdmap_mlflow.errors import BadInput, masked, nearest, one_line
+from hdmap_mlflow.files import expanded
 
 WAITS = {"connect_timeout": 4}  # seconds for each address of a server's name
 WAY_OUT = "change --storage"
@@ -36,7 +37,7 @@ class StudyStorage:
         if file := sqlite.file_of(url):
             return cls(sqlite.url(file))
         if kind == "journal" and rest.strip("/"):
-            return cls(f"journal://{Path(rest).expanduser().absolute()}")
+            return cls(f"journal://{expanded(rest).absolute()}")
         if found and kind.partition("+")[0] in ("postgresql", "mysql"):
             try:
                 sqlalchemy.make_url(url).get_dialect()

@@ -358,3 +358,48 @@ def test_a_name_that_mlflow_takes_for_no_experiment_is_refused_by_its_variable(r
 @pytest.mark.parametrize(("arguments", "says"), OTHERS, ids=lambda one: " ".join(one)[:60])
 def test_options_of_the_other_commands_are_refused(refused, arguments, says):
     refused(*arguments, says=says)
+
+
+NOBODY = "~nobody-of-this-name/x"
+PATHS = [
+    ["check-data", NOBODY],
+    ["simulate", "--out", NOBODY],
+    ["report", "--out", NOBODY],
+    ["export", "run", "--out", NOBODY],
+    ["upload", NOBODY],
+    ["import-mat", NOBODY, "--source", ".", "--out", "new"],
+    ["import-mat", "spec.yaml", "--source", NOBODY, "--out", "new"],
+    ["train", "--condition-file", NOBODY],
+    ["train", "--data-root", NOBODY],
+    ["train", "--overrides", f"tracking.output_dir={NOBODY}"],
+    ["train", "--overrides", f"model.weights={NOBODY}"],
+    ["train", "--overrides", f"tracking.uri=sqlite:///{NOBODY}"],
+    ["grid", "--grid", NOBODY],
+    ["tune", "--storage", f"sqlite:///{NOBODY}"],
+    ["tune", "--storage", f"journal://{NOBODY}"],
+]
+
+
+@pytest.mark.parametrize("arguments", PATHS, ids=" ".join)
+def test_the_home_of_a_user_that_is_none_is_refused_by_every_option_that_takes_a_path(refused, maps, arguments):
+    """A folder of that name, below this one, would be a surprise."""
+    needs = arguments[0] in ("train", "grid", "tune") and "--data-root" not in arguments
+    refused(
+        *arguments, *(["--data-root", maps] if needs else []), says=["~nobody-of-this-name"], leaves=("cache/maps",)
+    )
+
+
+def test_the_home_of_the_user_is_meant_by_every_option_that_takes_a_path(exit_code, maps, tmp_path, monkeypatch):
+    from hdmap_mlflow.grid import plan
+    from hdmap_mlflow.runs import setup
+
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    (tmp_path / "home").mkdir()
+    (tmp_path / "home/c.json").write_text(one())
+    (tmp_path / "home/g.yaml").write_text("conditions: mine\ncondition_file: ~/c.json\n")
+    config = setup.configure("padim", "mine", "~/c.json", {"data.root": str(maps)}, "tracking.output_dir=~/o")
+    assert config.condition == "mine" and config.tracking.output_dir == str(tmp_path / "home/o")
+    assert plan.read_blocks({}, "~/g.yaml")[0].condition_file == "~/c.json"
+    assert exit_code("simulate", "--out", "~/new", "--train", "1", "--test", "1") == 0
+    assert exit_code("check-data", "~/new") in (0, 1)
+    assert (tmp_path / "home/new/SIMULATED.json").is_file() and not (tmp_path / "~").exists()

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from hdmap_mlflow.errors import BadInput
-from hdmap_mlflow.files import cache_dir, kept_folder
+from hdmap_mlflow.files import cache_dir, expanded, kept_folder
 from hdmap_mlflow.models.entry import GENERATED
 
 COUNT, SIZE, SEED = 64, 256, 0
@@ -14,7 +14,7 @@ READABLE = (".png", ".jpg", ".jpeg", ".webp")
 
 def folder(given: str) -> str:
     """The folder that a setting names; `generated` is 64 noise textures in the cache, the same on every machine."""
-    return str(_generated() if given == GENERATED else Path(given).expanduser())
+    return str(_generated() if given == GENERATED else expanded(given))
 
 
 def check(model: str, setting: str, given: str) -> None:
@@ -24,7 +24,7 @@ def check(model: str, setting: str, given: str) -> None:
     """
     if given == GENERATED:
         return
-    path = Path(given).expanduser()
+    path = expanded(given)
     if not any(file.suffix.lower() in READABLE for file in path.rglob("*")):
         raise BadInput(
             f"model.{setting}={given}: {model} needs a folder with PNG or JPEG pictures there; "
