@@ -41,10 +41,6 @@ def check(config: RunConfig) -> CheckedConfig:
         config = config.model_copy(update={"model": config.model.model_copy(update={"weights": "none"})})
     else:
         _check_weights(model, entry, config.model.weights, settings)
-        if config.model.weights not in ("hub", "random", "embedded"):
-            backbones.resolve(
-                config.model.weights, settings[entry.weights.setting]
-            )  # a folder, which is looked at only
     if entry.textures:
         textures.check(model, entry.textures, settings[entry.textures])
     checked = CheckedConfig(**dict(with_settings(config, settings)))
