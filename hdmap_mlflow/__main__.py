@@ -32,6 +32,8 @@ def _main() -> None:
     show_any_name()
     try:
         words = sys.argv[1:]
+        if spoilt := [word for word in words if not word.isascii() and word != word.encode(errors="replace").decode()]:
+            raise BadInput(f"{spoilt[0]} is not UTF-8, which no store and no file of ours can hold; rename it")
         if os.environ.get("MLFLOW_RUN_ID") and not HELP.isdisjoint(words):
             raise BadInput(f"{min(HELP.intersection(words))} stands in place of a value; `mlflow run` shows none")
         sys.exit(app(words))

@@ -142,6 +142,8 @@ def expand(blocks: Iterable[Block], repeat: int = 1) -> list[Cell]:
     tracking.check_store(*places.pop())
     for config in {config.tracking.output_dir: config for config, _ in checked}.values():
         workdir.check(config)
+    for config in {(config.model.name, config.model.weights): config for config, _ in checked}.values():
+        setup.check_weights(config)
     read_domain, read, enough = cache(layout.read_domain), {}, set()
     cells: dict[str, tuple[CheckedConfig, dict[str, str]]] = {}
     for config, code in checked:

@@ -46,10 +46,6 @@ def check(config: RunConfig) -> CheckedConfig:
     else:
         weights = _checked_weights(model, entry, config, settings)
         config = config.model_copy(update={"model": config.model.model_copy(update={"weights": weights})})
-        if weights not in ("hub", "random", "embedded") and not backbones.is_local(weights):
-            backbones.resolve(
-                weights, settings[entry.weights.setting], fetch=False
-            )  # a folder, which is looked at only
     if entry.textures:
         textures.check(model, entry.textures, settings[entry.textures])
     checked = CheckedConfig(**dict(with_settings(config, settings)))

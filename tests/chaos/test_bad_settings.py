@@ -403,3 +403,27 @@ def test_the_home_of_the_user_is_meant_by_every_option_that_takes_a_path(exit_co
     assert exit_code("simulate", "--out", "~/new", "--train", "1", "--test", "1") == 0
     assert exit_code("check-data", "~/new") in (0, 1)
     assert (tmp_path / "home/new/SIMULATED.json").is_file() and not (tmp_path / "~").exists()
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["train", "--overrides", "tracking.experiment=\udcff"],
+        ["tune", "--study", "a\udcff"],
+        ["report", "--out", "r\udcff"],
+        ["check-data", "d\udcff"],
+    ],
+    ids=ascii,
+)
+def test_a_word_that_is_not_utf8_is_refused(refused, arguments):
+    refused(*arguments, says=["\\udcff is not UTF-8", "rename it"])
+
+
+@pytest.mark.parametrize(
+    "content", ["[", "[]", '{"architecture": 3}', '{"architecture": "resnet18", "pretrained_cfg": {"mean": "x"}}']
+)
+def test_a_folder_of_weights_with_a_damaged_configuration_is_refused(refused, maps, tmp_path, content):
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "folder/config.json").write_text(content)
+    given = "model.weights=folder,model.backbone=resnet18,model.layers=[layer1]"
+    refused("train", "--overrides", given, "--data-root", maps, says=["weights=folder"])

@@ -8,6 +8,7 @@ import threading
 import time
 from pathlib import Path
 
+import optuna
 import pytest
 from optuna.trial import TrialState
 from servers import free_port
@@ -251,3 +252,24 @@ def test_a_study_that_is_not_there_is_named_with_those_that_are():
 def test_an_unknown_sampler_is_refused():
     with pytest.raises(BadInput, match="did you mean 'tpe'"):
         study(sampler="tep")
+
+
+@pytest.mark.parametrize("name", ["que?st", "a%20b", "a#b", "it's", 'a "b" c', "100%", "a%3Fb", "ü?=&"])
+def test_stores_and_storages_land_where_their_paths_say(tmp_path, name):
+    """SQLAlchemy 2.1 decodes addresses; each library opens the very file that was named, and none beside it."""
+    from hdmap_mlflow import sqlite
+    from hdmap_mlflow.tracking import Store
+
+    folder = tmp_path / name
+    folder.mkdir()
+    for address in (sqlite.url(folder / "o.db"), f"journal://{folder}/o.log"):
+        place = StudyStorage.of(address)
+        optuna.create_study(storage=place.open(), study_name="s")
+        assert place.file and place.file.is_file() and place.file.parent == folder
+        assert StudyStorage.of(place.url) == place, "an address of ours means the same once more"
+        assert look(place, "s").study_name == "s"
+    store = Store(sqlite.url(folder / "mlflow.db"), "hdmap")
+    run_id = store.create("r", {}, None)
+    store.client.log_text(run_id, "text", "a.txt")
+    assert sqlite.file_of(store.uri) == folder / "mlflow.db" and (folder / "mlflow.db").is_file()
+    assert list((folder / "mlartifacts").rglob("a.txt")) and [path.name for path in tmp_path.iterdir()] == [name]
