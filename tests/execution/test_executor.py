@@ -13,7 +13,7 @@ import pytest
 from fakes import alive, drain, notes, order, recorded, task, until
 from pydantic import ValidationError
 
-from hdmap_mlflow.errors import BadInput, OutOfMemory, Pruned, Stopped
+from hdmap_mlflow.errors import BadInput, OutOfMemory, Pruned, Stopped, Unreachable
 from hdmap_mlflow.execution import child, watch
 from hdmap_mlflow.execution.gpus import Idle
 from hdmap_mlflow.execution.local import LocalExecutor
@@ -59,6 +59,7 @@ def test_each_run_fails_alone_with_its_reason_and_its_log_in_mlflow(store, monke
         (KeyboardInterrupt(), "killed", 130),
         (OutOfMemory("too large"), "out_of_memory", 1),
         (BadInput("no such layer"), "failed", 1),
+        (Unreachable("no hub"), "failed", 1),
         (ZeroDivisionError("a bug"), "failed", 1),
     ],
 )
@@ -73,7 +74,7 @@ def test_a_child_tells_how_its_run_ended_by_a_status_and_not_by_words(tmp_path, 
     file.write_text(task().model_dump_json())
     assert child.main(str(file), flow) == code
     told = Outcome.model_validate_json((tmp_path / "outcome.json").read_text())
-    assert told.status == status and told.bug == isinstance(error, ZeroDivisionError)
+    assert told.status == status and told.bug == isinstance(error, ZeroDivisionError | Unreachable)
     assert told.reason.endswith(str(error)) and sorted(path.name for path in tmp_path.glob("*.json")) == [
         "outcome.json",
         "task.json",

@@ -122,6 +122,7 @@ OTHER: dict[tuple[str, str], Any] = {
 WITH: dict[tuple[str, str], str] = {
     ("draem_sevnet", "score_weights"): "model.score_combination=weighted_average",
     ("draem", "sspcab_lambda"): "model.enable_sspcab=true",
+    ("csflow", "clamp"): "train.learning_rate=1.0",  # couplings start at nothing, which no clamp reaches
     ("anomaly_dino", "sampling_ratio"): "model.coreset_subsampling=true",
     ("glass", "radius_quantile"): "model.svd=1",
     ("general_ad", "num_fake_patches"): "model.fake_feature_type=shuffle",

@@ -199,15 +199,25 @@ def test_a_target_without_faults_is_absent_and_said(tmp_path):
     assert "AUROC is undefined for domain_B" in result.markdown()
 
 
-def test_a_failing_run_is_failed_with_its_reason(maps):
+def test_a_failing_run_is_failed_with_its_reason(maps, monkeypatch):
+    def build(config, **_):
+        raise BadInput("its weights are gone")
+
+    monkeypatch.setattr("hdmap_mlflow.models.builder.build", build)
+    with pytest.raises(BadInput, match="weights are gone"):
+        flow.execute(configure(maps), say=quiet)
+    found = last_run()
+    assert found.info.status == "FAILED"
+    assert "weights are gone" in found.data.tags["hdmap.reason"]
+    assert "BadInput" in text(found.info.run_id, "logs/run.log")
+
+
+def test_weights_that_are_not_there_are_refused_before_a_run_is_made(maps, tmp_path):
     config = configure(maps)
     broken = config.model_copy(update={"model": config.model.model_copy(update={"weights": "/no/weights"})})
     with pytest.raises(BadInput, match="no config.json"):
         flow.execute(broken, say=quiet)
-    found = last_run()
-    assert found.info.status == "FAILED"
-    assert "no config.json" in found.data.tags["hdmap.reason"]
-    assert "BadInput" in text(found.info.run_id, "logs/run.log")
+    assert not [path for path in tmp_path.iterdir() if not path.name.startswith("mlflow.db")]
 
 
 # ------------------------------------------------------------------------------------------ a run that fails half-way

@@ -1,5 +1,6 @@
 """What a study may draw: the registry's ranges, narrowed or fixed by a condition, and never an impossible one."""
 
+import inspect
 import json
 
 import optuna
@@ -14,6 +15,7 @@ from hdmap_mlflow.models.searchspace import DIMENSION
 from hdmap_mlflow.runs import setup
 from hdmap_mlflow.tuning import space
 from hdmap_mlflow.tuning.findings import condition_file
+from hdmap_mlflow.tuning.request import SearchRequest
 
 FLAGS = {"data.source_domain": "domain_A"}
 
@@ -285,6 +287,12 @@ def test_an_impossible_search_is_refused_in_one_line(search, message):
     with pytest.raises(BadInput) as problem:
         read(search=search)
     assert message in str(problem.value) and "\n" not in str(problem.value)
+
+
+def test_a_study_takes_the_condition_that_everything_takes():
+    assert (
+        SearchRequest().condition == "quickstart" == inspect.signature(setup.configure).parameters["condition"].default
+    )
 
 
 def test_the_layers_of_a_backbone_that_is_drawn_are_its_own():
