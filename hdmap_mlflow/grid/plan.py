@@ -125,6 +125,7 @@ def expand(blocks: Iterable[Block], repeat: int = 1) -> list[Cell]:
     """
     from hdmap_mlflow import tracking
     from hdmap_mlflow.data import layout
+    from hdmap_mlflow.models import builder
     from hdmap_mlflow.models.registry import find_model
 
     configs = [(config, find_model(config.model.name)) for block in blocks for config in _configs(block, repeat)]
@@ -142,8 +143,7 @@ def expand(blocks: Iterable[Block], repeat: int = 1) -> list[Cell]:
     tracking.check_store(*places.pop())
     for config in {config.tracking.output_dir: config for config, _ in checked}.values():
         workdir.check(config)
-    for config in {(config.model.name, config.model.weights): config for config, _ in checked}.values():
-        setup.check_weights(config)
+    builder.reach(config for config, _ in checked if config.model.weights != "hub")  # which only a launch needs
     read_domain, read, enough = cache(layout.read_domain), {}, set()
     cells: dict[str, tuple[CheckedConfig, dict[str, str]]] = {}
     for config, code in checked:

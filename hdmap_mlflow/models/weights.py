@@ -243,9 +243,8 @@ def _convert(file: Path, name: str | None, part: Path, store: Path) -> str:
     (part / name).mkdir()
     save_file(state, part / name / "model.safetensors")
     content = {"architecture": name.partition(".")[0], "num_classes": classes, "pretrained_cfg": form}
-    (part / name / "config.json").write_text(
-        json.dumps(content | {"sha256": digest, "file": file.name}, indent=2), encoding="utf-8"
-    )
+    told = json.dumps(content | {"sha256": digest, "file": file.name}, indent=2)
+    (part / name / "config.json").write_text(told, encoding="utf-8")
     return name
 
 

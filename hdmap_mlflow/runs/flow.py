@@ -23,7 +23,7 @@ from hdmap_mlflow.runs.extras import Extras
 from hdmap_mlflow.runs.identity import identity_tags
 from hdmap_mlflow.runs.meter import Meter
 from hdmap_mlflow.runs.result import Distances, Result, summarise
-from hdmap_mlflow.runs.setup import check_maps, check_weights
+from hdmap_mlflow.runs.setup import check_maps
 
 if TYPE_CHECKING:
     from hdmap_mlflow.data.datamodule import MultiDomainHDMAPDataModule
@@ -88,7 +88,6 @@ def execute(
     if not tracking.project_run():  # the store of one has been opened
         tracking.check_store(uri, config.tracking.experiment)
     workdir.check(config)
-    check_weights(config)
     with meter.phase("read"):
         data = read(config)
         check_maps(config, data)

@@ -41,15 +41,6 @@ def compose(
     return config
 
 
-def check_weights(config: RunConfig) -> None:
-    """Raise BadInput for a folder of weights that is not there, or holds those of another backbone."""
-    from hdmap_mlflow.models import backbones, registry
-
-    weights, rule = config.model.weights, registry.find_model(config.model.name).weights
-    if rule and weights not in ("hub", "random", "none", "embedded"):
-        backbones.resolve(weights, config.model.settings[rule.setting])
-
-
 def check_maps(config: RunConfig, data: Dataset) -> None:
     """Raise BadInput where the source's maps cannot be divided as configured, or are too few for the model."""
     from hdmap_mlflow.data.splits import split

@@ -159,7 +159,6 @@ def check(wanted: SearchRequest) -> Search:
     place.check()
     tracking.check_store(str(tracked.uri), tracked.experiment)
     workdir.check(space.config)
-    setup.check_weights(space.config)
     data, code = dataset.read(space.config), signature.code_digest(entry.path)
     setup.check_maps(space.config, data)
     builder.reach([space.config])

@@ -21,12 +21,9 @@ def make(shared, tmp_path):
         run = store.client.create_run(store.experiment_id, start_time=start, run_name=name, tags=tags)
         record = Record(store.client, run.info.run_id, store.uri)
         for domain, values in (scores or {}).items():
-            same = {
-                "split": "val" if domain == what["source"] else "test",
-                "label": 0,
-                "image_max": 1.0,
-                "image_mean": 0.5,
-            }
+            split = ["test"] * len(values)
+            split[0] = "val" if domain == what["source"] else "test"
+            same = {"split": split, "label": 0, "image_max": 1.0, "image_mean": 0.5}
             table = pd.DataFrame({"path": [f"{i}.tiff" for i in range(len(values))], "score": values} | same)
             table.to_parquet(tmp_path / f"{domain}.parquet")
             record.artifact(tmp_path / f"{domain}.parquet", "scores")
@@ -41,7 +38,7 @@ def test_the_finished_runs_of_the_asked_kinds_are_read_the_newest_first(shared, 
     store = Store(shared.uri, "kinds")
     for i, kind in enumerate(("run", "trial", "study", "report", "run")):
         more = {"c": [1.5, 2.5], "a": [3.5]} if i == 0 else {}
-        make(store, f"{kind}{i}", {"b": [0.5]} | more, start=1000 + i, kind=kind)
+        make(store, f"{kind}{i}", {"b": [0.5, 0.25]} | more, start=1000 + i, kind=kind)
     records, left_out = history.read_experiment(shared.uri, "kinds")
     assert [record.name for record in records] == ["run4", "trial1", "run0"] and left_out == []
     assert [r.name for r in history.read_experiment(shared.uri, "kinds", ("study",))[0]] == ["study2"]
@@ -50,12 +47,12 @@ def test_the_finished_runs_of_the_asked_kinds_are_read_the_newest_first(shared, 
     assert one.targets == ["a", "c"] and one.scores["c"]["score"].tolist() == [1.5, 2.5] and one.cards == {}
     source, targets = history.as_scores(one)
     assert (source.domain, [t.domain for t in targets]) == ("b", ["a", "c"])
-    assert source.table["score"].tolist() == [0.5] and targets[1].table["score"].tolist() == [1.5, 2.5]
+    assert source.table["score"].tolist() == [0.5, 0.25] and targets[1].table["score"].tolist() == [1.5, 2.5]
 
 
 def test_what_is_left_out_is_said_with_the_reason(shared, make):
     store, inf = Store(shared.uri, "left out"), float("inf")
-    make(store, "well", {"b": [0.5]}, start=9)
+    make(store, "well", {"b": [0.5, 0.25]}, start=9)
     lost = {
         "failed: no maps": make(store, "x", ended="FAILED", start=8, reason="no maps"),
         "killed": make(store, "x", ended="KILLED", start=7),
