@@ -80,7 +80,7 @@ def test_an_experiment_without_a_whole_run_says_why(shared, make):
 
 
 def test_one_run_is_read_with_its_cards_and_its_configuration(shared, make):
-    record = make(shared, "x", {"c": [1.0]})
+    record = make(shared, "x", {"b": [0.5, 1.0], "c": [1.0]})
     record.params({"model.name": "m"})
     record.metrics({"source/x": 0.5})
     record.json({"repair": {"a": 1}}, "cards.json")
@@ -93,5 +93,6 @@ def test_one_run_is_read_with_its_cards_and_its_configuration(shared, make):
     bare = history.read_run(shared.uri, record.run_id, scores=False)
     assert bare.scores == {} and bare.cards == {} and bare.metrics == whole.metrics
     assert history.read_config(shared.uri, record.run_id) == config
-    with pytest.raises(BadInput, match=f"run {record.run_id} keeps no scores of its source b; train it again"):
-        history.as_scores(whole)
+    lost = make(shared, "y", {"c": [1.0]})
+    with pytest.raises(BadInput, match=f"run {lost.run_id} keeps no scores of its source b; train it again"):
+        history.read_run(shared.uri, lost.run_id)
