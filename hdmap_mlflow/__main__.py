@@ -12,6 +12,7 @@ from cyclopts import CycloptsError
 
 from hdmap_mlflow.cli import commands, finished  # noqa: F401 - they add the commands
 from hdmap_mlflow.cli.app import app
+from hdmap_mlflow.cli.guideline import explained
 from hdmap_mlflow.errors import BadInput, Incomplete, one_line
 
 HELP = {"--help", "-h"}
@@ -38,7 +39,7 @@ def main() -> None:
             raise BadInput(f"{min(HELP.intersection(words))} stands in place of a value; `mlflow run` shows no help")
         sys.exit(app(words))
     except (BadInput, CycloptsError) as problem:
-        sys.exit(_complain(problem, 2))
+        sys.exit(_complain(explained(problem), 2))
     except Incomplete as problem:
         sys.exit(_complain(problem, 1))
     except KeyboardInterrupt:

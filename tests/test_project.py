@@ -48,7 +48,7 @@ HOUSE = {
     "grid": "plan driver",
     "tuning": "request storage pruning space study findings search driver",
     "report": "arrange selection tables sections charts write",
-    "cli": "app options catalogue show commands finished",
+    "cli": "app guideline options catalogue show commands finished",
     " ": "__main__",
 }
 FLOORS = []
