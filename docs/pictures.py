@@ -1,6 +1,7 @@
 """The pictures of the README and the pages: `python docs/pictures.py`, with Debian's chromium and chromium-driver.
 
-Everything is made anew in a folder that goes away: the demo's maps (simulated), a small grid, a small study, a server.
+Everything is made anew in a folder that goes away: a run on the demo's maps and, on fewer maps, a grid and a study for
+what is about the page alone. All maps are simulated.
 """
 
 from __future__ import annotations
@@ -20,8 +21,11 @@ from selenium import webdriver
 DOCS = Path(__file__).parent.resolve()
 HDMAP = [sys.executable, "-m", "hdmap_mlflow"]
 PORT = "5077"
-GRID = ["grid", "--models", "patchcore,padim", "--sources", "domain_A,domain_B", "--seeds", "0,1", "--no-ray"]
-STUDY = ["tune", "padim", "--condition", "quickstart", "--trials", "4", "--refit-seeds", "0"]
+ONE = ["train", "patchcore"]  # the main job, of the demo's maps
+MAPS = ["simulate", "--out", "maps", "--train", "24", "--test", "12"]  # fewer, for what is about the page alone
+LEAN = ["--data-root", "maps", "--overrides", "tracking.figures=false,tracking.heatmaps=0,data.image_size=[64,64]"]
+GRID = ["grid", "--models", "patchcore,padim", "--sources", "domain_A,domain_B", "--seeds", "0,1", "--no-ray", *LEAN]
+STUDY = ["tune", "padim", "--condition", "quickstart", "--trials", "4", "--refit-seeds", "0", *LEAN]
 FLAGS = ("--headless=new", "--no-sandbox", "--disable-dev-shm-usage", "--window-size=1500,560", "--hide-scrollbars")
 VIEWS = {"hdmap-models": "mlflow_models.png", "hdmap-runs": "mlflow_runs.png", "hdmap-studies": "mlflow_studies.png"}
 READY = "target_mean/image_AUROC", "val/image_AUROC"  # a column of every view stands on its page
@@ -56,10 +60,15 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         env = os.environ | {"MLFLOW_TRACKING_URI": f"sqlite:///{folder}/mlflow.db", "COLUMNS": "120"}
-        for command in (GRID, STUDY):
-            subprocess.run([*HDMAP, *command], check=True, cwd=folder, env=env)
-        [map_, *_] = sorted(folder.glob("results/patchcore/*domain_A_s0*/heatmaps/domain_A/fault/most_1_*.png"))
-        small(map_, "map.png")
+
+        def hdmap(*words: str, **env_more: str) -> None:
+            subprocess.run([*HDMAP, *words], check=True, cwd=folder, env=env | env_more)
+
+        hdmap(*ONE, MLFLOW_TRACKING_URI=f"sqlite:///{folder}/one.db")
+        [picture] = folder.glob("results/patchcore/*/heatmaps/domain_A/fault/most_1_*.png")
+        small(picture, "map.png")
+        for words in (MAPS, GRID, STUDY):
+            hdmap(*words)
         server = subprocess.Popen(
             [*HDMAP, "ui", "--port", PORT], cwd=folder, env=env, stdout=subprocess.PIPE, text=True
         )

@@ -141,6 +141,8 @@ def grid(
         force=force,
         **given(stagger=stagger),
     )
+    if not plan:
+        launch.check()
     driver.run({**flags, "seeds": seeds}, grid, launch, plan_only=plan, **given(repeat=repeat))
 
 
@@ -194,6 +196,7 @@ def tune(
     else:
         ray = not share.no_ray and (jobs != 1 or share.ray_address is not None)
         launch = Launch(share.share(), jobs, ray, share.ray_address, stagger=0)
+        launch.check()
         driver.tune(search.check(wanted), launch)
 
 

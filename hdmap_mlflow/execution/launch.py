@@ -5,6 +5,7 @@ from __future__ import annotations
 import shlex
 import sys
 from dataclasses import dataclass, field
+from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
 from hdmap_mlflow.errors import BadInput, masked
@@ -45,6 +46,13 @@ class Launch:
             raise BadInput(f"--gpus-per-run {gpus:g}: above 1 only whole GPUs can be given")
         if self.share.idle and 0 < gpus < 1:
             raise BadInput("--wait-idle needs whole GPUs: a run would wait for its neighbour; give --gpus-per-run 1")
+
+    def check(self) -> None:
+        """Raises BadInput where Ray is asked for and not installed, before a store is opened or a map is read."""
+        if self.ray and find_spec("ray") is None:
+            from hdmap_mlflow.execution.ray import WITHOUT_RAY
+
+            raise BadInput(WITHOUT_RAY)
 
     def executor(self, store: Store) -> Executor:
         from hdmap_mlflow.execution.local import LocalExecutor

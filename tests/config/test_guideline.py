@@ -11,10 +11,25 @@ from hdmap_mlflow.runs import setup
 DOCS = Path(__file__).parents[2] / "docs"
 PAGES = [DOCS / "guideline.md", DOCS / "guideline.ko.md"]
 BLOCKS = [re.search(r"```json\n(.*?)```", page.read_text(), re.DOTALL)[1] for page in PAGES]
-NAMES = """multi_domain_hdmap_{모델명}-training.py multi_domain_hdmap_{모델명}-exp_condition.json
-    multi_domain_hdmap_{모델명}-run.sh auto_experiment_runner.sh --gpu-id --experiment-id --log-dir AVAILABLE_GPUS
-    EXPERIMENT_CONDITIONS tensorboard_logs nvidia-smi pkill nohup output_exp_0_gpu0.log result_exp_00_{조건명}_gpu0.json
-    MultiDomainHDMAPDataModule experiment_utils""".split()
+NAMES = [
+    "multi_domain_hdmap_{모델명}-training.py",
+    "multi_domain_hdmap_{모델명}-exp_condition.json",
+    "multi_domain_hdmap_{모델명}-run.sh",
+    "auto_experiment_runner.sh",
+    "--gpu-id",
+    "--experiment-id",
+    "--log-dir",
+    "AVAILABLE_GPUS",
+    "EXPERIMENT_CONDITIONS",
+    "tensorboard_logs",
+    "nvidia-smi",
+    "pkill",
+    "nohup",
+    "output_exp_0_gpu0.log",
+    "result_exp_00_{조건명}_gpu0.json",
+    "MultiDomainHDMAPDataModule",
+    "experiment_utils",
+]
 
 
 def test_the_condition_file_of_the_page_is_read_word_by_word(tmp_path):
