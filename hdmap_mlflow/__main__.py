@@ -11,6 +11,7 @@ from cyclopts import CycloptsError
 from hdmap_mlflow import interrupt
 from hdmap_mlflow.cli import commands, finished, weights  # noqa: F401 - they add the commands
 from hdmap_mlflow.cli.app import app
+from hdmap_mlflow.cli.guideline import explained
 from hdmap_mlflow.console import show_any_name
 from hdmap_mlflow.errors import BadInput, Incomplete, one_line
 
@@ -38,7 +39,7 @@ def _main() -> None:
             raise BadInput(f"{min(HELP.intersection(words))} stands in place of a value; `mlflow run` shows none")
         sys.exit(app(words))
     except (BadInput, CycloptsError) as problem:
-        sys.exit(_complain(problem, 2))
+        sys.exit(_complain(explained(problem), 2))
     except Incomplete as problem:
         sys.exit(_complain(problem, 1))
     except KeyboardInterrupt:

@@ -49,7 +49,7 @@ HOUSE = {
     "grid": "plan driver",
     "tuning": "request storage pruning space study findings search driver",
     "report": "arrange selection stacks tables summary citations sections latex charts page write",
-    "cli": "app options catalogue show commands finished weights",
+    "cli": "app guideline options catalogue show commands finished weights",
     " ": "__main__",
 }
 FLOORS = []

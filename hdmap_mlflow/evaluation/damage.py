@@ -88,13 +88,12 @@ def told(domain: str, found: Mapping[str, BandCard]) -> str:
     """The smallest damage that is found, in words; empty where no threshold is known."""
     if not any("TPR" in band for band in found.values()):
         return ""
-    rates = ", ".join(f"{name}: {band['TPR']:.0%}" for name, band in found.items() if "TPR" in band)
     band = smallest(found)
     if band is None:
-        return f"{domain}: at 1 % false alarms on the source no severity is found in half of its maps ({rates})."
+        return f"{domain}: at 1 % false alarms on the source no severity is found in half of its maps."
     bounds = band.get("TPR_interval")
-    sure = f" (95 % interval {bounds[0]:.0%}-{bounds[1]:.0%})" if bounds else ""
+    sure = f", 95 % interval {bounds[0]:.0%} to {bounds[1]:.0%}" if bounds else ""
     return (
         f"{domain}: at 1 % false alarms on the source, damage is found in half of the maps or more from severity "
-        f"{band['low']:g} on: {band['TPR']:.0%}{sure} of {band['maps']} maps. By severity: {rates}."
+        f"{band['low']:.2g} on ({band['TPR']:.0%} of {band['maps']} maps{sure})."
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import socket
 from dataclasses import dataclass, field
+from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
 from hdmap_mlflow.errors import BadInput, one_line
@@ -49,7 +50,11 @@ class Launch:
             raise BadInput("--wait-idle needs whole GPUs: a run would wait for its neighbour; give --gpus-per-run 1")
 
     def check(self) -> None:
-        """Raise BadInput, in seconds, where nobody listens at a HOST:PORT of Ray's, which would try for minutes."""
+        """Raise BadInput where Ray is not installed, or nobody listens at a HOST:PORT of it, for which it takes minutes."""
+        if self.ray and find_spec("ray") is None:
+            from hdmap_mlflow.execution.ray import WITHOUT_RAY
+
+            raise BadInput(WITHOUT_RAY)
         host, colon, port = (self.ray_address or "").rpartition("://")[2].rpartition(":")
         if not colon:
             return  # auto and the like, which Ray looks up by itself

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from hdmap_mlflow.tracking import Store
 from hdmap_mlflow.execution.executor import Event, Executor, _lost
 
+WITHOUT_RAY = "Ray is not installed; pip install 'hdmap_mlflow[grid]', or run in order with --no-ray"
 RUN_MB = 3000  # assumed of a run where nothing is said: as many at once as the memory holds
 
 
@@ -88,7 +89,7 @@ def _connect(address: str | None, devices: int | None) -> Any:
     try:
         import ray
     except ImportError:
-        raise BadInput("Ray is not installed: pip install -e '.[grid]', or run in order with --no-ray") from None
+        raise BadInput(WITHOUT_RAY) from None
     where: dict[str, Any] = {"address": address}
     if not address:  # nothing large goes through Ray, so its object store is the smallest that it accepts
         where = {"address": "local", "num_gpus": devices, "include_dashboard": False, "object_store_memory": 80_000_000}

@@ -120,9 +120,8 @@ def _answering(uri: str, way_out: str) -> Iterator[str]:
         with warnings.catch_warnings(action="ignore"):
             yield way_out
     except (MlflowException, SQLAlchemyError, OSError, ImportError, ValueError) as error:
-        raise BadInput(
-            f"tracking store {masked(uri)} does not answer ({one_line(error)}); start it or {way_out}"
-        ) from None
+        why = database.missing_driver(uri) or one_line(error)
+        raise BadInput(f"tracking store {masked(uri)} does not answer ({why}); start it or {way_out}") from None
     finally:
         logging.disable(silent)
         for name, value in before.items():

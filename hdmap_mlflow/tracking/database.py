@@ -16,11 +16,27 @@ from hdmap_mlflow.errors import BadInput, masked
 ANSWER_SECONDS = 4  # for each address of a server's name
 DATABASES = ("postgresql", "mysql", "mssql")
 LOCK = 0x6864_6D61_70  # "hdmap"
+DRIVERS = {  # which package brings a module that a database is reached with, where it has another name
+    "psycopg": "'hdmap_mlflow[postgresql]'",
+    "psycopg2": "psycopg2-binary",
+    "MySQLdb": "mysqlclient",
+}
 TIMEOUTS = {"mssql": "timeout"}  # by which name the drivers know it
 
 
 def is_database(uri: str) -> bool:
     return uri.partition("://")[0].partition("+")[0] in (*DATABASES, "sqlite")
+
+
+def missing_driver(uri: str) -> str:
+    """How to install the driver that an address asks for; empty where it is there, and for what is no database."""
+    try:
+        sqlalchemy.make_url(uri).get_dialect().import_dbapi()
+    except ModuleNotFoundError as error:
+        return f"its driver {error.name} is not installed: pip install {DRIVERS.get(error.name or '', error.name)}"
+    except sqlalchemy.exc.ArgumentError:
+        return ""
+    return ""
 
 
 def check(uri: str, way_out: str, write: bool = True) -> bool:

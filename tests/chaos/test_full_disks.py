@@ -1,7 +1,6 @@
 """Disks that are full from some moment on: what was computed is recorded, what failed is one true line."""
 
 import contextlib
-import errno
 import json
 import shutil
 import subprocess
@@ -99,7 +98,7 @@ def test_results(train, disk, tmp_path, monkeypatch, step):
     code, lines, said = train(out=disk.place)
     print(step, code, lines, said[-3000:])
     run = recorded(tmp_path)
-    print(run.info.status, len(run.data.metrics), {k:v for k,v in run.data.tags.items() if "hdmap" in k})
+    print(run.info.status, len(run.data.metrics), {k: v for k, v in run.data.tags.items() if "hdmap" in k})
     assert 0
 
 

@@ -66,7 +66,7 @@ def test_damage_is_measured_by_band_and_the_smallest_that_is_found_is_told():
     assert all(band["TPR_interval"][0] <= band["TPR"] <= band["TPR_interval"][1] for band in found.values())
     assert damage.smallest(found) is found["4"] or damage.smallest(found) is found["2"]
     line = damage.told("domain_A", found)
-    assert "found in half of the maps or more from severity" in line and "By severity: 0.5: " in line
+    assert "found in half of the maps or more from severity" in line and " of 25 maps, 95 % interval " in line
     assert "no severity is found in half of its maps" in damage.told("domain_A", graded(threshold=99))
     assert damage.told("domain_A", graded(threshold=None)) == ""
 

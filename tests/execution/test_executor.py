@@ -179,7 +179,7 @@ def test_a_share_that_no_node_holds_is_refused():
 
 def test_without_ray_the_way_out_is_named(store, monkeypatch):
     monkeypatch.setitem(sys.modules, "ray", None)
-    with pytest.raises(BadInput, match=r"pip install -e '.\[grid\]'"):
+    with pytest.raises(BadInput, match=r"pip install 'hdmap_mlflow\[grid\]', or .* --no-ray"):
         RayExecutor(store, Share())
 
 
