@@ -50,7 +50,7 @@ class Launch:
             raise BadInput("--wait-idle needs whole GPUs: a run would wait for its neighbour; give --gpus-per-run 1")
 
     def check(self) -> None:
-        """Raise BadInput where Ray is not installed, or nobody listens at its HOST:PORT, which it would try for long."""
+        """Raise BadInput where Ray is not installed, or nobody listens at its HOST:PORT, which it tries for long."""
         if self.ray and find_spec("ray") is None:
             from hdmap_mlflow.execution.ray import WITHOUT_RAY
 
