@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 import warnings
@@ -14,7 +15,9 @@ from hdmap_mlflow.cli.app import app
 from hdmap_mlflow.cli.guideline import explained
 from hdmap_mlflow.console import show_any_name
 from hdmap_mlflow.errors import BadInput, Incomplete, one_line
+from hdmap_mlflow.files import why
 
+NO_SPACE = {errno.ENOSPC, errno.EDQUOT}
 HELP = {"--help", "-h", "--version"}  # which end a command before it has done anything
 MOST = 500  # characters of a line about a problem
 
@@ -44,6 +47,11 @@ def _main() -> None:
         sys.exit(_complain(problem, 1))
     except KeyboardInterrupt:
         sys.exit(interrupt.CODE)
+    except OSError as error:
+        if error.errno not in NO_SPACE:
+            raise
+        place = f" ({error.filename})" if error.filename else ""
+        sys.exit(_complain(Incomplete(f"{why(error)}{place}; free some space and give the command again"), 1))
     except Exception as error:
         if "mlflow" not in sys.modules:  # whatever failed, it was no store
             raise

@@ -34,6 +34,10 @@ class Unreachable(BadInput):
     """The hub cannot be reached: the fault of no setting, and every run that wants it will meet it."""
 
 
+class NoSpace(BadInput):
+    """A folder of ours cannot be written: the fault of no map and no setting, and every later one will meet it."""
+
+
 class OutOfMemory(BadInput):
     """The run did not fit the memory of the machine or of the GPU; the line says what to lower."""
 
@@ -64,9 +68,13 @@ def nearest(word: str, known: Iterable[str]) -> str:
     return f" (did you mean '{match[0]}'?)" if match else ""
 
 
+PREAMBLE = r"^\(raised as a result of [^)]*\) "  # of SQLAlchemy, before what the database says
+
+
 def one_line(error: BaseException, limit: int = 160) -> str:
     """What an error says, on one line of at most `limit` characters, no password in it; its type where it is silent."""
-    return masked(" ".join(str(error).split()))[:limit] or type(error).__name__
+    text = re.sub(PREAMBLE, "", " ".join(str(error).split()))
+    return masked(text)[:limit] or type(error).__name__
 
 
 def masked(text: str) -> str:

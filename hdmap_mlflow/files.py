@@ -174,4 +174,4 @@ def read_kept(path: Path) -> str | None:
 
 def why(error: OSError) -> str:
     """Why a disk failed, in words."""
-    return "the disk is full" if error.errno == errno.ENOSPC else error.strerror or str(error)
+    return "the disk is full" if error.errno in (errno.ENOSPC, errno.EDQUOT) else error.strerror or str(error)

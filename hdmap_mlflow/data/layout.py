@@ -18,7 +18,7 @@ from hdmap_mlflow.data.folder import ROLES, Listing, find_domains, look, printab
 from hdmap_mlflow.data.formats import READERS, as_float, read_map, read_mask, read_stored
 from hdmap_mlflow.data.formats import digest as content_digest
 from hdmap_mlflow.data.metadata import About, read_metadata
-from hdmap_mlflow.errors import BadInput, nearest
+from hdmap_mlflow.errors import BadInput, NoSpace, nearest
 from hdmap_mlflow.names import domain_flaw
 
 
@@ -192,6 +192,8 @@ def _inspect(root: Path, listing: Listing, packer: store.Packer | None = None) -
         mask = listing.masks.get(path.stem) if role == "test/fault" else None
         try:
             rows.append(_row(path, mask, packer) | {"path": paths[path], "role": role})
+        except NoSpace:
+            raise
         except BadInput as problem:
             problems.append(str(problem))
             continue

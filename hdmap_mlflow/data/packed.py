@@ -19,7 +19,7 @@ import numpy as np
 import pandas as pd
 from filelock import FileLock
 
-from hdmap_mlflow.errors import BadInput
+from hdmap_mlflow.errors import NoSpace
 from hdmap_mlflow.files import cache_dir, is_whole, part_of, remove, seal, sweep, why
 
 FORMAT = 3  # part of every key: raise it when what is stored changes
@@ -129,7 +129,7 @@ def _space(path: Path, undo: Callable[[], None] = lambda: None) -> Iterator[None
         yield
     except OSError as error:
         undo()
-        raise BadInput(
+        raise NoSpace(
             f"maps cannot be packed in {path.parent} ({why(error)}); free some space, set HDMAP_CACHE to "
             "another folder, or give data.packed=false"
         ) from None

@@ -217,7 +217,8 @@ def record_run(record: Record, run: Run) -> None:
     if result:
         record.metrics(result.metrics)
     for scores in (run.scored.source, *run.scored.targets) if run.scored else ():
-        record.artifact(_written(scores, run.folder), Artifact.SCORES)
+        with _file_of(scores, run.folder) as file:
+            record.artifact(file, Artifact.SCORES)
     if result and run.fitted:
         record.json(result.record(run.fitted.training, run.fitted.checkpoint, run.folder), Artifact.RESULT)
         record.json(result.cards, Artifact.CARDS)
@@ -227,12 +228,16 @@ def record_run(record: Record, run: Run) -> None:
         record.checkpoint(run.fitted.checkpoint, tracking.max_checkpoint_mb)
 
 
-def _written(scores: Scores, folder: Path) -> Path:
+@contextlib.contextmanager
+def _file_of(scores: Scores, folder: Path) -> Iterator[Path]:
     """The file of a domain's scores: in the run's folder, or in a temporary one where that cannot be written to."""
-    try:
-        return scoring.write(scores, folder)
-    except OSError:
-        return scoring.write(scores, Path(tempfile.mkdtemp(prefix="hdmap_scores_")))
+    with contextlib.ExitStack() as temporary:
+        try:
+            file = scoring.write(scores, folder)
+        except OSError:
+            elsewhere = tempfile.TemporaryDirectory(prefix="hdmap_scores_")
+            file = scoring.write(scores, Path(temporary.enter_context(elsewhere)))
+        yield file
 
 
 def record_pictures(

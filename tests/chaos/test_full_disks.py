@@ -74,7 +74,7 @@ def train(exit_code, capfd, maps, tmp_path, monkeypatch):
         return code, [line for line in said.err.splitlines() if line.startswith("hdmap: ")], said.out + said.err
 
     yield call
-    assert not list(temporary.iterdir()), "temporary files stay behind"
+    assert not list(temporary.glob("*hdmap*")), "temporary files stay behind"
 
 
 def at(monkeypatch, step, do):
@@ -92,28 +92,64 @@ def recorded(store):
     return run
 
 
-@pytest.mark.parametrize("step", ["prepare", "score", "record_run", "record_pictures"])
-def test_results(train, disk, tmp_path, monkeypatch, step):
+def test_results_that_cannot_be_written_while_a_model_trains_are_one_line_and_a_failed_run(
+    train, disk, tmp_path, monkeypatch
+):
+    at(monkeypatch, "prepare", disk.fill)
+    code, lines, said = train(out=disk.place)
+    assert code == 1 and len(lines) == 1 and FULL in lines[0] and "free some space" in lines[0]
+    assert "more:" not in said
+    run = recorded(tmp_path)
+    assert run.info.status == "FAILED" and "No space left" in run.data.tags["hdmap.reason"]
+
+
+@pytest.mark.parametrize("step", ["score", "record_run", "record_pictures"])
+def test_results_that_cannot_be_written_later_cost_pictures_and_no_number(train, disk, tmp_path, monkeypatch, step):
     at(monkeypatch, step, disk.fill)
     code, lines, said = train(out=disk.place)
-    print(step, code, lines, said[-3000:])
+    assert code == 0 and lines == [] and "left out: " in said
     run = recorded(tmp_path)
-    print(run.info.status, len(run.data.metrics), {k: v for k, v in run.data.tags.items() if "hdmap" in k})
-    assert 0
+    assert run.info.status == "FINISHED" and "target_mean/image_AUROC" in run.data.metrics
+    assert "No space left" in run.data.tags["hdmap.left_out"]
+    client = MlflowClient(f"sqlite:///{tmp_path}/mlflow.db")
+    assert len(client.list_artifacts(run.info.run_id, "scores")) == 3
 
 
-@pytest.mark.parametrize("model", ["toys:Trained", "patchcore"])
-def test_cache(train, disk, tmp_path, monkeypatch, model):
-    at(monkeypatch, "read" if model != "patchcore" else "prepare", disk.fill)
-    code, lines, said = train(cache=disk.place, model=model)
-    print(model, code, lines, said[-3000:])
-    print(subprocess.run(["find", disk.place], capture_output=True, text=True).stdout)
-    assert 0
+def test_a_cache_that_is_full_before_maps_are_packed_is_one_true_line(train, disk, monkeypatch):
+    at(monkeypatch, "read", disk.fill)
+    code, lines, said = train(cache=disk.place)
+    assert code == 2 and len(lines) == 1 and FULL in lines[0] and "HDMAP_CACHE" in lines[0]
+    assert "more" not in lines[0], "one disk is full, and not once for each map"
+    left = [path for path in (disk.place / "cache").rglob("*") if path.is_file() and path.suffix != ".lock"]
+    assert left == []
 
 
-@pytest.mark.parametrize("step", ["read", "prepare", "score", "record_run", "record_pictures"])
-def test_store(train, disk, tmp_path, monkeypatch, step):
+def test_a_cache_that_is_full_when_features_are_kept_costs_them_alone(train, disk, tmp_path, monkeypatch):
+    at(monkeypatch, "prepare", disk.fill)
+    code, lines, _ = train(
+        cache=disk.place, model="patchcore", overrides=",data.image_size=[64,64],model.weights=random"
+    )
+    assert code == 0 and lines == []
+    assert recorded(tmp_path).info.status == "FINISHED"
+
+
+def test_a_store_that_is_full_before_a_run_is_one_line_and_no_run(train, disk, monkeypatch):
+    at(monkeypatch, "read", disk.fill)
+    code, lines, _ = train(store=disk.place)
+    assert code == 1 and len(lines) == 1 and "database or disk is full" in lines[0]
+    assert MlflowClient(f"sqlite:///{disk.place}/mlflow.db").search_runs(["1"]) == []
+
+
+@pytest.mark.parametrize("step", ["prepare", "score", "record_run"])
+def test_a_store_that_is_full_from_some_step_on_loses_nothing(train, disk, tmp_path, monkeypatch, exit_code, step):
+    store = disk.place / step
+    store.mkdir()
     at(monkeypatch, step, disk.fill)
-    code, lines, said = train(store=disk.place)
-    print(step, code, lines, said[-3000:])
-    assert 0
+    code, lines, _ = train(store=store)
+    assert code == 1 and len(lines) == 1 and "hdmap upload" in lines[0]
+    disk.free()
+    (folder,) = (tmp_path / "out").glob("*/*/record.jsonl")
+    assert exit_code("upload", str(folder.parent), "--uri", f"sqlite:///{store}/mlflow.db") == 0
+    runs = MlflowClient(f"sqlite:///{store}/mlflow.db").search_runs(["1"])
+    (whole,) = [run for run in runs if run.info.status == "FINISHED"]
+    assert "target_mean/image_AUROC" in whole.data.metrics
