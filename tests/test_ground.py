@@ -11,7 +11,7 @@ import pytest
 
 import hdmap_mlflow
 from hdmap_mlflow import files, sqlite
-from hdmap_mlflow.console import markdown_table
+from hdmap_mlflow.console import harmless, markdown_table
 from hdmap_mlflow.errors import BadInput, one_line
 from hdmap_mlflow.files import new_folder, write_whole
 from hdmap_mlflow.names import PREFIX, Tag
@@ -217,3 +217,16 @@ def test_a_database_that_others_write_in_turns_is_waited_for_and_one_that_is_hel
         over.set()
         writer.join()
         end.cancel()
+
+
+@pytest.mark.parametrize("word", ["=1+1", "+49", "-cmd", "@SUM(A1)", "\t=1", "\r=1"])
+def test_no_cell_of_a_csv_file_is_a_formula_and_numbers_stay_numbers(word):
+    assert harmless(word) == f"'{word}"
+    assert [harmless(cell) for cell in ("domain_A", "a=b", "", -1.5, None, True)] == [
+        "domain_A",
+        "a=b",
+        "",
+        -1.5,
+        None,
+        True,
+    ]

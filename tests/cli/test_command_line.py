@@ -1,14 +1,17 @@
 """Wrong input on the command line: one line on standard error, exit code 2, nothing half-written."""
 
 import os
+import shlex
 import signal
 import subprocess
 import sys
 import time
 from dataclasses import replace
+from pathlib import Path
 
 import mlflow
 import pytest
+import yaml
 from maps import write_domain
 
 from hdmap_mlflow.errors import BadInput
@@ -265,6 +268,28 @@ def test_a_project_run_is_marked_failed_with_the_reason(store, monkeypatch, exit
     found = client.get_run(run_id)
     assert found.info.status == "FAILED"
     assert "did you mean 'patchcore'" in found.data.tags["hdmap.reason"]
+
+
+PROJECT = yaml.safe_load((Path(__file__).parents[2] / "MLproject").read_text(encoding="utf-8"))["entry_points"]
+PARAMETERS = [(entry, name) for entry in PROJECT for name in PROJECT[entry].get("parameters", {})]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("entry", "name"), PARAMETERS)
+def test_help_in_place_of_a_parameters_value_fails_the_project_run_in_one_line(
+    shared, monkeypatch, exit_code, capfd, entry, name
+):
+    """`-P model=--help` would print the help and leave a FINISHED run of nothing."""
+    run_id = shared.client.create_run("0").info.run_id
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", shared.uri)
+    monkeypatch.setenv("MLFLOW_RUN_ID", run_id)
+    given = {key: of.get("default", "x") for key, of in PROJECT[entry]["parameters"].items()}
+    given[name] = "--help"
+    words = shlex.split(PROJECT[entry]["command"].format(**{key: shlex.quote(str(of)) for key, of in given.items()}))
+    assert exit_code(*words[3:]) == 2
+    lines = capfd.readouterr()
+    assert lines.out == "" and lines.err.count("\n") == 1 and "--help stands in place of a value" in lines.err
+    assert shared.client.get_run(run_id).info.status == "FAILED"
 
 
 @pytest.mark.slow
