@@ -5,9 +5,11 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from benchmarks import quickstarts
+from benchmarks.coverage import MEASURES, Design
 from hdmap_mlflow.models.registry import REGISTRY
 
 ROOT = Path(__file__).parents[1]
@@ -106,3 +108,16 @@ def test_the_page_of_models_is_sorted_by_targets_and_marks_what_the_trivial_scor
     assert re.findall("`(.*?)`", first) == ["toothwise", "patchcore", "padim"], "none that the image maximum beats"
     assert f"- `dinomaly`: {REGISTRY['dinomaly'].random_why}" in text.splitlines()
     assert "- `winclip`: needs the hub" in text.splitlines()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("maps", "correlation"), [(10, 0.3), (50, 0.1)])
+def test_over_recordings_intervals_cover_and_the_test_errs_as_claimed_and_over_maps_they_do_not(maps, correlation):
+    """`python -m benchmarks.coverage` asks all of it, with more repetitions."""
+    design = Design(recordings=10, maps=maps, correlation=correlation)
+    for name, (measure, (low, high)) in MEASURES.items():
+        aware, unaware = (
+            measure(design, 0.8, sample, 300, np.random.default_rng(0)) for sample in ("recordings", "maps")
+        )
+        assert low - 0.02 <= aware <= high + 0.02, name
+        assert unaware > 0.15 if "test" in name else unaware < 0.9, name

@@ -145,8 +145,6 @@ def grid(
         force=force,
         **given(stagger=stagger),
     )
-    if not plan:
-        launch.check()
     driver.run({**flags, "seeds": seeds}, grid, launch, plan_only=plan, **given(repeat=repeat))
 
 

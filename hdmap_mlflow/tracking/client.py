@@ -91,7 +91,12 @@ def open_store(uri: str, experiment: str) -> tuple[MlflowClient, str]:
                 return client, known
             place = database.artifacts(file) if file else None  # a server has a place of its own
             kind = {"mlflow.experimentKind": "custom_model_development"}  # the UI opens on training runs, not on GenAI
-            return client, client.create_experiment(experiment, place, kind)
+            try:
+                return client, client.create_experiment(experiment, place, kind)
+            except MlflowException:
+                if made := _experiment(client, uri, experiment):  # by another, on a server, in this moment
+                    return client, made
+                raise
 
 
 def _experiment(client: MlflowClient, uri: str, name: str) -> str | None:

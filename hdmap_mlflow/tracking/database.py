@@ -34,7 +34,7 @@ def missing_driver(uri: str) -> str:
         sqlalchemy.make_url(uri).get_dialect().import_dbapi()
     except ModuleNotFoundError as error:
         return f"its driver {error.name} is not installed: pip install {DRIVERS.get(error.name or '', error.name)}"
-    except sqlalchemy.exc.ArgumentError:
+    except (sqlalchemy.exc.ArgumentError, ValueError):  # no address, or no port: said where it is opened
         return ""
     return ""
 

@@ -295,7 +295,7 @@ def test_grids_and_studies_refuse_the_same(refused, root, command, what):
     ("given", "says"),
     [
         ("nowhere", ["data root nowhere is not a folder", "data_root=demo"]),
-        ("~nobody/maps", ["data root ~nobody/maps is not a folder"]),
+        ("~root/none/maps", ["none/maps is not a folder"]),
         ("a" * 5000, ["is not a folder"]),
         ("a/" * 3000, ["is not a folder"]),
         ("maps/domain_A", ["no domain below", "maps", "it is a domain itself"]),

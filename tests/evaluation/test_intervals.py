@@ -8,7 +8,6 @@ from reference import intervals as reference
 from scipy.stats import norm
 from sklearn.metrics import average_precision_score, roc_auc_score
 
-from benchmarks.coverage import MEASURES, Design
 from hdmap_mlflow.evaluation.intervals import (
     RESAMPLES,
     _spread_over_recordings,
@@ -260,16 +259,3 @@ def test_one_recording_in_a_class_says_next_to_nothing():
     test = compare({"b": (label, one[None], two[None])}, {"b": recording})
     assert test.p > 0.3 and test.low < 0 < test.high
     assert rate_interval(np.arange(20) < 3, np.zeros(20, int)).bounds() == [0, 1]
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize(("maps", "correlation"), [(10, 0.3), (50, 0.1)])
-def test_over_recordings_intervals_cover_and_the_test_errs_as_claimed_and_over_maps_they_do_not(maps, correlation):
-    """`python -m benchmarks.coverage` asks all of it, with more repetitions."""
-    design = Design(recordings=10, maps=maps, correlation=correlation)
-    for name, (measure, (low, high)) in MEASURES.items():
-        aware, unaware = (
-            measure(design, 0.8, sample, 300, np.random.default_rng(0)) for sample in ("recordings", "maps")
-        )
-        assert low - 0.02 <= aware <= high + 0.02, name
-        assert unaware > 0.15 if "test" in name else unaware < 0.9, name

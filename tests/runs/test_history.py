@@ -150,7 +150,8 @@ def test_unfinished_and_scoreless_runs_are_named_and_nan_scores_name_their_maps(
         ids.append(made_run.info.run_id)
         client.set_terminated(made_run.info.run_id, status)
     broken = tmp_path / "a.parquet"
-    pd.DataFrame({"path": ["test/good/7.tiff"], "score": [np.nan]}).to_parquet(broken)
+    same = {"split": ["val", "test"], "label": 0, "image_max": 1.0, "image_mean": 0.5}
+    pd.DataFrame({"path": ["test/good/7.tiff", "test/good/8.tiff"], "score": [np.nan, 1.0]} | same).to_parquet(broken)
     client.log_artifact(ids[2], str(broken), "scores")
     with pytest.raises(BadInput, match="no finished run with scores"):
         history.read_experiment(uri, "half")
