@@ -244,7 +244,7 @@ def test_an_archive_of_maps_is_no_map(tmp_path):
         formats.read_map(tmp_path / "a.npy")
 
 
-@pytest.mark.parametrize("pixels", [GREY, GREY.astype(np.float32)], ids=str)
+@pytest.mark.parametrize("pixels", [GREY, GREY.astype(np.float32)], ids=["integers", "floats"])
 def test_a_map_that_stores_white_as_zero_is_refused(tmp_path, pixels):
     (tmp_path / "a.tif").write_bytes(tiff(pixels, photometric="miniswhite"))
     with pytest.raises(BadInput, match="a.tif stores white as 0; save it with black as 0"):
