@@ -17,6 +17,7 @@ from pathlib import Path
 
 from PIL import Image
 from selenium import webdriver
+from selenium.webdriver.common.by import By
 
 DOCS = Path(__file__).parent.resolve()
 HDMAP = [sys.executable, "-m", "hdmap_mlflow"]
@@ -26,8 +27,9 @@ MAPS = ["simulate", "--out", "maps", "--train", "24", "--test", "12"]  # fewer, 
 LEAN = ["--data-root", "maps", "--overrides", "tracking.figures=false,tracking.heatmaps=0,data.image_size=[64,64]"]
 GRID = ["grid", "--models", "patchcore,padim", "--sources", "domain_A,domain_B", "--seeds", "0,1", "--no-ray", *LEAN]
 STUDY = ["tune", "padim", "--condition", "quickstart", "--trials", "4", "--refit-seeds", "0", *LEAN]
-FLAGS = ("--headless=new", "--no-sandbox", "--disable-dev-shm-usage", "--window-size=1500,560", "--hide-scrollbars")
+FLAGS = ("--headless=new", "--no-sandbox", "--disable-dev-shm-usage", "--window-size=2600,1000", "--hide-scrollbars")
 VIEWS = {"hdmap-models": "mlflow_models.png", "hdmap-runs": "mlflow_runs.png", "hdmap-studies": "mlflow_studies.png"}
+CLOSE = "button[aria-label*=lose]"  # Close, close
 READY = "target_mean/image_AUROC", "val/image_AUROC"  # a column of every view stands on its page
 
 
@@ -50,6 +52,9 @@ def photograph(address: str, folder: Path) -> None:
             while not any(word in browser.page_source for word in READY) and time.monotonic() < deadline:
                 time.sleep(0.5)
             time.sleep(4)  # the rows come after the columns
+            for button in browser.find_elements(By.CSS_SELECTOR, CLOSE):  # of the assistant's pane and of the banner
+                browser.execute_script("arguments[0].click()", button)
+            time.sleep(1)
             browser.save_screenshot(str(folder / name))
             small(folder / name, name)
     finally:

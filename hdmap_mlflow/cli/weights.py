@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated
 
 from cyclopts import App
 
 from hdmap_mlflow.cli.app import app
-from hdmap_mlflow.cli.options import Out, Text, says
+from hdmap_mlflow.cli.options import Folder, Out, Text, says
 
 weights = App(name="weights", help="Checkpoints of backbones carried over by hand: model.weights=local finds them.")
 app.command(weights)
@@ -24,7 +23,7 @@ def list_() -> None:
 
 @weights.command(name="import")
 def import_(
-    path: Annotated[Path, says("A checkpoint (safetensors or a torch state_dict), or a folder that holds some.")],
+    path: Annotated[Folder, says("A checkpoint (safetensors or a torch state_dict), or a folder that holds some.")],
     /,
     *,
     name: Annotated[Text, says("timm's name of the architecture.", "config.json's, or the file's")] = None,

@@ -131,9 +131,8 @@ class Executor(ABC):
             return event
         with contextlib.suppress(*FAILURES):  # the next launch closes it
             if self.store.close(task.run_id, event.status, event.reason, event.text) and event.status != "finished":
-                return event.model_copy(
-                    update={"status": "finished", "reason": ""}
-                )  # it died after its record was whole
+                whole = {"status": "finished", "reason": ""}  # it died after its record was whole
+                return event.model_copy(update=whole)
         return event
 
     @abstractmethod

@@ -40,12 +40,14 @@ def run(
     if not plan_only:
         launch.check()
     cells = plan.expand(plan.read_blocks(flags, file), repeat)
-    if not plan_only:
-        builder.reach(cell.checked for cell in cells if not cell.skipped)
+    if plan_only:
+        store = open_store(cells)
+        show_plan(plan.look_up(cells, store), store, launch)
+        return
+    builder.reach(cell.checked for cell in cells if not cell.skipped)
     store = open_store(cells)
-    if not plan_only:
-        recover(cells)
-    (show_plan if plan_only else carry_out)(plan.look_up(cells, store), store, launch)
+    recover(cells)
+    carry_out(plan.look_up(cells, store), store, launch)
 
 
 def open_store(cells: Sequence[Cell]) -> Store:

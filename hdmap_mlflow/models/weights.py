@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
 from hdmap_mlflow.errors import BadInput, nearest, one_line
-from hdmap_mlflow.files import cache_dir, new_folder
+from hdmap_mlflow.files import cache_dir, expanded, new_folder
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -79,7 +79,7 @@ def add(path: Path, name: str | None = None) -> list[Checkpoint]:
     it that of config.json, or what the file's name begins with. All are imported or none. Raises BadInput for a file
     that is cut short, holds anything but tensors, or does not fit the architecture.
     """
-    files = _files(path.expanduser())
+    files = _files(expanded(path))
     if name and len(files) > 1:
         raise BadInput(f"--name {name} names one checkpoint, {path} holds {len(files)}; give a file")
     store = _store()
@@ -106,7 +106,8 @@ def fetch(names: Sequence[str], out: Path) -> list[Path]:
         config = _timm_config(name)
         if not (config.get("hf_hub_id") or config.get("url")):
             raise BadInput(f"nobody publishes weights of '{name}' with timm; give another tag of it, or leave it out")
-    with new_folder(out.expanduser()) as part:
+    out = expanded(out)
+    with new_folder(out) as part:
         for name in names:
             try:
                 model = timm.create_model(name, pretrained=True)

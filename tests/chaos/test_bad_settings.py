@@ -368,6 +368,8 @@ PATHS = [
     ["report", "--out", NOBODY],
     ["export", "run", "--out", NOBODY],
     ["upload", NOBODY],
+    ["weights", "import", NOBODY],
+    ["weights", "fetch", "resnet18", "--out", NOBODY],
     ["import-mat", NOBODY, "--source", ".", "--out", "new"],
     ["import-mat", "spec.yaml", "--source", NOBODY, "--out", "new"],
     ["train", "--condition-file", NOBODY],

@@ -7,10 +7,9 @@ import subprocess
 from pathlib import Path
 
 import pytest
+from chaos import at
 from mlflow import MlflowClient
 from servers import new_store
-
-from hdmap_mlflow.runs import flow
 
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("full_disks")]
 MB = 64  # of each disk
@@ -75,16 +74,6 @@ def train(exit_code, capfd, maps, tmp_path, monkeypatch):
 
     yield call
     assert not list(temporary.glob("*hdmap*")), "temporary files stay behind"
-
-
-def at(monkeypatch, step, do):
-    original = getattr(flow, step)
-
-    def happens(*given, **more):
-        do()
-        return original(*given, **more)
-
-    monkeypatch.setattr(flow, step, happens)
 
 
 def recorded(store):

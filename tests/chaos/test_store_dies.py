@@ -9,6 +9,7 @@ from pathlib import Path
 import mlflow
 import optuna
 import pytest
+from chaos import at
 from fakes import until
 from proxy import Proxy
 from servers import free_port, mlflow_server, new_store
@@ -94,17 +95,6 @@ def undisturbed(server, maps, tmp_path_factory):
 
 def quiet(_line):
     return None
-
-
-def at(monkeypatch, step, do):
-    """Let something happen when a run comes to a step of `flow`."""
-    original = getattr(flow, step)
-
-    def happens(*given, **more):
-        do()
-        return original(*given, **more)
-
-    monkeypatch.setattr(flow, step, happens)
 
 
 def folder_of(config):

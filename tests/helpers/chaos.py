@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import os
 import time
+from collections.abc import Callable
 from pathlib import Path
+
+import pytest
 
 
 def tree(folder: Path) -> dict[str, tuple[int, int]]:
@@ -15,6 +18,19 @@ def tree(folder: Path) -> dict[str, tuple[int, int]]:
         os.fsdecode(path.relative_to(folder)): (0, 0) if path.is_dir() else (state.st_size, state.st_mtime_ns)
         for path, state in states.items()
     }
+
+
+def at(monkeypatch: pytest.MonkeyPatch, step: str, do: Callable[[], object]) -> None:
+    """Let something happen when a run comes to a step of `flow`."""
+    from hdmap_mlflow.runs import flow
+
+    original = getattr(flow, step)
+
+    def happens(*given: object, **more: object) -> object:
+        do()
+        return original(*given, **more)
+
+    monkeypatch.setattr(flow, step, happens)
 
 
 class Refused:
