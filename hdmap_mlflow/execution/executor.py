@@ -76,9 +76,14 @@ class Executor(ABC):
     def __enter__(self) -> Executor:
         return self
 
-    def __exit__(self, *_error: object) -> None:
+    def __exit__(self, error: object, *_more: object) -> None:
+        from hdmap_mlflow.tracking import FAILURES
+
         try:
             self.cancel_all()
+            if error:  # an interrupt may come between the making of a run and its start
+                with contextlib.suppress(*FAILURES):
+                    self.store.close_unstarted()
         finally:
             self._close()
 

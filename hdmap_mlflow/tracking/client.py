@@ -23,7 +23,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from hdmap_mlflow import sqlite
 from hdmap_mlflow.errors import BadInput, masked, one_line
 from hdmap_mlflow.names import Tag
-from hdmap_mlflow.process import is_gone
+from hdmap_mlflow.process import is_gone, process_name
 from hdmap_mlflow.tracking import database, patience
 
 os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
@@ -136,13 +136,28 @@ def _answering(uri: str, way_out: str) -> Iterator[str]:
 
 def close_gone(client: MlflowClient) -> None:
     """End as KILLED the runs of a store, in whatever experiment, whose process is gone from this machine."""
-    here = f"attributes.status = 'RUNNING' and tags.\"{Tag.PROCESS}\" LIKE '{socket.gethostname()}:%'"
-    ids = [one.experiment_id for one in every(client.search_experiments)]
-    for run in list(every(client.search_runs, experiment_ids=ids, filter_string=here)):
+    for run in _running(client, f"{socket.gethostname()}:%"):
         if is_gone(run.data.tags[Tag.PROCESS]):
-            client.set_tag(run.info.run_id, Tag.STATUS, "killed")
-            client.set_tag(run.info.run_id, Tag.REASON, "its process is gone")
-            client.set_terminated(run.info.run_id, "KILLED")
+            _kill(client, run, "its process is gone")
+
+
+def close_unstarted(client: MlflowClient) -> None:
+    """End as KILLED what this process made for a child that it did not come to start."""
+    for run in _running(client, process_name()):
+        if run.data.tags.get(Tag.KIND) in ("run", "trial"):
+            _kill(client, run, "interrupted before it began")
+
+
+def _running(client: MlflowClient, process: str) -> list[Run]:
+    running = f"attributes.status = 'RUNNING' and tags.\"{Tag.PROCESS}\" LIKE '{process}'"
+    ids = [one.experiment_id for one in every(client.search_experiments)]
+    return list(every(client.search_runs, experiment_ids=ids, filter_string=running))
+
+
+def _kill(client: MlflowClient, run: Run, reason: str) -> None:
+    client.set_tag(run.info.run_id, Tag.STATUS, "killed")
+    client.set_tag(run.info.run_id, Tag.REASON, reason)
+    client.set_terminated(run.info.run_id, "KILLED")
 
 
 # ------------------------------------------------------------------------------------------- reading back

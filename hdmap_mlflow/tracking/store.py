@@ -13,7 +13,7 @@ from mlflow.tracking.context.registry import resolve_tags
 from hdmap_mlflow.errors import masked
 from hdmap_mlflow.names import PREFIX, Artifact, Scope, Tag, metric_name
 from hdmap_mlflow.process import is_gone
-from hdmap_mlflow.tracking.client import close_gone, every, open_store, project_run
+from hdmap_mlflow.tracking.client import close_gone, close_unstarted, every, open_store, project_run
 from hdmap_mlflow.tracking.database import turn
 from hdmap_mlflow.tracking.record import MAX_VALUE, PARENT, Record
 
@@ -100,6 +100,10 @@ class Store:
     def close_gone(self) -> None:
         """End as KILLED the runs of the store whose process is gone from this machine."""
         close_gone(self.client)
+
+    def close_unstarted(self) -> None:
+        """End as KILLED the runs that this process made for children that it did not come to start."""
+        close_unstarted(self.client)
 
     def has(self, run_id: str) -> bool:
         """Whether a run is there and was not deleted."""

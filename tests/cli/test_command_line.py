@@ -283,7 +283,8 @@ def test_help_in_place_of_a_parameters_value_fails_the_project_run_in_one_line(
     run_id = shared.client.create_run("0").info.run_id
     monkeypatch.setenv("MLFLOW_TRACKING_URI", shared.uri)
     monkeypatch.setenv("MLFLOW_RUN_ID", run_id)
-    given = {key: of.get("default", "x") for key, of in PROJECT[entry]["parameters"].items()}
+    declared = PROJECT[entry]["parameters"]  # a type alone, or a mapping with a default
+    given = {key: of.get("default", "x") if isinstance(of, dict) else "x" for key, of in declared.items()}
     given[name] = "--help"
     words = shlex.split(PROJECT[entry]["command"].format(**{key: shlex.quote(str(of)) for key, of in given.items()}))
     assert exit_code(*words[3:]) == 2
