@@ -5,6 +5,11 @@ from __future__ import annotations
 import io
 import sys
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.table import Table
 
 
 def show_any_name() -> None:
@@ -29,18 +34,30 @@ def harmless(cell: object) -> object:
 def show_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[object]], left: int = 1) -> None:
     """Print rows under column names; the first `left` columns are text, the others are aligned right.
 
-    A narrow terminal wraps text; a pipe is given all the width that it takes.
+    A narrow terminal wraps names and heads, and cuts no number; a pipe is given all the width that it takes.
     """
     from rich import box
     from rich.console import Console
     from rich.table import Table
 
+    cells = [[f"{cell:.4g}" if isinstance(cell, float) else str(cell) for cell in row] for row in rows]
     table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD)
     for i, name in enumerate(columns):
-        table.add_column(name, justify="left" if i < left else "right", no_wrap=i == 0 or i >= left)
-    for row in rows:
-        table.add_row(*(f"{cell:.4g}" if isinstance(cell, float) else str(cell) for cell in row))
+        table.add_column(name, justify="left" if i < left else "right", overflow="fold")
+    for row in cells:
+        table.add_row(*row)
     console = Console(highlight=False, markup=False)
     if not console.is_terminal:
         console.width = 400  # a pipe has no width of its own
+    elif _width(console, table) > console.width:
+        table.padding, table.show_edge = 0, False
+        for i, column in enumerate(table.columns[left:], left):
+            column.width = max(len(part) for part in (*columns[i].split(), *(row[i] for row in cells)))
+        console.width = max(console.width, _width(console, table, least=True))
     console.print(table)
+
+
+def _width(console: Console, table: Table, least: bool = False) -> int:
+    """The columns that a table takes where nothing limits it, or with its names wrapped."""
+    wanted = console.measure(table, options=console.options.update(width=400))
+    return wanted.minimum if least else wanted.maximum

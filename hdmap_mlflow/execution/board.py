@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 import statistics
 import sys
 import time
@@ -97,15 +98,27 @@ class Board:
             f"{len(self.running)} running, {done} done, {self.failed} failed of {self.total}; "
             f"{'time left unknown' if eta is None else f'about {clock(eta)} left'}{self.remark}"
         )
+        cells = {
+            "run": [self.names[event.index] for event, _ in self.running.values()],
+            "host": [event.host for event, _ in self.running.values()],
+            "GPU": [event.gpu for event, _ in self.running.values()],
+            "since": [clock(time.monotonic() - began) for _, began in self.running.values()],
+            "log": [_from_here(event.log) for event, _ in self.running.values()],
+        }
+        for column, unsaid in (("host", socket.gethostname()), ("GPU", "none")):
+            if set(cells[column]) <= {unsaid}:  # the same for all, and no news: room for the names
+                del cells[column]
         table = Table(box=box.SIMPLE_HEAD)
-        for column in ("run", "host", "GPU", "since", "log"):
+        for column in cells:
             long = column in ("run", "log")  # which a narrow terminal gets in several lines, and whole
             table.add_column(column, no_wrap=not long, overflow="fold" if long else "ellipsis")
-        for event, began in self.running.values():
-            log = event.log.relative_to(here) if event.log.is_relative_to(here := Path.cwd()) else event.log
-            since = clock(time.monotonic() - began)
-            table.add_row(*map(escape, (self.names[event.index], event.host, event.gpu, since, str(log))))
+        for row in zip(*cells.values(), strict=True):
+            table.add_row(*map(escape, row))
         return Group(title, table)  # a title of the table's own would be no wider than the table
+
+
+def _from_here(path: Path) -> str:
+    return str(path.relative_to(here) if path.is_relative_to(here := Path.cwd()) else path)
 
 
 def clock(seconds: float) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import signal
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -22,6 +23,10 @@ from hdmap_mlflow.config import RunConfig, TrainConfig
 from hdmap_mlflow.errors import BadInput
 from hdmap_mlflow.models.builder import load_checkpoint
 from hdmap_mlflow.names import Artifact
+
+for _name in ("lightning", "lightning_fabric"):  # what these say goes to the run's log, not between our lines
+    logging.getLogger(_name).handlers.clear()
+    logging.getLogger(_name).propagate = True
 
 MONITOR = "val_image_AUROC"
 OPTIMIZERS: dict[str, Callable[..., torch.optim.Optimizer]] = {
