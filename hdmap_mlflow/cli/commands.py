@@ -68,11 +68,15 @@ def simulate(
     difficulty: Annotated[
         Text, says("published (as PatchCore and PaDiM find the real maps) or hard.", of(SIMULATE, "difficulty"))
     ] = None,
+    recordings: Annotated[
+        Whole, says("Cold and as many warm recordings per split; 0: independent maps.", of(SIMULATE, "recordings"))
+    ] = None,
 ) -> None:
     """Write four SIMULATED domains with the published statistics of HDMAP."""
     from hdmap_mlflow.data.simulate import simulate as write
 
-    root = write(out, **given(train=train, test=test, seed=seed, gain_confound=gain_confound, difficulty=difficulty))
+    counts = given(train=train, test=test, seed=seed, recordings=recordings)
+    root = write(out, **counts, **given(gain_confound=gain_confound, difficulty=difficulty))
     print(f"simulated maps are in {root}; they say nothing about a real gearbox")
 
 

@@ -19,10 +19,12 @@ Choices, with their reasons:
 - The damaged tooth is one tooth, but a map starts at an unknown planet phase, so rows roll by a random phase a map.
   With a fixed row, the mean of that row alone would find every fault.
 - Good and fault recordings differ in gain, as published, for reasons other than the fault; `gain_confound` switches it.
+- With `recordings`, neighbouring maps share a recording and its gain: a part of the gain from map to map, so that the
+  statistics of the pixels stay, and maps of one recording resemble one another as real ones do.
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
 import numpy as np
@@ -39,11 +41,13 @@ MARKER = "SIMULATED.json"
 GENERATOR = 2  # raise it when the same seed gives other maps: it names the cached demo set
 
 MAP_GAIN_SD = 0.075  # log gain from map to map within a state; from the image-mean AUROC on C, .869 and .954
+ALIKE = 0.3  # of the variance of that gain, the recording's share where there are recordings (intraclass correlation)
 SEVERITY = (0.5, 2.0)  # uniform; severity x contrast = mean rise of the band relative to the healthy level
 TRAIN_WARMTH = (2.5, 0.87)  # Beta parameters: mostly warm
 STREAK = 9  # ring teeth a streak of the residual spans
 STRIPE_SHARE, HUMP_SHARE, ROW_SHARE, RESIDUAL_SHARE = 0.28, 0.17, 0.05, 0.50  # of a map's log variance
 STREAKS = (0.65, 2.0)  # weight of the streaks against white noise in the residual: cold, warm
+NO_GAINS = np.zeros(1)
 CHUNK = 128  # maps generated at once: they stay in the processor's cache
 
 
@@ -81,13 +85,14 @@ class Maps:
     """n simulated maps.
 
     pixels: (n, 31, 95) float32, positive, may exceed 1. masks: (n, 31, 95) bool, the fault band.
-    warmth: (n,) in [0, 1], 0 cold and 1 warm. severity: (n,), 0 for good maps.
+    warmth: (n,) in [0, 1], 0 cold and 1 warm. severity: (n,), 0 for good maps. recording: (n,), its number, 0 if none.
     """
 
     pixels: np.ndarray
     masks: np.ndarray
     warmth: np.ndarray
     severity: np.ndarray
+    recording: np.ndarray
 
     @property
     def groups(self) -> list[str]:
@@ -102,18 +107,19 @@ def domain_maps(
     rng: np.random.Generator,
     gain_confound: bool = True,
     difficulty: str = DIFFICULTIES[0],
+    recordings: int = 0,
 ) -> Maps:
     """Draw n simulated maps of one domain and split, in memory (12 kB a map); see `Maps` for shapes and units.
 
-    Test maps: the first half cold, the second warm. Raises BadInput for an unknown domain, split or
-    difficulty or n < 1.
+    Test maps: the first half cold, the second warm, each of `recordings` recordings one after the other (0: maps are
+    independent). Raises BadInput for an unknown domain, split or difficulty, n < 1 or fewer maps than recordings.
     """
-    chunks = list(_chunks(domain, split, n, rng, gain_confound, difficulty))
-    return Maps(*(np.concatenate([getattr(c, f) for c in chunks]) for f in ("pixels", "masks", "warmth", "severity")))
+    chunks = list(_chunks(domain, split, n, rng, gain_confound, difficulty, recordings))
+    return Maps(*(np.concatenate([getattr(chunk, field.name) for chunk in chunks]) for field in fields(Maps)))
 
 
 def _chunks(
-    domain: str, split: str, n: int, rng: np.random.Generator, gain_confound: bool, difficulty: str
+    domain: str, split: str, n: int, rng: np.random.Generator, gain_confound: bool, difficulty: str, recordings: int
 ) -> Iterator[Maps]:
     """The same maps a chunk at a time, so that 100,000 of them need no more memory than a chunk."""
     if domain not in DOMAINS:
@@ -125,8 +131,17 @@ def _chunks(
     check_difficulty(difficulty)
     constants = DOMAINS[domain] if difficulty == DIFFICULTIES[0] else replace(DOMAINS[domain], contrast=HARD[domain])
     warmth = rng.beta(*TRAIN_WARMTH, n) if split == SPLITS[0] else (np.arange(n) >= (n + 1) // 2).astype(float)
-    for part in np.split(warmth, range(CHUNK, n, CHUNK)):
-        yield _draw(constants, split == SPLITS[2], part, rng, gain_confound)
+    cuts = range(CHUNK, n, CHUNK)
+    if not recordings:
+        for part in np.split(warmth, cuts):
+            yield _draw(constants, split == SPLITS[2], part, rng, gain_confound)
+        return
+    if n < 2 * recordings:
+        raise BadInput(f"{n} maps are too few for {recordings} cold and as many warm recordings: ask for fewer")
+    gains = rng.spawn(1)[0].normal(0, ALIKE**0.5 * MAP_GAIN_SD, 2 * recordings)
+    number = np.arange(n) * 2 * recordings // n
+    for part, recording in zip(np.split(warmth, cuts), np.split(number, cuts), strict=True):
+        yield _draw(constants, split == SPLITS[2], part, rng, gain_confound, recording, gains)
 
 
 def check_difficulty(difficulty: str) -> None:
@@ -134,13 +149,24 @@ def check_difficulty(difficulty: str) -> None:
         raise BadInput(f"unknown difficulty {difficulty!r}: choose from {', '.join(DIFFICULTIES)}")
 
 
-def _draw(domain: Domain, fault: bool, warmth: np.ndarray, rng: np.random.Generator, gain_confound: bool) -> Maps:
-    """One chunk: healthy maps at these warmths and, if `fault`, a band on each."""
+def _draw(
+    domain: Domain,
+    fault: bool,
+    warmth: np.ndarray,
+    rng: np.random.Generator,
+    gain_confound: bool,
+    recording: np.ndarray | None = None,
+    gains: np.ndarray = NO_GAINS,
+) -> Maps:
+    """One chunk: healthy maps at these warmths and, if `fault`, a band on each; `gains` are those of recordings."""
     n = len(warmth)
     gain = np.array(domain.fault_gain if fault and gain_confound else (1.0, 1.0))
     sigma, weight = _blend(warmth, domain.sigma), _blend(warmth, STREAKS)
     # Mean of a lognormal = exp(location + sigma^2 / 2): the level in the table is a mean, the one drawn a location.
-    log_mean = _blend(warmth, np.log(np.array(domain.level) * gain)) + rng.normal(0, MAP_GAIN_SD, n)
+    own = rng.normal(0, MAP_GAIN_SD, n)
+    if recording is not None:
+        own = (1 - ALIKE) ** 0.5 * own + gains[recording]
+    log_mean = _blend(warmth, np.log(np.array(domain.level) * gain)) + own
     location: np.ndarray = log_mean - sigma**2 / 2
     cold, warm = _columns(domain, "cold"), _columns(domain, "warm")
     columns: np.ndarray = cold + warmth[:, None] * (warm - cold)
@@ -164,7 +190,8 @@ def _draw(domain: Domain, fault: bool, warmth: np.ndarray, rng: np.random.Genera
         rise = np.repeat(_blend(warmth, domain.contrast) * severity, masks.sum((1, 2)))
         shape = domain.ragged**-2  # of a Gamma of mean 1 and sd `ragged`
         pixels[masks] *= 1 + rise * rng.gamma(shape, 1 / shape, len(rise))
-    return Maps(pixels.astype(np.float32), masks, warmth, severity)
+    number = np.zeros(n, int) if recording is None else recording
+    return Maps(pixels.astype(np.float32), masks, warmth, severity, number)
 
 
 def _band(tooth: np.ndarray, rng: np.random.Generator) -> np.ndarray:
@@ -209,23 +236,26 @@ def simulate(
     seed: int = 0,
     gain_confound: bool = True,
     difficulty: str = DIFFICULTIES[0],
+    recordings: int = 0,
 ) -> Path:
     """Write four SIMULATED domains below `out`, each `train` healthy maps and `test` good + `test` fault maps.
 
     Layout: `<domain>/{train/good,test/good,test/fault}/000000.tiff` (31 x 95 float32, not clipped),
-    `<domain>/test/masks/000000.png` (0 or 255), `<domain>/metadata.csv` (path, group, severity), SIMULATED.json.
-    `difficulty` is `published` or `hard`; only the maps in test/fault differ. The same arguments give the same bytes.
+    `<domain>/test/masks/000000.png` (0 or 255), `<domain>/metadata.csv` (path, group, severity and, where there are
+    `recordings` of each split and state, recording), SIMULATED.json. `difficulty` is `published` or `hard`; only the
+    maps in test/fault differ. The same arguments give the same bytes.
     The folder appears whole or not at all. Returns `out`. Raises BadInput for an unknown difficulty, if `out` is a
     file, is not empty or cannot be written, if a count is below 1 or the seed below 0.
     """
     out = expanded(out).absolute()
     check_difficulty(difficulty)
-    for name, value, least in (("train", train, 1), ("test", test, 1), ("seed", seed, 0)):
-        if value < least:
-            raise BadInput(f"--{name} {value} is too small: give {least} or more")
+    least = {"train": 1, "test": 1, "seed": 0, "recordings": 0}
+    for name, value in zip(least, (train, test, seed, recordings), strict=True):
+        if value < least[name]:
+            raise BadInput(f"--{name} {value} is too small: give {least[name]} or more")
     try:
         with new_folder(out) as part:
-            _write(part, train, test, seed, gain_confound, difficulty)
+            _write(part, train, test, seed, gain_confound, difficulty, recordings)
     except OSError as error:
         raise BadInput(f"cannot write {out} ({error.strerror}): give --out a folder you can write to") from error
     return out
@@ -238,7 +268,7 @@ def demo(train: int = 128, test: int = 64) -> Path:
     One that is damaged is made again. Raises BadInput if the cache cannot be written.
     """
     root = cache_dir() / f"demo-simulated-g{GENERATOR}-train{train}-test{test}"
-    return kept_folder(root, lambda part: _write(part, train, test, 0, True, DIFFICULTIES[0]))
+    return kept_folder(root, lambda part: _write(part, train, test, 0, True, DIFFICULTIES[0], 0))
 
 
 def is_simulated(root: Path) -> bool:
@@ -246,35 +276,44 @@ def is_simulated(root: Path) -> bool:
     return (Path(root) / MARKER).is_file()
 
 
-def _write(root: Path, train: int, test: int, seed: int, gain_confound: bool, difficulty: str) -> None:
+def _write(root: Path, train: int, test: int, seed: int, gain_confound: bool, difficulty: str, recordings: int) -> None:
     for domain in DOMAINS:
-        _write_domain(root / domain, domain, (train, test, test), seed, gain_confound, difficulty)
+        _write_domain(root / domain, domain, (train, test, test), seed, gain_confound, difficulty, recordings)
     facts = {"simulated": True, "seed": seed, "train": train, "test": test, "gain_confound": gain_confound}
+    facts |= {"recordings": recordings} if recordings else {}
     versions = {"difficulty": difficulty, "generator": GENERATOR, "hdmap_mlflow": __version__}
     (root / MARKER).write_text(to_json(facts | versions) + "\n", encoding="utf-8")
 
 
 def _write_domain(
-    folder: Path, domain: str, counts: tuple[int, int, int], seed: int, gain_confound: bool, difficulty: str
+    folder: Path,
+    domain: str,
+    counts: tuple[int, int, int],
+    seed: int,
+    gain_confound: bool,
+    difficulty: str,
+    recordings: int,
 ) -> None:
     """The three splits, the masks and metadata.csv of one domain. A split's maps do not depend on the other counts."""
     import cv2
 
     header = tiff_header(ROWS, COLUMNS)
     (folder / "test" / "masks").mkdir(parents=True)
-    lines = ["path,group,severity"]
+    lines = ["path,group,severity" + ",recording" * bool(recordings)]
     for split, n in zip(SPLITS, counts, strict=True):
         (folder / split).mkdir(parents=True)
         key = (list(DOMAINS).index(domain), SPLITS.index(split))
         rng = np.random.default_rng(np.random.SeedSequence(seed, spawn_key=key))
         index = 0
-        for maps in _chunks(domain, split, n, rng, gain_confound, difficulty):
-            for pixels, mask, group, severity in zip(maps.pixels, maps.masks, maps.groups, maps.severity, strict=True):
+        for maps in _chunks(domain, split, n, rng, gain_confound, difficulty, recordings):
+            rows = zip(maps.pixels, maps.masks, maps.groups, maps.severity, maps.recording, strict=True)
+            for pixels, mask, group, severity, recording in rows:
                 name = f"{split}/{index:06d}.tiff"
                 (folder / name).write_bytes(header + pixels.astype("<f4", copy=False).tobytes())
                 if severity > 0:
                     png = cv2.imencode(".png", mask.astype(np.uint8) * 255)[1]
                     (folder / "test" / "masks" / f"{index:06d}.png").write_bytes(png.tobytes())
-                lines.append(f"{name},{group},{severity:.6g}")
+                told = f",{split.replace('/', '-')}-{recording:03d}" if recordings else ""
+                lines.append(f"{name},{group},{severity:.6g}{told}")
                 index += 1
     (folder / "metadata.csv").write_text("\n".join(lines) + "\n", encoding="utf-8")

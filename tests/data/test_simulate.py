@@ -434,3 +434,31 @@ def test_a_cache_that_cannot_be_written_names_the_way_out(tmp_path, monkeypatch)
     monkeypatch.setenv("HDMAP_CACHE", str(tmp_path / "file" / "cache"))
     with pytest.raises(BadInput, match="HDMAP_CACHE"):
         sim.demo(train=2, test=2)
+
+
+def test_maps_of_one_recording_resemble_one_another_and_the_pixels_are_no_others(maps):
+    """One-way analysis of variance of the log image means, cold and warm apart."""
+    rng = np.random.default_rng([7, sim.SPLITS.index("test/good")])
+    drawn = sim.domain_maps("domain_C", "test/good", 4000, rng, recordings=100)
+    level = np.log(drawn.pixels.mean((1, 2)))
+    assert set(np.bincount(drawn.recording)) == {20}
+    for state in (0, 1):
+        groups = level[drawn.warmth == state].reshape(100, 20)
+        between, within = 20 * groups.mean(1).var(ddof=1), groups.var(axis=1, ddof=1).mean()
+        assert (between - within) / (between + 19 * within) == pytest.approx(sim.ALIKE, abs=0.08)
+        whole = np.log(maps("domain_C", "test/good").pixels.mean((1, 2)))
+        alone = whole[maps("domain_C", "test/good").warmth == state]
+        assert level[drawn.warmth == state].std() == pytest.approx(alone.std(), rel=0.15)
+
+
+def test_the_recordings_are_named_and_keep_their_state(tmp_path):
+    root = sim.simulate(tmp_path / "maps", train=9, test=8, recordings=2)
+    rows = list(csv.DictReader((root / "domain_A" / "metadata.csv").open()))
+    good = [row for row in rows if row["path"].startswith("test/good")]
+    assert [row["recording"] for row in good] == [f"test-good-{n:03d}" for n in (0, 0, 1, 1, 2, 2, 3, 3)]
+    assert [row["group"] for row in good] == ["cold"] * 4 + ["warm"] * 4
+    assert len({row["recording"] for row in rows}) == 12
+    assert json.loads((root / sim.MARKER).read_text())["recordings"] == 2
+    with pytest.raises(BadInput, match="8 maps are too few for 5 cold"):
+        sim.simulate(tmp_path / "more", train=12, test=8, recordings=5)
+    assert not (tmp_path / "more").exists()
