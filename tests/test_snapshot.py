@@ -5,6 +5,7 @@ anew: only for a name that is added, never to let one go.
 """
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -39,6 +40,7 @@ PERSONAL = (
     "hdmap.mlflow_run",
     "mlflow.",
 )
+CODE = re.compile(r"(?<=^grid/4 runs)/[0-9a-f]{6}$")  # of a grid's name, what follows from its runs' fingerprints
 MACHINE = ("mlflow.source", "mlflow.user")  # MLflow's own, different in a clone and in an archive
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("snapshot")]
 
@@ -72,7 +74,7 @@ def record(client, run, root):
     params = {name: "" if name in PLACES else value for name, value in run.data.params.items()}
     metrics = {name: 0.0 if name.startswith(PASSING) else value for name, value in run.data.metrics.items()}
     tags = {
-        name: "" if name.startswith(PERSONAL) else value
+        name: "" if name.startswith(PERSONAL) else CODE.sub("", value)
         for name, value in run.data.tags.items()
         if not name.startswith(MACHINE)
     }
