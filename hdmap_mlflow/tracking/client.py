@@ -143,8 +143,9 @@ def close_gone(client: MlflowClient) -> None:
 
 def close_unstarted(client: MlflowClient) -> None:
     """End as KILLED what this process made for a child that it did not come to start."""
-    for run in _running(client, process_name()):
-        if run.data.tags.get(Tag.KIND) in ("run", "trial"):
+    for run in _running(client, process_name()):  # a `_` of a host's name stands for any letter there
+        mine = run.data.tags[Tag.PROCESS] == process_name()
+        if mine and run.data.tags.get(Tag.KIND) in ("run", "trial"):
             _kill(client, run, "interrupted before it began")
 
 
