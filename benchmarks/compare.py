@@ -33,10 +33,11 @@ SETTINGS = {
 }
 
 
-def configured(model: str, root: str, size: int, extra: str) -> Any:
+def configured(model: str, root: str, size: int, extra: str, device: str = "cpu") -> Any:
     from hdmap_mlflow.runs import setup
 
-    overrides = f"data.image_size=[{size},{size}],data.batch_size=32,train.device=cpu,{SETTINGS[model]}"
+    overrides = f"data.image_size=[{size},{size}],data.batch_size=32,train.device={device},{SETTINGS[model]}"
+    overrides += ",tracking.keep_local=true"  # the scores are read from there
     flags = {"data.root": root, "data.validation": "source_test"}
     return setup.configure(model, "baseline", flags=flags, overrides=",".join(filter(None, [overrides, extra])))
 

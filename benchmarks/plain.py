@@ -77,7 +77,7 @@ def experiment(config: RunConfig, domains: list[str], folder: Path) -> tuple[Any
     seconds["build"] = time.perf_counter() - started
     engine = Engine(
         default_root_dir=folder,
-        accelerator="cpu",
+        accelerator="gpu" if config.train.device == "cuda" else config.train.device,
         devices=1,
         max_epochs=config.train.max_epochs,
         enable_progress_bar=False,

@@ -101,9 +101,11 @@ def page(results: dict[str, Measured]) -> str:
         "weights",
         "fitted by",
     ]
-    random = [model for model, found in done.items() if found["weights"] == "random"]
-    reasons = [f"- `{model}`: {REGISTRY[model].random_why or 'its paper starts from them'}" for model in sorted(random)]
+    random = {m: REGISTRY[m].random_why for m, found in sorted(done.items()) if found["weights"] == "random"}
+    reasons = [f"- `{model}`: {why}" for model, why in random.items() if why]
+    scratch = ", ".join(f"`{model}`" for model, why in random.items() if not why)
     failed = [f"- `{model}`: {found['failed']}" for model, found in sorted(results.items()) if "failed" in found]
+    missing = ", ".join(f"`{model}`" for model in REGISTRY if model not in results)
     return "\n".join(
         [
             "# Which model shall I try first?",
@@ -121,7 +123,9 @@ def page(results: dict[str, Measured]) -> str:
             "reached, or `hdmap weights import` and `model.weights=local`.",
             "",
             *(reasons or ["None."]),
+            *(["", f"Trained from random weights, as in the paper: {scratch}."] if scratch else []),
             *(["", "## Not run", "", *failed] if failed else []),
+            *(["", "## Not measured yet", "", f"{missing}."] if missing else []),
             "",
             *_origin(),
             "",

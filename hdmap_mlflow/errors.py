@@ -30,6 +30,10 @@ class BadInput(_Said):
         super().__init__(line.rpartition("errors.BadInput: ")[2].strip())
 
 
+class BadSetting(BadInput):
+    """A setting of a model that its class refuses: who recorded it is to blame, where a record is read."""
+
+
 class Unreachable(BadInput):
     """The hub cannot be reached: the fault of no setting, and every run that wants it will meet it."""
 

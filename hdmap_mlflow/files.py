@@ -16,7 +16,7 @@ from pathlib import Path
 
 from platformdirs import user_cache_dir
 
-from hdmap_mlflow.errors import BadInput
+from hdmap_mlflow.errors import BadInput, one_line
 
 CHUNK = 64_000_000  # bytes looked at once
 SUMS = "sums.json"  # of a folder of the cache: file -> check sum
@@ -64,6 +64,22 @@ def sweep(path: Path) -> None:
         remove(part)
 
 
+@contextlib.contextmanager
+def reading(path: Path, kind: str = "", streams: str = "") -> Iterator[None]:
+    """Turn what the libraries raise on a damaged file of a kind, which is nearly anything, into BadInput.
+
+    `streams`: what to do where the memory is not enough.
+    """
+    try:
+        yield
+    except BadInput:
+        raise
+    except MemoryError:
+        raise BadInput(f"{path} needs more memory than is free; {streams or 'free some'}") from None
+    except Exception as error:
+        raise BadInput(f"{path} cannot be read{kind} ({one_line(error)}); copy or save it again") from error
+
+
 def remove(path: Path) -> None:
     """Remove a file or a folder, if it is there."""
     with contextlib.suppress(FileNotFoundError):
@@ -81,9 +97,10 @@ def try_to_write(folder: Path) -> None:
 
 
 @contextlib.contextmanager
-def new_folder(path: Path) -> Iterator[Path]:
+def new_folder(path: Path, key: str = "") -> Iterator[Path]:
     """A folder to write into, a sibling of `path` that becomes it at the end; nothing is left where that fails.
 
+    With a `key`, what an interrupt or a kill leaves is there again when the same key is given; one process at a time.
     Raises BadInput if `path` is a file, a folder that is not empty, or a mount point, which no rename can replace.
     """
     path = path.absolute()
@@ -91,15 +108,17 @@ def new_folder(path: Path) -> Iterator[Path]:
         raise BadInput(f"{path} is a mount point; name a folder inside it")
     if path.exists() and not (path.is_dir() and not any(path.iterdir())):
         raise BadInput(f"{path} exists and is not an empty folder; give --out a new one or remove it")
-    part = part_of(path)
+    part = path.with_name(f".{path.name}.{key}.part") if key else part_of(path)
     try:
-        part.mkdir(parents=True)
+        part.mkdir(parents=True, exist_ok=bool(key))
         yield part
         if path.is_dir():
             path.rmdir()  # Windows does not rename onto an empty folder
         part.rename(path)
-    finally:
-        shutil.rmtree(part, ignore_errors=True)
+    except BaseException as end:
+        if not (key and isinstance(end, KeyboardInterrupt)):
+            shutil.rmtree(part, ignore_errors=True)
+        raise
 
 
 # ------------------------------------------------------------------------------------- what the cache holds

@@ -69,6 +69,27 @@ def listening() -> Iterator[None]:
         ear.close()
 
 
+@contextlib.contextmanager
+def held() -> Iterator[None]:
+    """An interrupt of the main thread waits until the end of this.
+
+    In the midst of a database's transaction it would leave that open: the process then waits for a lock of its own.
+    """
+    late: list[int] = []
+    here = threading.current_thread() is threading.main_thread()
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM) if here}
+    obeyed = {number: handler for number, handler in before.items() if callable(handler)}
+    for number in obeyed:
+        signal.signal(number, lambda number, _: late.append(number))
+    try:
+        yield
+    finally:
+        for number, handler in obeyed.items():
+            signal.signal(number, handler)
+        if late:
+            obeyed[signal.Signals(late[0])](late[0], None)
+
+
 class _Heard:
     """The signals that this process was sent."""
 
@@ -90,8 +111,9 @@ class _Heard:
                 self.first = time.monotonic()
                 logging.disable(logging.INFO)  # what the libraries say of it
                 more = "; Ctrl-C once more ends at once" if numbers[0] == signal.SIGINT else ""
+                way_on = _ways_on[-1] if _ways_on else "the same command starts again"  # before, and after, it is known
                 with contextlib.suppress(OSError, ValueError):  # nobody listens any more
-                    print(f"interrupted{more}; {_ways_on[-1]}", file=sys.stderr, flush=True)
+                    print(f"interrupted{more}; {way_on}", file=sys.stderr, flush=True)
             elif numbers[0] == signal.SIGINT and time.monotonic() - self.first > SAME_SECONDS:
                 os._exit(CODE)
 

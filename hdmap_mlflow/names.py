@@ -1,6 +1,7 @@
 """The names of the record, each written once: scopes and names of metrics, tags, artifacts."""
 
 import re
+from collections.abc import Sequence
 
 PREFIX = "hdmap."  # of every tag of ours
 
@@ -8,19 +9,23 @@ PREFIX = "hdmap."  # of every tag of ours
 class Tag:
     """Tags by which runs are found, compared and explained; what reads a record leaves the prefix out."""
 
-    KIND = f"{PREFIX}kind"  # run, trial, study, grid or report
+    KIND = f"{PREFIX}kind"  # run, trial, study, grid, report or watch
     STATUS = f"{PREFIX}status"  # running, finished, failed or killed
     REASON = f"{PREFIX}reason"  # why a run ended early
     # What a run is.
     MODEL = f"{PREFIX}model"
     CONDITION = f"{PREFIX}condition"
-    SOURCE = f"{PREFIX}source"
+    SOURCE = f"{PREFIX}source"  # several are a comma list
     VALIDATION = f"{PREFIX}validation"
+    PROTOCOL = f"{PREFIX}protocol"  # source_only or k_normals; source_only where absent
     FINGERPRINT = f"{PREFIX}fingerprint"
     DATA_DIGEST = f"{PREFIX}data_digest"
     SIMULATED = f"{PREFIX}simulated"
+    BUILT = f"{PREFIX}built"  # how, on runs whose maps were built from vibration
     SAMPLE = f"{PREFIX}sample"  # what intervals took for independent: recordings, order or maps; maps where absent
     WEIGHTS = f"{PREFIX}weights"
+    MODEL_DIGEST = f"{PREFIX}model_digest"  # SHA-256 of all files of the model, as it was recorded
+    ENGINE = f"{PREFIX}engine"  # what computed the frozen backbones: torch, or OpenVINO with its version
     # What became of it.
     GRADE = f"{PREFIX}grade"
     VERIFIED = f"{PREFIX}verified"
@@ -45,6 +50,11 @@ class Tag:
     ROLE = f"{PREFIX}role"  # baseline or best, of a refit
     BEST = f"{PREFIX}best"
     BEST_TRIAL = f"{PREFIX}best_trial"
+    # Of a watch.
+    WATCHED = f"{PREFIX}watched"  # the id of the run whose model scores
+    FOLDER = f"{PREFIX}folder"
+    THRESHOLD = f"{PREFIX}threshold"
+    ALARM = f"{PREFIX}alarm"  # the rule: at least so many of the last so many maps above the threshold
     # Of an experiment.
     DOMAINS = f"{PREFIX}domains"  # the target domains that its views have columns for
 
@@ -53,18 +63,20 @@ class Scope:
     """The first part of a metric's name."""
 
     VAL = "val"
-    SOURCE = "source"
+    SOURCE = "source"  # the mean of several, each of which has its own, see `source_scope`
     TARGET = "target"  # followed by a domain, see `target_scope`
     TARGET_MEAN = "target_mean"
     TARGET_WORST = "target_worst"
     TRANSFER = "transfer"
     POOLED = "pooled"  # all domains as one
-    CROSS = "cross"  # followed by the domain of the good maps and that of the fault maps
+    CROSS = "cross"  # followed by the domain of the good and that of the fault maps, or a domain and two of its groups
     HARMONIC = "harmonic"
+    ADAPTED = "adapted"  # followed by adapters, a number of maps and a scope, see `adapted_scope`
     EPOCH = "epoch"
     COST = "cost"
     STUDY = "study"
     GRID = "grid"
+    WATCH = "watch"
 
 
 class Artifact:
@@ -77,10 +89,14 @@ class Artifact:
     SCORES = "scores"
     FIGURES = "figures"
     HEATMAPS = "heatmaps"
-    CHECKPOINT = "checkpoint"
+    CHECKPOINT = "checkpoint"  # of a run of before 0.19, or one that failed; else in the model
+    MODEL = "model"  # the run's folder of it; in MLflow a logged model
     LOGS = "logs"
 
 
+SOURCE_ONLY, K_NORMALS = "source_only", "k_normals"  # whether healthy maps of the target are used
+REFERENCE = "reference"  # split of the healthy `train/good` maps that adapters draw from
+PUBLISHED = "published"  # `score.image`: as the model's authors have it
 AUROC = "image_AUROC"  # the metric by which runs are compared
 DOMAIN = r"^\w([\w.\- ]*[\w\-])?$"  # what MLflow takes as part of a metric's name, and Windows as a file's
 DOMAIN_BYTES = 100  # two of them and a metric fit the 250 characters of a name; one and a suffix, those of a file's
@@ -101,8 +117,23 @@ def domain_flaw(name: str) -> str:
     return ""
 
 
+def sources_of(source: str) -> list[str]:
+    """The domains that a run's source names: `domain_A`, or several as `domain_A,domain_B`."""
+    return source.split(",")
+
+
+def source_scope(domain: str) -> str:
+    """Of one source where a run has several; `source` alone is their mean."""
+    return f"{Scope.SOURCE}/{domain}"
+
+
 def target_scope(domain: str) -> str:
     return f"{Scope.TARGET}/{domain}"
+
+
+def adapted_scope(chain: Sequence[str], k: int, scope: str) -> str:
+    """`adapted/merge-z/k16/target_mean` for the adapters `merge`, then `z`; MLflow refuses `+`."""
+    return f"{Scope.ADAPTED}/{'-'.join(chain)}/k{k}/{scope}"
 
 
 VAL_AUROC = metric_name(Scope.VAL, AUROC)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import shutil
 import signal
@@ -13,6 +14,13 @@ from pathlib import Path
 import pytest
 from hypothesis import Phase, settings
 from maps import write_domain
+from workers import (  # noqa: F401 - hooks
+    pytest_handlecrashitem,
+    pytest_report_teststatus,
+    pytest_terminal_summary,
+    pytest_testnodedown,
+    pytest_xdist_make_scheduler,
+)
 
 # A mutant is noticed by the first example that fails; looking for the smallest one takes seconds.
 settings.register_profile("mutants", phases=[Phase.explicit, Phase.generate], database=None)
@@ -26,6 +34,22 @@ def pytest_configure(config: pytest.Config) -> None:
     if hasattr(config, "workerinput"):  # a worker of xdist has one core: more threads would wait for each other
         for library in ("OMP", "NUMBA"):
             os.environ.setdefault(f"{library}_NUM_THREADS", "1")
+    gc.set_threshold(50_000)  # as the command line does
+
+
+@pytest.fixture(autouse=True)
+def _emptied(request: pytest.FixtureRequest) -> Iterator[None]:
+    """A passed test's folder is emptied, for all of them hold gigabytes.
+
+    It stays itself, unlike under pytest's own policy: MLflow keeps its connections by path, and no other test may get
+    the same one.
+    """
+    failed = request.session.testsfailed
+    yield
+    folder = request.node.funcargs.get("tmp_path")
+    if folder is not None and request.session.testsfailed == failed:
+        for path in folder.iterdir():
+            shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink()
 
 
 @pytest.fixture(scope="session")
@@ -113,4 +137,5 @@ def refused(exit_code, capfd, tmp_path, monkeypatch):  # noqa: ANN001, ANN201
 
     (tmp_path / "cache").mkdir()
     monkeypatch.setenv("HDMAP_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("HDMAP_FORKS", "0")  # nothing is to run, so no server need begin its imports
     return Refused(exit_code, capfd, tmp_path)

@@ -62,7 +62,7 @@ def main() -> int:
     if given.only:
         settings.only_mutate = given.only
     if given.tests:
-        settings.pytest_add_cli_args_test_selection = [*given.tests, "-m", "not slow"]
+        settings.pytest_add_cli_args_test_selection = [*given.tests, "-m", "not slow or mutants"]
     chosen: list[str] = []
     if not given.again:
         shutil.rmtree("mutants", ignore_errors=True)  # mutmut would keep what an earlier choice of files left unmutated

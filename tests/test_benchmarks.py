@@ -4,53 +4,27 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
+import pandas as pd
 import pytest
+import starts
 
-from benchmarks import quickstarts
+from benchmarks import adaptation, calibrate, quickstarts
 from benchmarks.coverage import MEASURES, Design
 from hdmap_mlflow.models.registry import REGISTRY
 
 ROOT = Path(__file__).parents[1]
-# Feeds 150 batches of 32 maps, 300 MB of embeddings in all, under a limit of 200 MB of data beyond what is loaded.
-BOUNDED = """
-import resource, sys
-import torch
-from hdmap_mlflow.models.parts.coreset import StreamingCoreset, greedy
-from hdmap_mlflow.models.own.padim import Moments
-
-greedy(torch.rand(50, 20), 5, 0)  # compiled before the limit is set
-status = open("/proc/self/status").read()
-data = int(status.split("VmData:")[1].split()[0]) * 1024
-resource.setrlimit(resource.RLIMIT_DATA, (data + 200_000_000, resource.RLIM_INFINITY))
-kind = sys.argv[1]
-kept, moments, stream = [], None, StreamingCoreset(100, 10_000)
-for batch in range(150):
-    if kind == "all":
-        kept.append(torch.rand(32, 50, 320))
-    elif kind == "padim":
-        embedding = torch.rand(32, 50, 320)
-        moments = moments or Moments(embedding)
-        moments.add(embedding)
-    else:
-        stream.add(torch.rand(32 * 64, 64))
-print("done", len(stream.result()) if kind == "patchcore" else moments.covariance().shape)
-"""
-
-
-def bounded(kind: str) -> subprocess.CompletedProcess:
-    command = [sys.executable, "-W", "ignore", "-c", BOUNDED, kind]
-    return subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
 
 
 @pytest.mark.slow
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
 def test_fitting_from_a_stream_stays_within_a_limit_that_keeping_everything_breaks() -> None:
-    assert "done" not in bounded("all").stdout  # the limit limits
-    for kind in ("padim", "patchcore"):
-        done = bounded(kind)
-        assert "done" in done.stdout, done.stderr[-500:]
+    for kind, fits in (("all", False), ("padim", True), ("patchcore", True)):  # the limit limits
+        process = starts.Work(starts.bounded, kind)
+        process.wait(120)
+        assert ("done" in process.log.read_text()) is fits, process.log.read_text()[-500:]
 
 
 @pytest.mark.slow
@@ -63,11 +37,11 @@ def test_the_comparison_with_plain_anomalib_compares_equal_results() -> None:
 
 
 @pytest.mark.slow
-def test_the_calibration_shows_that_published_maps_are_easier_for_both_methods() -> None:
-    command = [sys.executable, "-W", "ignore", "-m", "benchmarks.calibrate", "--domains", "domain_A"]
-    command += ["--train", "24", "--test", "24"]
-    out = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=True).stdout
-    head, _, published, hard = ([cell.strip() for cell in line.split("|")] for line in out.splitlines())
+def test_the_calibration_shows_that_published_maps_are_easier_for_both_methods(monkeypatch, capsys) -> None:
+    monkeypatch.setattr(sys, "argv", ["calibrate", "--domains", "domain_A", "--train", "24", "--test", "24"])
+    calibrate.main()
+    table = capsys.readouterr().out.splitlines()[-4:]
+    head, _, published, hard = ([cell.strip() for cell in line.split("|")] for line in table)
     assert published[2:3] + hard[2:3] == ["0.58/0.58", "0.26/0.26"]
     for method in ("patchcore", "padim"):
         column = head.index(method)
@@ -121,3 +95,97 @@ def test_over_recordings_intervals_cover_and_the_test_errs_as_claimed_and_over_m
         )
         assert low - 0.02 <= aware <= high + 0.02, name
         assert unaware > 0.15 if "test" in name else unaware < 0.9, name
+
+
+def test_the_benchmark_of_adapters_writes_its_table_and_goes_on_where_it_was_stopped(tmp_path, monkeypatch, capsys):
+    """Features of two channels in place of a backbone's; the target has twice the gain."""
+    import torch
+    from sklearn.metrics import roc_auc_score
+
+    def features(count: int, gain: float, seed: int, faults: int = 0) -> torch.Tensor:
+        out = gain * torch.rand(count, 2, 4, 4, generator=torch.Generator().manual_seed(seed))
+        out[:, 1] += 3 * gain  # which a memory of the first channel alone would take for a fault, and a fault for less
+        out[count - faults :, 1] -= 2 * gain
+        return out
+
+    def domain(gain: float, seed: int) -> adaptation.Domain:
+        train, val, test = features(8, gain, seed), features(6, gain, seed + 1), features(10, gain, seed + 2, faults=5)
+        return adaptation.Domain(train, val, np.ones(6, bool), test, np.repeat([0, 1], 5))
+
+    def nearest(rows: torch.Tensor, _count: int) -> tuple[torch.Tensor, torch.Tensor]:
+        return torch.cdist(rows, inner.memory_bank).min(dim=1)
+
+    inner = SimpleNamespace(nearest_neighbors=nearest, compute_anomaly_score=lambda patches, *_: patches.amax(dim=1))
+    domains = {"A": domain(1.0, 0), "B": domain(2.0, 10)}
+    banks = {name: one.train[:4].movedim(1, -1).flatten(0, -2) for name, one in domains.items()}
+    read = []
+    monkeypatch.setattr(adaptation, "read", lambda *_: read.append(1) or (inner, domains, banks))
+    monkeypatch.setattr(adaptation, "K", (0, 2, 4))
+    out = tmp_path / "new" / "table.md"
+    adaptation.main(["--data", "any", "--out", str(out), "--pairs", "1"])
+    first = pd.read_csv(out.with_suffix(".csv"))
+    assert set(first["pair"]) == {"A -> B"} and len(first) == 2 + 2 * 3 * 9
+    z = first[first["chain"] == "z"]["image_AUROC"]
+    assert z.tolist() == [first["image_AUROC"][0]] * 6, "the order of a target's maps stays"
+    for k in (2, 4):
+        drawn = domains["B"].train[np.random.default_rng([1, 0]).permutation(8)[:k]].movedim(1, -1).flatten(0, -2)
+        patches = torch.cdist(domains["B"].test.movedim(1, -1).flatten(1, -2), drawn).amin(dim=2)
+        (bank,) = first[(first["chain"] == "k_bank") & (first["k"] == k) & (first["draw"] == 0)]["image_AUROC"]
+        assert bank == pytest.approx(roc_auc_score(domains["B"].label, patches.amax(dim=1))), "by all channels"
+    pair = adaptation.pair
+    monkeypatch.setattr(adaptation, "pair", lambda *given: read.append(2) or pair(*given))
+    adaptation.main(["--data", "any", "--out", str(out)])
+    assert read.count(2) == 1, "the pair that was there is not computed again"
+    head, _, plain, *rest = out.read_text().splitlines()
+    assert head.startswith("| chain | k | pairs |") and plain.startswith("| plain | 0 | 2 | 0 | ") and len(rest) == 19
+    assert "| | 0.000 |" in plain.replace("  ", " "), "one draw has no sd"
+    assert "| merge+z | 4 | 2 |" in capsys.readouterr().out
+
+
+def test_the_page_on_transfer_says_who_gains_and_what_was_not_run():
+    from dataclasses import replace
+
+    from records import DOMAINS, all_but, record
+
+    from benchmarks import transfer
+    from hdmap_mlflow.report.arrange import arrange
+
+    def way(depth: str, one: float, several: float | None) -> list:
+        runs = [record("patchcore", source, 0, one) for source in DOMAINS]
+        runs += [all_but(target, several, "patchcore") for target in DOMAINS] if several is not None else []
+        return [
+            replace(
+                run, params={**run.params, "model.depth": depth}, tags={**run.tags, "hdmap.fingerprint": str(i) + depth}
+            )
+            for i, run in enumerate(runs)
+        ]
+
+    grid = arrange([*way("3", 0.5, 3.0), *way("4", 2.5, None)])
+    by_depth = {entry.first.params["model.depth"]: entry for entry in grid.entries}
+    entries = {("patchcore", "as it is"): by_depth["3"], ("patchcore", "row context"): by_depth["4"]}
+    found = transfer.Measured(entries, grid, 7)
+    answers = transfer.answers(found)
+    assert answers["more sources"]["patchcore"].low > 0
+    assert (
+        list(answers["row context"]) == ["patchcore, one source"]
+        and answers["row context"]["patchcore, one source"].low > 0
+    )
+    text = transfer.page({"made": found}, "one model", "python -m benchmarks.transfer")
+    assert "- made. All domains but the target as sources, in place of one: helps patchcore (+" in text
+    assert "Row context and row score together: not run." in text and "made: 9 runs, 7 of those" in text
+    assert "not run of the whole plan: `padim`, " in text and "both of any model, seed 1, seed 2." in text
+    assert "Not run at all: simulated maps." in text
+    assert "| patchcore | row context |" in text and "| not run | 0 |" in text
+
+
+@pytest.mark.slow
+def test_the_benchmark_of_a_card_tries_every_line_on_a_cpu(tmp_path) -> None:
+    command = [sys.executable, "-W", "ignore", "-m", "benchmarks.gpu", "--device", "cpu", "--tiny", "--size", "64"]
+    subprocess.run([*command, "--out", tmp_path / "gpu.md"], capture_output=True, cwd=ROOT, check=True)
+    rows = [line.split("|")[1:-1] for line in (tmp_path / "gpu.md").read_text().splitlines() if line.startswith("| ")]
+    cells = {(row[0].strip(), row[1].strip()): row for row in rows}
+    assert {("patchcore", "plain"), ("patchcore", "ours"), ("padim", "plain"), ("padim", "ours")} <= set(cells)
+    for model in ("patchcore", "padim"):
+        assert float(cells[model, "ours"][-1]) == 0  # here both are the CPU
+    assert any(name.startswith("coreset") and row[-1].strip() == "0.0% other picks" for (name, _), row in cells.items())
+    assert any(name.startswith("search") for name, _ in cells) and sum(name in ("32", "64") for name, _ in cells) == 2

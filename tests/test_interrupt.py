@@ -4,9 +4,12 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 
 import pytest
+
+from hdmap_mlflow import interrupt
 
 START = "import signal; signal.signal(signal.SIGINT, signal.{how})\n"
 PROGRAM = """
@@ -72,11 +75,9 @@ def test_what_is_sent_twice_at_the_same_moment_is_one(program, how, line):
 
 def test_what_a_forked_process_is_sent_is_not_its_parents(program):
     """As a worker of a loader is: it obeys, and its parent goes on."""
-    fork = "pid = os.fork(); pid or (print(os.getpid(), flush=True), time.sleep(60))"
+    fork = "pid = os.fork(); pid or (os.write(2, b'%d\\n' % os.getpid()), time.sleep(60))"
     process = program(before=fork, work="print(os.waitpid(pid, 0)[1] != 0)", ending="os._exit(7)")
-    line = process.stdout.readline()
-    child = int(line) if line != "ready\n" else int(process.stdout.readline())
-    os.kill(child, signal.SIGINT)
+    os.kill(int(process.stderr.readline()), signal.SIGINT)
     out, err = process.communicate(timeout=20)
     assert out.splitlines()[-1] == "True" and process.returncode == 0 and "interrupted" not in err
 
@@ -95,3 +96,23 @@ def test_the_handlers_from_before_are_back_in_the_end():
         assert signal.getsignal(signal.SIGTERM) is not before[1]
     assert (signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)) == before
     assert signal.set_wakeup_fd(-1) == -1
+
+
+HOLDING = 'with interrupt.held(): os.kill(os.getpid(), signal.{name}); time.sleep(0.2); print("whole", flush=True)'
+
+
+@pytest.mark.parametrize("name", ["SIGINT", "SIGTERM"])
+def test_what_must_not_be_cut_in_two_ends_before_an_interrupt_is_obeyed(program, name):
+    process = program(HOLDING.format(name=name), 'print("obeyed")', before="import signal")
+    out, err = process.communicate(timeout=20)
+    assert out == "whole\nobeyed\n" and process.returncode == 130
+    assert err.startswith("interrupted"), "it is said at once"
+
+
+def test_what_is_held_leaves_the_handlers_as_they_were_and_disturbs_no_other_thread():
+    before = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
+    done = []
+    with interrupt.held():
+        threading.Thread(target=lambda: done.append(interrupt.held().__enter__())).start()
+        assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)] != before
+    assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)] == before and done == [None]

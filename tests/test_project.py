@@ -29,26 +29,34 @@ MODEL_PARAMETERS = {
     "seed": 0,
     "split_seed": 0,
     "overrides": "",
+    "adapters": "",
+    "k": "",
 }
 MAIN_MODELS = ["patchcore", "padim", "reverse_distillation", "draem", "draem_sevnet", "dinomaly", "efficient_ad"]
 MAIN_MODELS += ["fastflow", "cflow", "uninet", "supersimplenet", "stfpm", "toothwise"]
 # The house, floor by floor: a file imports nothing that stands after it, at its head or within its functions.
 HOUSE = {
     "": "names errors interrupt numbers files console process sqlite",
-    "config": "protocols documents settings conditions layers identity",
-    "data": "faults formats simulate matfiles packed folder metadata layout dataset splits datamodule",
+    "config": "budget protocols documents spec settings conditions layers identity",
+    "data": "faults formats simulate matfiles packed padding sources folder metadata layout built dataset splits "
+    "datamodule",
+    "signals": "gears simulate spec readers record angle resample closure difference maps plan average align build",
     "models": "searchspace entry signature weights backbones one_pass epochs registry",
-    "models/parts": "auroc blur coreset features rows textures",
+    "models/parts": "auroc blur context coreset engine features nearest rows textures",
     "models/own": "cfa cflow csflow cutpaste dinomaly draem_sevnet fastflow padim patchcore reverse_distillation "
     "toothwise uflow uninet",
-    "models ": "builder contract",
-    "evaluation": "pixels intervals sample confounds damage scoring pooled metrics cards shift figures pictures",
-    "tracking": "database patience client journal record store views server",
-    "runs": "meter extras setup identity train result history workdir flow export rescore verify upload",
+    "models ": "builder contract onnx",
+    "evaluation": "pixels sample intervals confounds damage scoring pooled resampled metrics cards shift alarms "
+    "figures pictures",
+    "adaptation": "adapter scores bank kept wrapped features network table chain scale draw stage outcome",
+    "tracking": "database patience fetched client model journal copies record store watched views server",
+    "runs": "meter extras setup identity train result history trained loose reading predict served workdir steps flow "
+    "export rescore verify adapt promote upload clean watch",
     "execution": "gpus task board child preload forks watch executor local ray launch",
-    "grid": "plan driver",
+    "grid": "adaptations plan driver",
     "tuning": "request storage pruning space study findings search driver",
-    "report": "arrange selection stacks tables summary citations sections latex charts page write",
+    "report": "arrange selection stacks several adapted curves agreement travels tables summary citations section "
+    "sections latex charts sheets page write",
     "cli": "app guideline options catalogue show commands finished weights",
     " ": "__main__",
 }

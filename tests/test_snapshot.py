@@ -6,16 +6,16 @@ anew: only for a name that is added, never to let one go.
 
 import json
 import re
-import subprocess
-import sys
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 from lab import SOURCE, write
 from mlflow import MlflowClient
+from mlflow.utils.file_utils import local_file_uri_to_path
 from reference import images
 from servers import new_store
+from starts import hdmap
 
 from hdmap_mlflow.config import RunConfig, fingerprint
 
@@ -34,6 +34,7 @@ PERSONAL = (
     "hdmap.process",
     "hdmap.fingerprint",
     "hdmap.planned",
+    "hdmap.model_digest",
     "hdmap.resume",
     "hdmap.storage",
     "hdmap.gpu",
@@ -43,14 +44,6 @@ PERSONAL = (
 CODE = re.compile(r"(?<=^grid/4 runs)/[0-9a-f]{6}$")  # of a grid's name, what follows from its runs' fingerprints
 MACHINE = ("mlflow.source", "mlflow.user")  # MLflow's own, different in a clone and in an archive
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("snapshot")]
-
-
-def hdmap(folder, *arguments):
-    done = subprocess.run(
-        [sys.executable, "-m", "hdmap_mlflow", *map(str, arguments)], cwd=folder, text=True, capture_output=True
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
-    return done.stdout
 
 
 def below(client, run_id, path=""):
@@ -63,8 +56,8 @@ def below(client, run_id, path=""):
 
 def identity(client, run_id, root):
     """The fingerprint of a run whose code never changes."""
-    file = client.download_artifacts(run_id, "config.json")
-    config = RunConfig.model_validate_json(Path(file).read_text())
+    file = Path(local_file_uri_to_path(client.get_run(run_id).info.artifact_uri), "config.json")
+    config = RunConfig.model_validate_json(file.read_text())
     digests = [(folder.name, images.domain_digest(folder)) for folder in sorted(root.iterdir())]
     return fingerprint(config, json.dumps(digests), "code")
 

@@ -6,6 +6,7 @@ from collections import defaultdict
 
 from hdmap_mlflow.config import packaged_conditions
 from hdmap_mlflow.console import show_table
+from hdmap_mlflow.errors import BadInput
 from hdmap_mlflow.models.registry import REGISTRY, find_model
 from hdmap_mlflow.runs import setup
 
@@ -19,8 +20,9 @@ def show_models() -> None:
         weights = "hub" if entry.needs.online else entry.weights.describe() if entry.weights else "none"
         names = list(packaged_conditions(model))
         conditions = ", ".join(names[:2]) + (f", {len(names) - 2} more" if len(names) > 2 else "")
-        rows.append([model, "yes" if entry.trains else "no", weights, entry.needs.describe(), conditions, entry.paper])
-    columns = ["model", "trains", "weights", "needs", "conditions", "paper"]
+        does = ["yes" if answer else "no" for answer in (entry.trains, entry.onnx)]
+        rows.append([model, *does, weights, entry.needs.describe(), conditions, entry.paper])
+    columns = ["model", "trains", "onnx", "weights", "needs", "conditions", "paper"]
     show_table("models", columns, rows, left=len(columns))
     print("\n".join(f"random weights in the quickstart of {', '.join(of)}: {why}" for why, of in reasons.items()))
 
@@ -41,3 +43,16 @@ def show_model(model: str) -> None:
         [[key, flat[key], searched.get(key, "")] for key in keys],
         left=3,
     )
+
+
+def show_registered(uri: str | None, name: str | None) -> None:
+    """One row per registered version: what it knows, and the run that it is of."""
+    from hdmap_mlflow import tracking
+
+    rows = [row for row in tracking.model.registered(tracking.absolute_uri(uri)) if name in (None, row["name"])]
+    if not rows:
+        raise BadInput(
+            f"{name or 'nothing'} is not registered; `hdmap promote RUN --name NAME` registers a run's model"
+        )
+    columns = ("name", "version", "alias", "model", "source", "validation", "data_digest", "run")
+    show_table("registered models", columns, [[row[column] for column in columns] for row in rows], left=len(columns))

@@ -6,6 +6,7 @@ options, calls what does the work, and prints; the number that it returns is the
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated
 
 from hdmap_mlflow.cli.app import app
@@ -20,18 +21,24 @@ from hdmap_mlflow.cli.options import (
     Model,
     Out,
     Positive,
+    Reals,
+    RepairOptions,
     RunOptions,
     ShareOptions,
     Switch,
     Text,
+    Uri,
     Whole,
+    Wholes,
     given,
     of,
     says,
 )
 from hdmap_mlflow.errors import BadInput
+from hdmap_mlflow.files import expanded
 
 BLOCK, SEARCH, SIMULATE = "grid.plan:Block", "tuning.request:SearchRequest", "data.simulate:simulate"
+VIBRATION = "signals.simulate:simulate_vibration"
 
 
 @app.command
@@ -43,6 +50,7 @@ def train(
         Text, says("A condition of the model's file.", of("runs.setup:configure", "condition"))
     ] = None,
     run: RunOptions = RunOptions(),
+    repair: RepairOptions = RepairOptions(),
 ) -> None:
     """Train a model on one domain, evaluate it on all, record the run in MLflow."""
     from hdmap_mlflow import tracking
@@ -50,7 +58,7 @@ def train(
     from hdmap_mlflow.runs import flow, setup
 
     said = given(model=model, condition=condition, conditions=run.condition_file, overrides=run.overrides)
-    result = flow.execute(setup.configure(**said, flags=run.flags()))
+    result = flow.execute(setup.configure(**said, flags=run.flags() | repair.flags()))
     show(result)
     print(f"\nrun {result.run_id}; {tracking.invitation(result.uri, result.run_id)}")
 
@@ -81,6 +89,36 @@ def simulate(
 
 
 @app.command
+def simulate_vibration(
+    *,
+    out: Out,
+    train: Annotated[Maps, says("Healthy recordings to train on.", of(VIBRATION, "train"))] = None,
+    test: Annotated[Maps, says("Recordings of each state to test on.", of(VIBRATION, "test"))] = None,
+    maps: Annotated[Maps, says("Maps that a recording is long enough for.", of(VIBRATION, "maps"))] = None,
+    averages: Annotated[Maps, says("Periods averaged in a map.", of(VIBRATION, "averages"))] = None,
+    severities: Annotated[Reals, says("Damage, in amplitudes of the mesh.", of(VIBRATION, "severities"))] = None,
+    teeth: Annotated[Wholes, says("Damaged teeth of the first planet.", of(VIBRATION, "teeth"))] = None,
+    noise: Annotated[Amount, says("Its sd, in amplitudes of the mesh.", of(VIBRATION, "noise"))] = None,
+    deviation: Annotated[
+        Amount, says("Of healthy teeth, sd in amplitudes of the mesh.", of(VIBRATION, "deviation"))
+    ] = None,
+    encoder: Annotated[
+        Text, says("sound, offset, once_a_turn, drift or missing (pulses).", of(VIBRATION, "encoder"))
+    ] = None,
+    seed: Annotated[Whole, says("Seed of the recordings.", of(VIBRATION, "seed"))] = None,
+) -> None:
+    """Write SIMULATED vibration of a planetary gearbox and the spec with which build-maps takes it."""
+    from hdmap_mlflow.signals.simulate import SPEC
+    from hdmap_mlflow.signals.simulate import simulate_vibration as write
+
+    counts = given(train=train, test=test, maps=maps, averages=averages, seed=seed)
+    damage = given(severities=severities, teeth=teeth, noise=noise, deviation=deviation, encoder=encoder)
+    root = write(out, **counts, **damage)
+    print(f"simulated vibration is in {root}; it says nothing about a real gearbox")
+    print(f"next: hdmap build-maps {root / SPEC} --out maps")
+
+
+@app.command
 def import_mat(
     spec: Annotated[Folder, says("JSON or YAML: domain -> files, scaling, counts, seed.")],
     /,
@@ -96,15 +134,49 @@ def import_mat(
 
 
 @app.command
+def build_maps(
+    spec: Annotated[str, says("YAML: gears, records, phase references; or demo (small, simulated).")] = "demo",
+    /,
+    *,
+    source: Annotated[Text, says("Folder that holds the records.", "the spec's own")] = None,
+    out: Out = Path("maps"),
+) -> int:
+    """Build HDMAP-style maps from vibration and a phase reference; one that was interrupted goes on."""
+    from hdmap_mlflow.report import sheets
+    from hdmap_mlflow.signals import build
+
+    path = build.demo() if spec == "demo" else expanded(spec)
+    build.build_maps(path, expanded(source) if source else path.parent, out)
+    print(f"pictures: {sheets.show(out, out / sheets.PAGE)}")
+    return check_data(out)
+
+
+@app.command
+def show(
+    place: Annotated[Folder, says("Data root, map, spec of records, the folder with its SPEC.yaml, or a record.")],
+    /,
+    *,
+    out: Annotated[Folder, says("The picture: a name that ends in .png or .html.")],
+) -> None:
+    """Draw records, or maps and what they were built from: spectrum, average, difference, halves."""
+    from hdmap_mlflow.report import sheets
+
+    print(sheets.show(place, out))
+
+
+@app.command
 def check_data(
     root: Annotated[Folder, says("Data root: <root>/<domain>/{train/good,test/good,test/fault}.")], /
 ) -> int:
     """Print a table of every domain and every problem found; exit code 1 if there is one."""
     from hdmap_mlflow.console import show_table
     from hdmap_mlflow.data import layout
+    from hdmap_mlflow.data.built import built as how_built
 
-    frame, problems = layout.check(layout.find_root(str(root)))
+    frame, problems = layout.check(place := layout.find_root(str(root)))
     show_table(str(root), list(frame.columns), list(frame.itertuples(index=False)), left=2)
+    if built := how_built(place):
+        print(built)
     for problem in problems:
         print(f"problem: {problem}")
     print(f"{len(problems)} problem{'' if len(problems) == 1 else 's'} found")
@@ -116,9 +188,15 @@ def grid(
     *,
     models: Annotated[Text, says("Comma list, or all.", of(BLOCK, "models"))] = None,
     conditions: Annotated[Text, says("Comma list, or all.", of(BLOCK, "conditions"))] = None,
-    sources: Annotated[Text, says("Comma list, or all.", of(BLOCK, "sources"))] = None,
+    sources: Annotated[
+        Text, says("Comma list (A+B: trained on both), all, or leave-one-out.", of(BLOCK, "sources"))
+    ] = None,
     targets: Annotated[Text, says("auto (all other domains) or a comma list.", of(BLOCK, "targets"))] = None,
     seeds: Annotated[Text, says("Comma list.", of(BLOCK, "seeds"))] = None,
+    adapters: Annotated[
+        Text, says("What each run is adapted with: source_only,z,merge+z.", "z where k is given")
+    ] = None,
+    k: Annotated[Text, says("With so many healthy maps of each target: 0,4,16,64.", "none")] = None,
     data: DataOptions = DataOptions(),
     grid: Annotated[Text, says("YAML file with the flags above, or a list of such blocks.")] = None,
     plan: Annotated[Switch, says("Show what would run; start nothing.")] = False,
@@ -149,7 +227,9 @@ def grid(
         force=force,
         **given(stagger=stagger),
     )
-    driver.run({**flags, "seeds": seeds}, grid, launch, plan_only=plan, **given(repeat=repeat))
+    driver.run(
+        {**flags, "seeds": seeds, "adapters": adapters, "k": k}, grid, launch, plan_only=plan, **given(repeat=repeat)
+    )
 
 
 @app.command
@@ -175,6 +255,7 @@ def tune(
     status: Annotated[Switch, says("Print the study so far; start nothing.")] = False,
     condition: Annotated[Text, says("What is not searched, and the search itself.", of(SEARCH, "condition"))] = None,
     run: RunOptions = RunOptions(),
+    repair: RepairOptions = RepairOptions(),
     jobs: Annotated[Jobs, says("Trials at once; 0: as many as fit.")] = 1,
     share: ShareOptions = ShareOptions(),
 ) -> None:
@@ -196,14 +277,14 @@ def tune(
         study=study,
         refit_seeds=refit_seeds,
     )
-    wanted = search.SearchRequest(**said, flags=run.flags())
+    wanted = search.SearchRequest(**said, flags=run.flags() | repair.flags())
     if status:
         driver.status(wanted)
     else:
         ray = not share.no_ray and (jobs != 1 or share.ray_address is not None)
         launch = Launch(share.share(), jobs, ray, share.ray_address, stagger=0)
         launch.check()
-        driver.tune(search.check(wanted), launch)
+        driver.tune(search.check(wanted, launch.warm), launch)
 
 
 @app.command
@@ -231,8 +312,16 @@ def gpus(*, idle: IdleOptions = IdleOptions()) -> int:
 
 
 @app.command
-def models(name: Annotated[Text, says("One model, with all its settings.", "all")] = None, /) -> None:
+def models(
+    name: Annotated[Text, says("One model, with all its settings.", "all")] = None,
+    /,
+    *,
+    registered: Annotated[Switch, says("What hdmap promote put into MLflow's registry instead.")] = False,
+    uri: Uri = None,
+) -> None:
     """Print the registry: which models there are, what each needs, its conditions and its paper."""
     from hdmap_mlflow.cli import catalogue
 
+    if registered:
+        return catalogue.show_registered(uri, name)
     catalogue.show_model(name) if name else catalogue.show_models()

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from cyclopts import Parameter, Token
 from cyclopts.validators import Number
 
+from hdmap_mlflow.errors import BadInput
 from hdmap_mlflow.files import expanded
 from hdmap_mlflow.numbers import real, whole
 
@@ -60,17 +61,30 @@ def _reads(kind: Callable[[str], object], absent: object = None, **law: float) -
     return Parameter(converter=read, **number)
 
 
+def _listed(kind: Callable[[str], float]) -> Parameter:
+    """Numbers with commas between them; a list is one word."""
+
+    def read(_type: type, tokens: Sequence[Token]) -> object:
+        return tuple(kind(word) for word in tokens[0].value.split(",")) if tokens[0].value else None
+
+    return Parameter(converter=read, n_tokens=1, negative=())
+
+
 Text = Annotated[str | None, _reads(str, absent="")]
 Whole = Annotated[int | None, _reads(whole, gte=0)]
 Positive = Annotated[int | None, _reads(whole, gt=0)]
 Amount = Annotated[float | None, _reads(real, gte=0)]
 Maps = Annotated[int | None, _reads(whole, gte=1, lte=1_000_000)]
+Seconds = Annotated[float | None, _reads(real, gt=0)]
 Percent = Annotated[float | None, _reads(real, gte=0, lte=100)]
+Reals = Annotated[tuple[float, ...] | None, _listed(real)]
+Wholes = Annotated[tuple[int, ...] | None, _listed(whole)]
 Jobs = Annotated[int | None, _reads(whole, absent=0, gte=0)]
 Limit = Annotated[float | None, _reads(real, absent=0, gte=0)]
 Fraction = Annotated[float | None, _reads(real, absent=-1, gte=0)]
 Switch = Annotated[bool, Parameter(negative=())]  # there is no --no-plan
 
+ADAPT = "config.settings:AdaptConfig"
 DATA, TRAIN, IDLE = "config.settings:DataConfig", "config.settings:TrainConfig", "execution.gpus:Idle"
 Model = Annotated[Text, says("A model of the registry, or package.module:Class.", of("runs.setup:configure", "model"))]
 Folder = Annotated[Path, _reads(expanded)]  # or a file
@@ -92,6 +106,7 @@ class DataOptions:
     condition_file: Annotated[Text, says("A condition file of your own.", "the packaged one")] = None
     overrides: Annotated[Text, says('Settings, e.g. "model.num_neighbors=5,train.max_epochs=3".')] = None
     experiment: Annotated[Text, says("The experiment in MLflow that is written to.", EXPERIMENT)] = None
+    budget: Annotated[Text, says("What each may train: epochs=, steps=, maps= or seconds=N.", "the epochs set")] = None
 
 
 @Parameter(name="*")
@@ -99,7 +114,7 @@ class DataOptions:
 class RunOptions(DataOptions):
     """What a run, or every trial of a study, is trained on."""
 
-    source_domain: Annotated[Text, says("The domain to train on.", of(DATA, "source_domain"))] = None
+    source_domain: Annotated[Text, says("The domain to train on, or several: A,B.", of(DATA, "source_domain"))] = None
     target_domains: Annotated[
         str | None, says("auto (all others) or a comma list, which may be empty.", of(DATA, "target_domains"))
     ] = None
@@ -123,8 +138,24 @@ class RunOptions(DataOptions):
             "split_seed": self.split_seed,
         }
         data = DataConfig().model_dump(include=set(named)) | given(**named)
-        place = given(**{"tracking.experiment": self.experiment})  # a condition may name one
+        place = given(**{"tracking.experiment": self.experiment, "train.budget": self.budget})  # a condition may, too
         return {f"data.{name}": data[name] for name in named} | {"train.seed": self.seed or TrainConfig().seed} | place
+
+
+@Parameter(name="*")
+@dataclass(frozen=True)
+class RepairOptions:
+    """How the transfer to the targets is repaired."""
+
+    adapters: Annotated[Text, says("Adapters in their order, a comma list: z, or merge,z.", "z")] = None
+    k: Annotated[Text, says("Healthy maps of each target that they get.", of(ADAPT, "k"))] = None
+
+    def flags(self) -> dict[str, object]:
+        from hdmap_mlflow.adaptation.chain import parse, working
+
+        if self.adapters and self.k is None and not working(parse(self.adapters), 0):
+            raise BadInput(f"--adapters {self.adapters} change nothing without healthy maps; give --k 16, or another k")
+        return given(**{"adapt.adapters": self.adapters, "adapt.k": self.k})
 
 
 @Parameter(name="*")

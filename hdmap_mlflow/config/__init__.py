@@ -2,7 +2,7 @@
 
 from hdmap_mlflow.config.conditions import find_condition, load_conditions, name_problem, packaged_conditions
 from hdmap_mlflow.config.documents import read_json, read_yaml
-from hdmap_mlflow.config.identity import NOT_IDENTITY, fingerprint, identifying
+from hdmap_mlflow.config.identity import NOT_IDENTITY, fingerprint, identifying, unsaid
 from hdmap_mlflow.config.layers import (
     build_config,
     dotted,
@@ -13,6 +13,7 @@ from hdmap_mlflow.config.layers import (
     with_values,
 )
 from hdmap_mlflow.config.settings import (
+    AdaptConfig,
     CheckedConfig,
     Count,
     DataConfig,
@@ -22,4 +23,5 @@ from hdmap_mlflow.config.settings import (
     Seed,
     TrackingConfig,
     TrainConfig,
+    own_experiment,
 )

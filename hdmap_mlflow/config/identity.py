@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+from functools import cache
 
-from hdmap_mlflow.config.settings import RunConfig
+from hdmap_mlflow.config.settings import ModelConfig, RunConfig
 
 # Where a run happens and what is kept of it does not change its numbers.
 NOT_IDENTITY = {
@@ -15,7 +16,16 @@ NOT_IDENTITY = {
     "data.feature_cache_mb",
     "data.eval_batch_size",
     "train.device",
+    "train.engine",
     "evaluation.sample",
+}
+# Settings of later versions: at their defaults a run is the one that it was before.
+LATER = ("adapt.", "score.", "train.budget", "data.resize")
+OF_MODELS = {  # settings of a model, with the value that they then had
+    "model.row_context": "[]",
+    "model.topk_ratio": "1.0",
+    "model.row_dropout": "0.0",
+    "model.kv_dropout": "0.0",
 }
 
 
@@ -31,4 +41,18 @@ def fingerprint(config: RunConfig, data: str, code: str) -> str:
 
 def identifying(config: RunConfig) -> dict[str, str]:
     """The settings that change a run's numbers, as they are logged."""
-    return {k: v for k, v in config.flat().items() if k not in NOT_IDENTITY and not k.startswith("tracking.")}
+    return {
+        name: value
+        for name, value in config.flat().items()
+        if name not in NOT_IDENTITY and not name.startswith("tracking.") and not unsaid(name, value)
+    }
+
+
+def unsaid(name: str, value: str) -> bool:
+    """Whether a setting, as it is logged, is one of a later version at its default: older runs do not have it."""
+    return value == OF_MODELS.get(name) or name.startswith(LATER) and value == _defaults().get(name)
+
+
+@cache
+def _defaults() -> dict[str, str]:
+    return RunConfig(condition="", model=ModelConfig(name="")).flat()

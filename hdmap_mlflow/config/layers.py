@@ -8,8 +8,10 @@ from typing import Any
 from pydantic import ValidationError
 
 from hdmap_mlflow.config.documents import read_yaml
-from hdmap_mlflow.config.settings import SECTIONS, ModelConfig, RunConfig
+from hdmap_mlflow.config.settings import SECTIONS, ModelConfig, RunConfig, fields
 from hdmap_mlflow.errors import BadInput, nearest, quoted
+
+RENAMED = {"tracking.checkpoint": "tracking.model"}  # settings of before
 
 
 # -------------------------------------------------------------------------------------------- settings
@@ -58,8 +60,8 @@ def _owner(key: str) -> tuple[str, str]:
                 f"unknown section '{section}' in '{key}'{nearest(section, SECTIONS)}; known: {', '.join(SECTIONS)}"
             )
         return section, field
-    for name, part in SECTIONS.items():
-        if key in part.model_fields:
+    for name in SECTIONS:
+        if name not in ("adapt", "score") and key in fields(name):  # k, pool and image may be settings of a model
             return name, key
     return "model", key
 
@@ -76,6 +78,7 @@ def dotted(layer: Mapping[str, Any]) -> dict[str, Any]:
         name = dotted_key(key)
         if name == "model.pre_trained":  # the guideline's word for our `weights`
             name, value = "model.weights", _weights_of(value)
+        name = RENAMED.get(name, name)
         if name in out:
             raise BadInput(f"{name} stands twice, once as '{key}'; give it once")
         out[name] = value
@@ -100,12 +103,13 @@ def build_config(
     for layer in (defaults or {}, condition["config"], given, parse_overrides(overrides)):
         for key, value in dotted(layer).items():
             section, _, field = key.partition(".")
-            if section != "model" and field not in SECTIONS[section].model_fields:
-                known = SECTIONS[section].model_fields
+            known = fields(section)
+            if section != "model" and field not in known:
                 raise BadInput(f"unknown key '{key}'{nearest(field, known)}; {section} has: {', '.join(known)}")
             sections[section][field] = value
     weights = sections["model"].pop("weights", "hub")
-    sections["model"].pop("name", None)
+    if (name := sections["model"].pop("name", model)) != model:
+        raise BadInput(f"model.name={quoted(name)} beside the model {model}; name it in place of that, and once")
     try:
         return RunConfig(
             condition=condition["name"].removeprefix(f"{model}_"),
@@ -144,7 +148,7 @@ def with_values(config: RunConfig, settings: Mapping[str, Any]) -> RunConfig:
     content = config.model_dump(mode="json", context={"passwords": True})
     for name, value in settings.items():
         section, field = name.split(".", 1)
-        own = field in SECTIONS[section].model_fields
+        own = field in fields(section)
         (content[section] if own else content[section]["settings"])[field] = value
     try:
         return RunConfig.model_validate(content)

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     import numpy as np
     import pandas as pd
 
-    Parts = tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame]
+    Parts = tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame]  # train, validation, reported
 
 
 def hold_out(train: pd.DataFrame, test: pd.DataFrame, fraction: float, rng: np.random.Generator) -> Parts:

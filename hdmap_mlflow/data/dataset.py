@@ -17,12 +17,13 @@ if TYPE_CHECKING:
 
 @dataclasses.dataclass(frozen=True)
 class Dataset:
-    """The maps of a run, read and checked: the source first, then the targets."""
+    """The maps of a run, read and checked: the sources first, then the targets."""
 
     root: Path
     domains: list[Domain]
     digest: str
     simulated: bool
+    built: str = ""  # how, where the maps were built from vibration (see `built`)
 
     @property
     def names(self) -> list[str]:
@@ -39,9 +40,10 @@ def read(config: RunConfig, read_domain: Callable[[Path, str, bool], Domain] | N
 
     `read_domain` stands for `layout.read_domain`, where many runs share what was read.
     """
-    from hdmap_mlflow.data import layout, simulate
+    from hdmap_mlflow.data import built, layout, simulate
 
     root = layout.find_root(config.data.root)
     names = layout.choose_domains(root, config.data.source_domain, config.data.target_domains)
-    domains = layout.read_domains(root, names, config.data.packed, read_domain or layout.read_domain)
-    return Dataset(root, domains, layout.digest(domains), simulate.is_simulated(root))
+    read_domain = read_domain or layout.read_domain
+    domains = layout.read_domains(root, names, config.data.packed, read_domain, len(config.data.sources))
+    return Dataset(root, domains, layout.digest(domains), simulate.is_simulated(root), built.built(root))

@@ -125,6 +125,14 @@ def as_float(pixels: np.ndarray, path: Path) -> np.ndarray:
         return pixels.astype(np.float32)
 
 
+def check_values(path: Path, pixels: np.ndarray) -> None:
+    """Raise BadInput for a map that says nothing: not finite, or the same everywhere."""
+    if not np.isfinite(pixels).all():
+        raise BadInput(f"{path} holds NaN or infinite values; replace or remove it")
+    if pixels.min() == pixels.max():
+        raise BadInput(f"{path} is constant ({pixels.flat[0]:g} everywhere); replace or remove it")
+
+
 def read_stored(path: Path) -> np.ndarray:
     """The pixels as the file stores them, (H, W). Raises BadInput as `read_map` does."""
     pixels = _decoded(path, "iuf")

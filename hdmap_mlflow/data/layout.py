@@ -15,11 +15,11 @@ import pandas as pd
 
 from hdmap_mlflow.data import packed as store
 from hdmap_mlflow.data.folder import ROLES, Listing, find_domains, look, printable
-from hdmap_mlflow.data.formats import READERS, as_float, read_map, read_mask, read_stored
+from hdmap_mlflow.data.formats import READERS, as_float, check_values, read_map, read_mask, read_stored
 from hdmap_mlflow.data.formats import digest as content_digest
 from hdmap_mlflow.data.metadata import About, read_metadata
 from hdmap_mlflow.errors import BadInput, NoSpace, nearest
-from hdmap_mlflow.names import domain_flaw
+from hdmap_mlflow.names import domain_flaw, sources_of
 
 
 @dataclass(frozen=True)
@@ -85,15 +85,15 @@ def find_root(root: str) -> Path:
 
 
 def choose_domains(root: Path, source: str, targets: str | Sequence[str]) -> list[str]:
-    """The source and then the targets, checked against what is on disk; `auto` = all domains but the source."""
-    known = find_domains(root)
-    chosen = [source, *([name for name in known if name != source] if targets == "auto" else targets)]
+    """The sources and then the targets, checked against what is on disk; `auto` = all domains but the sources."""
+    known, sources = find_domains(root), sources_of(source)
+    chosen = [*sources, *([name for name in known if name not in sources] if targets == "auto" else targets)]
     for name in chosen:
         if name not in known:
             names = printable(", ".join(known[:20]) + (f" and {len(known) - 20} more" if len(known) > 20 else ""))
             raise BadInput(f"unknown domain '{name}' below {root}{nearest(name, known)}; known: {names}")
-    if source in chosen[1:]:
-        raise BadInput(f"source domain '{source}' is also among the targets; leave it out of target_domains")
+    if both := [name for name in sources if name in chosen[len(sources) :]]:
+        raise BadInput(f"source domain '{both[0]}' is also among the targets; leave it out of target_domains")
     if len(set(chosen)) < len(chosen):
         raise BadInput("a domain stands twice in target_domains; name each once")
     for flaw in _flaws(root, chosen):
@@ -141,31 +141,46 @@ def _whole(root: Path, table: pd.DataFrame, problems: list[str]) -> pd.DataFrame
 
 
 def read_domains(
-    root: Path, names: Sequence[str], pack: bool = True, read: Callable[[Path, str, bool], Domain] = read_domain
+    root: Path,
+    names: Sequence[str],
+    pack: bool = True,
+    read: Callable[[Path, str, bool], Domain] = read_domain,
+    sources: int = 1,
 ) -> list[Domain]:
-    """Read several domains, which must share one map size: a row is a planet tooth and a column a ring tooth."""
+    """Read several domains, which must share one map size: a row is a planet tooth and a column a ring tooth.
+
+    The first are the `sources`.
+    """
     domains = [read(root, name, pack) for name in names]
-    for domain in domains[1:]:
+    for i, domain in enumerate(domains[1:], 1):
         if domain.size != domains[0].size:
             (h, w), (other_h, other_w) = domains[0].size, domain.size
             raise BadInput(
                 f"map sizes differ: {domains[0].name} is {h}x{w}, {domain.name} is {other_h}x{other_w}; "
-                "leave one out of target_domains"
+                f"leave one out of {_setting(i, sources)}"
             )
-    _refuse_twins(domains)
+    _refuse_twins(domains, sources)
     return domains
 
 
-def _refuse_twins(domains: Sequence[Domain]) -> None:
-    """No map of the source, and none of another target, may be reported as a target's: it would count twice."""
+def _setting(place: int, sources: int) -> str:
+    """The setting that names a domain, by its place among those of a run."""
+    return "source_domain" if place < sources else "target_domains"
+
+
+def _refuse_twins(domains: Sequence[Domain], sources: int) -> None:
+    """No map of a source, and none of another target, may be reported as a target's: it would count twice.
+
+    Nor may a source have a map of another source.
+    """
     seen: dict[str, str] = {}
     for i, domain in enumerate(domains):
-        table = domain.table if i == 0 else domain.table[domain.table["split"] == "test"]
+        table = domain.table if i < sources else domain.table[domain.table["split"] == "test"]
         twins = table[table["pixels"].isin(seen)]
         for path, pixels in zip(twins["path"], twins["pixels"], strict=True):
             raise BadInput(
                 f"{domain.folder / path} is the same map as {seen[pixels]} ({len(twins)} such in {domain.name}); "
-                f"leave {domain.name} out of target_domains, or keep each map in one domain"
+                f"leave {domain.name} out of {_setting(i, sources)}, or keep each map in one domain"
             )
         seen |= {pixels: f"{domain.name}/{path}" for path, pixels in zip(table["path"], table["pixels"], strict=True)}
 
@@ -229,10 +244,7 @@ def _inspect(root: Path, listing: Listing, packer: store.Packer | None = None) -
 def _row(path: Path, mask: Path | None, packer: store.Packer | None) -> dict:
     stored = read_stored(path)
     pixels = as_float(stored, path)
-    if not np.isfinite(pixels).all():
-        raise BadInput(f"{path} holds NaN or infinite values; replace or remove it")
-    if pixels.min() == pixels.max():
-        raise BadInput(f"{path} is constant ({pixels.flat[0]:g} everywhere); replace or remove it")
+    check_values(path, pixels)
     marked = None
     if mask is not None:
         marked = read_mask(mask)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -13,13 +13,14 @@ from zlib import crc32
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, FiniteFloat, ValidationError, model_validator
+from pydantic import BeforeValidator, Field, FiniteFloat, model_validator
 
 from hdmap_mlflow import __version__
-from hdmap_mlflow.config import Count, DomainName, Seed, read_yaml
+from hdmap_mlflow.config import Count, DomainName, Seed
+from hdmap_mlflow.config.spec import Part, load_spec
 from hdmap_mlflow.data.formats import tiff_header
-from hdmap_mlflow.errors import BadInput, nearest, one_line
-from hdmap_mlflow.files import new_folder, to_json
+from hdmap_mlflow.errors import BadInput, one_line
+from hdmap_mlflow.files import new_folder, reading, to_json
 
 EXAMPLE_SPEC = Path(__file__).with_name("kriss_share_nipa2023.yaml")
 RECORD = "IMPORTED.json"
@@ -31,11 +32,7 @@ Files = Annotated[tuple[str, ...], BeforeValidator(lambda v: (v,) if isinstance(
 Read = Callable[[int, int], NDArray[np.float64]]
 
 
-class _Part(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class Samples(_Part):
+class Samples(Part):
     """How many maps a split draws, without replacement; all of them where absent."""
 
     train: Count | None = None
@@ -43,7 +40,7 @@ class Samples(_Part):
     test_fault: Count | None = None
 
 
-class DomainFiles(_Part):
+class DomainFiles(Part):
     """The files of one domain, each split one path or a list that is joined, and the ends of its `minmax` scale."""
 
     train: Files
@@ -62,39 +59,18 @@ class DomainFiles(_Part):
         return self
 
 
-class Spec(_Part):
-    """What to import. `zscore`: (x - mean) / sd, `minmax`: (x - min) / (max - min), of the domain's train maps."""
+class Spec(Part):
+    """What to import. `zscore`: (x - mean) / sd, `minmax`: (x - min) / (max - min), of the domain's train maps.
+
+    `recordings` says which maps are of one recording: those of a file, or so many that follow one another in a split.
+    """
 
     variable: str = "Xdata"
     scaling: Literal["original", "zscore", "minmax"] = "original"
     seed: Seed = 0
     samples: Samples = Samples()
+    recordings: Literal["files"] | Count | None = None
     domains: dict[DomainName, DomainFiles] = Field(min_length=1)
-
-
-def load_spec(path: Path) -> Spec:
-    """A YAML or JSON spec. BadInput: unreadable, or a key unknown (the nearest known is named), missing or wrong."""
-    try:
-        text = path.read_text(encoding="utf-8")
-        # JSON may be indented by tabs, YAML may not; a JSON string cannot hold a raw tab.
-        given = read_yaml(text.replace("\t", " ") if path.suffix == ".json" else text)
-    except (OSError, ValueError) as error:
-        raise BadInput(f"spec {path} cannot be read ({one_line(error)}); YAML or JSON as in {EXAMPLE_SPEC}") from None
-    if not isinstance(given, dict):
-        raise BadInput(f"spec {path} is not a mapping of {', '.join(Spec.model_fields)}; example: {EXAMPLE_SPEC}")
-    try:
-        return Spec.model_validate(given)
-    except ValidationError as error:
-        # A misspelt key is also a missing one; the misspelling explains both, so it comes first.
-        first = min(error.errors(), key=lambda e: e["type"] != "extra_forbidden")
-    key, message = ".".join(map(str, first["loc"])), first["msg"].removeprefix("Value error, ")
-    if first["type"] == "extra_forbidden":
-        parts: dict[int, type[_Part]] = {1: Spec, 2: Samples, 3: DomainFiles}  # by the depth of the key
-        known = parts[len(first["loc"])].model_fields
-        guess = nearest(str(first["loc"][-1]), known)
-        raise BadInput(f"spec {path}: unknown key '{key}'{guess}; known: {', '.join(known)}")
-    got = "" if first["type"] in ("missing", "value_error") else f", got {first['input']!r:.80}"
-    raise BadInput(f"spec {path}: {key}: {message[0].lower()}{message[1:]}{got}")
 
 
 @dataclass(frozen=True)
@@ -117,11 +93,12 @@ def import_mat(spec_path: Path, source: Path, out: Path) -> dict[str, dict[str, 
 
     In: `Xdata` of H x W x 1 x N (H x W where N = 1), MATLAB 5 or 7.3; `source` is what the spec's paths start from.
     Out: float32, one channel, never clipped; a map's number is its place in the raw split, so that a sample keeps what
-    the place means (cold, warm). Statistics are of *all* train maps, drawn or not, in float64, sd with ddof 0.
+    the place means (cold, warm). `metadata.csv` names the recordings, where the spec says what they are.
+    Statistics are of *all* train maps, drawn or not, in float64, sd with ddof 0.
     MATLAB 7.3 streams in blocks, a second time if statistics are needed; a MATLAB 5 variable is loaded once.
     `out` appears whole, with its record IMPORTED.json, or not at all. BadInput: spec, file, values, counts or `out`.
     """
-    spec = load_spec(spec_path)
+    spec = load_spec(spec_path, Spec, EXAMPLE_SPEC)
     if not source.is_dir():
         raise BadInput(f"source folder {source} does not exist; give the folder that the spec's paths start from")
     out = out.resolve()
@@ -177,6 +154,7 @@ def _convert(spec: Spec, plans: dict[str, Plan], root: Path) -> dict[str, dict[s
     with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
         for name, plan in plans.items():
             record[name] = {"scaling": {}, "written": {}, "files": {}}
+            rows = ["path,recording"]
             for folder, (files, chosen) in plan.items():
                 (root / name / folder).mkdir(parents=True)
                 header = tiff_header(files[0].height, files[0].width)
@@ -187,7 +165,9 @@ def _convert(spec: Spec, plans: dict[str, Plan], root: Path) -> dict[str, dict[s
                     for places, maps in _blocks(readers, chosen):
                         scaled = ((maps - scale["offset"]) / scale["span"]).astype("<f4")
                         for place, pixels in zip(places, scaled, strict=True):
-                            (root / name / folder / f"{place:06d}.tiff").write_bytes(header + pixels.tobytes())
+                            path = f"{folder}/{place:06d}.tiff"
+                            (root / name / path).write_bytes(header + pixels.tobytes())
+                            rows.append(f"{path},{_recording(spec, folder, files, int(place))}")
                         progress.advance(bar, len(places))
                 record[name]["written"][folder] = len(chosen)
                 record[name]["files"][folder] = [
@@ -201,7 +181,18 @@ def _convert(spec: Spec, plans: dict[str, Plan], root: Path) -> dict[str, dict[s
                     }
                     for f in files
                 ]
+            if spec.recordings:
+                (root / name / "metadata.csv").write_text("\n".join(rows) + "\n", encoding="utf-8")
     return record
+
+
+def _recording(spec: Spec, folder: str, files: list[MatFile], place: int) -> str:
+    """The recording of the map in a place of a split: a number within the split, which names of files may not be."""
+    if isinstance(spec.recordings, int):
+        number = place // spec.recordings
+    else:
+        number = int(np.searchsorted(np.cumsum([file.count for file in files]), place, side="right"))
+    return f"{folder.replace('/', '-')}-{number:03d}"
 
 
 def _scale(spec: Spec, name: str, train: list[tuple[MatFile, Read]]) -> dict[str, Any]:
@@ -310,16 +301,5 @@ def _reader(file: MatFile) -> Iterator[Read]:
         yield read
 
 
-@contextmanager
-def _reading(path: Path) -> Iterator[None]:
-    """Turn what scipy and h5py raise on a damaged file, which is nearly anything, into BadInput."""
-    try:
-        yield
-    except BadInput:
-        raise
-    except MemoryError:
-        raise BadInput(f"{path} needs more memory than is free; save it in MATLAB with -v7.3, which streams") from None
-    except Exception as error:
-        raise BadInput(
-            f"{path} cannot be read as MATLAB 5 or 7.3 ({one_line(error)}); copy or save it again"
-        ) from error
+def _reading(path: Path) -> AbstractContextManager[None]:
+    return reading(path, " as MATLAB 5 or 7.3", "save it in MATLAB with -v7.3, which streams")

@@ -13,7 +13,10 @@ import pandas as pd
 
 from hdmap_mlflow.errors import one_line
 
+METADATA = "metadata.csv"
 COLUMNS = ("path", "group", "severity", "recording")
+# Of maps that `hdmap build-maps` made, for people; no run reads them.
+MEASURED = ("start_s", "speed_hz", "ripple", "averages", "closure", "split_half", "moved_rows", "alignment")
 NOT_KNOWN = ("", "nan", "na", "n/a", "null", "none")  # a severity, in any case
 
 
@@ -37,7 +40,7 @@ def read_metadata(file: Path, maps: Collection[str]) -> tuple[dict[str, About], 
             table = pd.read_csv(file, dtype=str, keep_default_na=False, encoding="utf-8-sig", index_col=False)
     except (ValueError, OSError, pd.errors.ParserWarning) as error:
         return {}, [f"{file} cannot be read ({one_line(error, 120)}); expected {','.join(COLUMNS)}"]
-    if "path" not in table or set(table.columns) - set(COLUMNS):
+    if "path" not in table or set(table.columns) - {*COLUMNS, *MEASURED}:
         return {}, [f"{file} has columns {', '.join(table.columns):.120}; expected {','.join(COLUMNS)}"]
     table = table.reindex(columns=list(COLUMNS), fill_value="").fillna("")
     table = table[(table != "").any(axis=1)]

@@ -7,7 +7,7 @@ the cards has none.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import NotRequired, TypedDict
+from typing import Any, NotRequired, TypedDict
 
 import numpy as np
 import pandas as pd
@@ -16,7 +16,7 @@ from sklearn.metrics import roc_auc_score
 from hdmap_mlflow.evaluation.confounds import ConfoundCard, confounds
 from hdmap_mlflow.evaluation.damage import BandCard, bands
 from hdmap_mlflow.evaluation.intervals import auroc_interval, rate_interval
-from hdmap_mlflow.evaluation.metrics import METRICS, NORMAL_QUANTILE, decisions, raw, thresholds
+from hdmap_mlflow.evaluation.metrics import METRICS, NORMAL_QUANTILE, decisions, raw, source_interval, thresholds
 from hdmap_mlflow.evaluation.sample import MAPS, Dependence, Sample, counts, dependence, enough
 from hdmap_mlflow.evaluation.scoring import Scores
 from hdmap_mlflow.names import AUROC
@@ -67,6 +67,7 @@ class Cards(TypedDict, total=False):
     confounds: dict[str, ConfoundCard]
     severity: dict[str, dict[str, BandCard]]  # by band, from the smallest up
     dependence: dict[str, dict[str, Dependence]]  # by class, where files in their order show some
+    adaptation: dict[str, Any]  # see `adaptation.outcome`; absent where there are no reference scores
 
 
 def build(
@@ -79,20 +80,23 @@ def build(
 
     `sample` says what intervals take for independent.
     """
-    val = source.part("val")
-    tables = {scores.domain: scores.part("test") for scores in (source, *targets)}
+    val, sources = source.part("val"), source.apart()
+    tables = {scores.domain: scores.part("test") for scores in (*sources, *targets)}
     fitted = thresholds(val)
     certainty = {domain: intervals(table, fitted, sample) for domain, table in tables.items()}
     if sample.name == "recordings":
-        shared = set(val["recording"]) & set(tables[source.domain]["recording"])
-        certainty[source.domain]["shared_recordings"] = len(shared)
+        for one in sources:
+            shared = set(one.part("val")["recording"]) & set(tables[one.domain]["recording"])
+            certainty[one.domain]["shared_recordings"] = len(shared)
+    if len(sources) > 1:
+        certainty[source.domain] = _mean_card(source.part("test"), sample)
     return {
         "intervals": certainty,
         "groups": {domain: card for domain, table in tables.items() if (card := groups(table, sample))},
         "thresholds": {name: threshold_card(tables, value, sample) for name, value in fitted.items()},
         "repair": {domain: curve for domain, table in tables.items() if (curve := repair(val, table))},
         "saturation": {domain: found for domain, table in tables.items() if (found := saturation(val, table))},
-        "shift": shift_card(tables, source.domain, distances or {}),
+        "shift": shift_card(tables, [one.domain for one in sources], distances or {}),
         "confounds": {domain: follows for domain, table in tables.items() if (follows := confounds(table))},
         "severity": {d: of for d, table in tables.items() if (of := bands(table, fitted.get("normal_q99"), sample))},
         "dependence": {domain: alike for domain, table in tables.items() if (alike := dependence(table))},
@@ -138,6 +142,18 @@ def intervals(table: pd.DataFrame, fitted: Mapping[str, float], sample: Sample =
     return out
 
 
+def _mean_card(table: pd.DataFrame, sample: Sample) -> IntervalCard:
+    """The same of several sources as one: counts, and the interval of their mean AUROC."""
+    label, units = table["label"].to_numpy(int), sample.units(table)
+    out: IntervalCard = {"good": int((label == 0).sum()), "fault": int((label == 1).sum())}
+    each = table.groupby("domain").indices.values()
+    if all(len(np.unique(label[rows])) == 2 for rows in each):
+        enough_of_all = all(enough(label[rows], None if units is None else units[rows]) for rows in each)
+        key = AUROC if enough_of_all else f"independent_{AUROC}"
+        out[key] = source_interval(table, units if enough_of_all else None).bounds()
+    return out
+
+
 def groups(table: pd.DataFrame, sample: Sample = MAPS) -> dict[str, GroupCard]:
     """`image_AUROC` within each group (fault maps of a group against its good maps) with its interval."""
     out: dict[str, GroupCard] = {}
@@ -159,16 +175,21 @@ def threshold_card(
     """What one threshold, fitted on the source's validation maps, does to every domain, with Wilson intervals."""
     domains: dict[str, dict[str, float | Bounds]] = {}
     for domain, table in tables.items():
-        label, score = raw(table)
-        units = sample.units(table)
-        domains[domain] = {**decisions(table, threshold)}
-        for name, of in (("FPR", 0), ("TPR", 1)):
-            if name in domains[domain]:
-                mine = label == of
-                within = None if units is None else units[mine]
-                if enough(label[mine], within):
-                    domains[domain][f"{name}_interval"] = rate_interval(score[mine] >= threshold, within).bounds()
+        bounds = {f"{name}_interval": of for name, of in rate_bounds(table, threshold, sample).items()}
+        domains[domain] = {**decisions(table, threshold), **bounds}
     return {"threshold": threshold, "domains": domains}
+
+
+def rate_bounds(table: pd.DataFrame, threshold: float, sample: Sample = MAPS) -> dict[str, Bounds]:
+    """Wilson intervals of the FPR and the TPR at a threshold, where a class is there and has recordings enough."""
+    label, score = raw(table)
+    units, out = sample.units(table), {}
+    for name, of in (("FPR", 0), ("TPR", 1)):
+        mine = label == of
+        within = None if units is None else units[mine]
+        if mine.any() and enough(label[mine], within):
+            out[name] = rate_interval(score[mine] >= threshold, within).bounds()
+    return out
 
 
 def repair(val: pd.DataFrame, table: pd.DataFrame) -> dict[str, Numbers]:
@@ -229,13 +250,16 @@ def saturation(val: pd.DataFrame, table: pd.DataFrame) -> SaturationCard | None:
 
 
 def shift_card(
-    tables: Mapping[str, pd.DataFrame], source: str, distances: Mapping[str, Mapping[str, float]]
+    tables: Mapping[str, pd.DataFrame], sources: Sequence[str], distances: Mapping[str, Mapping[str, float]]
 ) -> dict[str, Numbers]:
-    """Label-free distances of each target's normal maps from the source's, against the measured drop of the AUROC."""
+    """Label-free distances of each target's normal maps from the source's, against the measured drop of the AUROC.
+
+    Of several sources: from all of their maps, and against their mean AUROC.
+    """
     auroc = {d: float(roc_auc_score(*raw(table))) for d, table in tables.items() if _both(table)}
     out = {}
     for domain, found in distances.items():
         out[domain] = dict(found)
-        if domain in auroc and source in auroc:
-            out[domain]["AUROC_drop"] = auroc[source] - auroc[domain]
+        if domain in auroc and all(source in auroc for source in sources):
+            out[domain]["AUROC_drop"] = float(np.mean([auroc[source] for source in sources])) - auroc[domain]
     return out

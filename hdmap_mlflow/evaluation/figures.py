@@ -11,6 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
 from sklearn.metrics import roc_auc_score, roc_curve
 
+from hdmap_mlflow.evaluation.cards import Cards
 from hdmap_mlflow.evaluation.metrics import raw, thresholds
 from hdmap_mlflow.evaluation.scoring import Scores
 
@@ -20,30 +21,53 @@ DASHES = {"normal_q99": "-", "normal_q95": "-.", "F1": "--", "youden": ":"}
 SIMULATED = "simulated maps"
 Bars = Sequence[tuple[str, float, Sequence[float]]]  # domain, AUROC and its interval, the source first
 Curves = Mapping[str, Mapping[str, Mapping[str, float]]]  # domain -> k -> rates
+# chain -> k -> domain -> metric -> mean and sd over draws (`AdaptationCard`)
+Adaptation = Mapping[str, Mapping[str, Mapping[str, Mapping[str, Mapping[str, float]]]]]
+CURVE = (  # of an adapted run: where its card has it, in words, and the nominal rate
+    ("target_mean", "image_AUROC", "AUROC of each target", 0),
+    ("target_mean", "FPR_at_normal_q99", "false alarms where 1 % is allowed", 0.01),
+    ("target_mean", "TPR_at_normal_q99", "faults found there", 0),
+    ("pooled", "image_AUROC", "AUROC of all domains on one scale", 0),
+    ("target_mean", "FPR_at_normal_q95", "false alarms where 5 % is allowed", 0.05),
+    ("target_mean", "TPR_at_normal_q95", "faults found there", 0),
+)
 
 
 def of_run(
-    name: str, scores: Sequence[Scores], bars: Bars, baselines: Mapping[str, float], repair: Curves, simulated: bool
+    name: str,
+    scores: Sequence[Scores],
+    bars: Bars,
+    baselines: Mapping[str, float],
+    cards: Cards,
+    simulated: bool,
 ) -> Iterator[tuple[str, Figure]]:
     """Path below the run's folder, and figure: scores and ROC of every domain, the source first, transfer, repair."""
     fitted = thresholds(scores[0].part("val"))
-    for i, one in enumerate(scores):
-        figure = score_figure(one.domain, "target" if i else "source", one.part("test"), fitted, simulated)
-        yield f"figures/scores_{one.domain}.png", figure
+    of_roles = [(part, "target" if i else "source") for i, one in enumerate(scores) for part in one.apart()]
+    for part, role in of_roles:
+        yield (
+            f"figures/scores_{part.domain}.png",
+            score_figure(part.domain, role, part.part("test"), fitted, simulated),
+        )
     if bars:
         yield "figures/transfer.png", transfer_figure(name, bars, baselines, simulated)
-    if repair:
+    if repair := cards["repair"]:
         yield "figures/repair.png", repair_figure(repair, simulated)
+    if adaptation := cards.get("adaptation"):
+        yield "figures/adaptation.png", adaptation_figure(name, adaptation["curve"], simulated)
 
 
-def _figure(width: float, height: float, title: str, simulated: bool, columns: int = 1) -> tuple[Figure, list[Axes]]:
+def _figure(
+    width: float, height: float, title: str, simulated: bool, columns: int = 1, rows: int = 1
+) -> tuple[Figure, list[Axes]]:
     figure = Figure((width, height), layout="constrained" if columns == 1 else None)
     if columns > 1:  # a layout engine draws every text twice; these axes have short labels
-        figure.subplots_adjust(0.065, 0.56 / height, 0.985, 1 - 0.6 / height, wspace=0.18)
-    figure.suptitle(title, fontsize=12, fontweight="bold", x=0.01, ha="left")
+        figure.subplots_adjust(0.065, 0.56 / height, 0.985, 1 - 0.6 / height, wspace=0.18, hspace=0.3)
+    size = min(12.0, 12 * 52 / len(title) * width / 7.5)  # a run of several sources has a long name
+    figure.suptitle(title, fontsize=size, fontweight="bold", x=0.01, ha="left")
     if simulated:
         figure.text(0.995, 0.985, SIMULATED, ha="right", va="top", fontsize=9, color=FAULT)
-    axes = figure.subplots(1, columns, squeeze=False)[0]
+    axes = figure.subplots(rows, columns, squeeze=False).ravel()
     for axis in axes:
         axis.spines[["top", "right"]].set_visible(False)
         axis.tick_params(labelsize=9)
@@ -117,5 +141,30 @@ def repair_figure(curves: Curves, simulated: bool = False) -> Figure:
         axis.set_title(f"{rate}: {long}", fontsize=10, loc="left")
         axis.yaxis.set_major_formatter(PercentFormatter(1))
         axis.grid(axis="y", alpha=0.25)
+    axes[0].legend(fontsize=8, frameon=False)
+    return figure
+
+
+def adaptation_figure(name: str, curves: Adaptation, simulated: bool = False) -> Figure:
+    """What k healthy maps of each target bring (`AdaptationCard`): means over targets, bars +- sd over draws."""
+    figure, axes = _figure(12, 6.6, f"{name}: how many healthy maps does a machine need?", simulated, 3, 2)
+    ticks = sorted({int(k) for curve in curves.values() for k in curve})
+    for axis, (domain, metric, words, nominal) in zip(axes, CURVE, strict=True):
+        for i, (chain, curve) in enumerate(curves.items()):
+            found = {int(k): at[domain][metric] for k, at in curve.items() if metric in at.get(domain, {})}
+            at = [ticks.index(k) + (i - (len(curves) - 1) / 2) * 0.07 for k in found]
+            means, spread = [one["mean"] for one in found.values()], [one.get("sd", 0.0) for one in found.values()]
+            axis.errorbar(at, means, spread, fmt="o-", markersize=4, capsize=2, linewidth=1.2, label=chain)
+        if nominal:
+            axis.axhline(nominal, color=ACCENT, linestyle=":", linewidth=1)
+        if "AUROC" not in metric:
+            axis.set_ylim(bottom=0)
+            axis.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
+        axis.set(xticks=range(len(ticks)))
+        axis.set_xticklabels(map(str, ticks))
+        axis.set_title(words, fontsize=9, loc="left")
+        axis.grid(axis="y", alpha=0.25)
+    for axis in axes[3:]:
+        axis.set_xlabel("k healthy maps of each target (0: source only)", fontsize=9)
     axes[0].legend(fontsize=8, frameon=False)
     return figure

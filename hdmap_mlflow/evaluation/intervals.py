@@ -14,21 +14,23 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.optimize import brentq
 from scipy.special import expit, logit
-from scipy.stats import betabinom, binomtest, bootstrap, norm, rankdata, t
+from scipy.stats import betabinom, binomtest, norm, rankdata, t
+
+from hdmap_mlflow.evaluation.sample import enough
 
 LEVEL = 0.95
 Z = norm.ppf((1 + LEVEL) / 2)  # half the width of an interval, in standard errors
-RESAMPLES = 200
 POWER = 0.8  # of a test on the smallest difference that it is said to tell
 
 
 @dataclass(frozen=True)
 class Interval:
-    """A figure and its confidence interval at 95 %."""
+    """A figure and its confidence interval at 95 %; `few`: of too few recordings to be shown as one."""
 
     value: float
     low: float
     high: float
+    few: bool = False
 
     def bounds(self) -> list[float]:
         return [self.low, self.high]
@@ -36,12 +38,16 @@ class Interval:
 
 @dataclass(frozen=True)
 class Comparison:
-    """Mean AUROC of one model less that of another, its 95 % interval and the two-sided p-value."""
+    """Mean AUROC of one model less that of another, its 95 % interval and the two-sided p-value.
+
+    `few`: of too few recordings for an interval and a test to be shown as such.
+    """
 
     difference: float
     low: float
     high: float
     p: float
+    few: bool = False
 
     @property
     def detectable(self) -> float:
@@ -151,60 +157,6 @@ def _newcombe(auroc: float, faults: int, goods: int) -> tuple[float, float]:
     return float(low), float(high)
 
 
-def average_precision(fault: np.ndarray, good: np.ndarray, axis: int = -1) -> np.ndarray:
-    """Mean over the fault maps of the precision of an alarm at each one's score, (..., n) and (..., m) -> (...).
-
-    It is scikit-learn's, for many resamples at once: a call of that for each costs more than all the rest.
-    """
-    faults, every = fault.shape[axis], np.concatenate([fault, good], axis=axis)
-    alarms = every.shape[axis] + 1 - rankdata(every, "min", axis=axis)[..., :faults]
-    return ((faults + 1 - rankdata(fault, "min", axis=axis)) / alarms).mean(axis=axis)
-
-
-def ap_interval(label: np.ndarray, score: np.ndarray, recording: np.ndarray | None = None) -> Interval:
-    """Average precision with an interval on the logit scale from a bootstrap's standard error.
-
-    The bootstrap is stratified by label, with 200 resamples, seeded; it draws maps, or whole recordings. Perfect
-    separation has no spread; there the binomial one of Boyd, Eng and Page, Area Under the Precision-Recall Curve (ECML
-    2013) is taken, half a map (or recording) below 1.
-    """
-    fault, good = score[label == 1], score[label == 0]
-    value, degrees = float(average_precision(fault, good)), float("inf")
-    faults = len(fault)
-    if recording is not None:
-        faults, goods = (len(np.unique(recording[label == one])) for one in (1, 0))
-        degrees = min(faults, goods) - 1
-    if min(len(fault), len(good), degrees + 1) < 2:
-        return Interval(value, 0.0, 1.0)
-    if recording is None:
-        spread = bootstrap(
-            (fault, good), average_precision, n_resamples=RESAMPLES, method="percentile", rng=np.random.default_rng(0)
-        ).standard_error
-    else:
-        spread = _spread_over_recordings(label, score, recording) * np.sqrt((degrees + 1) / degrees)
-    centre = value
-    if spread < 1e-12:  # rounding alone makes more than 0
-        centre = min(value, 1 - 1 / (2 * faults))
-        spread = np.sqrt(centre * (1 - centre) / faults)
-    half = width(degrees) * spread / (centre * (1 - centre))
-    high = 1.0 if value > 1 - 1e-12 else float(expit(logit(centre) + half))
-    return Interval(value, float(expit(logit(centre) - half)), high)
-
-
-def _spread_over_recordings(label: np.ndarray, score: np.ndarray, recording: np.ndarray) -> float:
-    """Standard deviation of the AP over resamples of the recordings of each class."""
-    rng = np.random.default_rng(0)
-    drawn = np.zeros((RESAMPLES, len(label)), int)  # how often a resample holds a map
-    for one in (0, 1):
-        names, codes = np.unique(recording[label == one], return_inverse=True)
-        drawn[:, label == one] = rng.multinomial(len(names), np.full(len(names), 1 / len(names)), RESAMPLES)[:, codes]
-    order = np.argsort(-score, kind="stable")
-    last = np.searchsorted(-score[order], -score[order], side="right") - 1  # of the maps with the same score
-    every, fault = drawn[:, order], drawn[:, order] * label[order]
-    precision = fault.cumsum(axis=1)[:, last] / np.maximum(every.cumsum(axis=1)[:, last], 1)
-    return float(((precision * fault).sum(axis=1) / fault.sum(axis=1)).std(ddof=1))
-
-
 def rate_interval(alarm: np.ndarray, recording: np.ndarray | None = None) -> Interval:
     """A share such as an FPR at a fixed threshold, with Wilson's interval; `alarm` is bool, (n,).
 
@@ -274,11 +226,16 @@ def mean_interval(cells: Mapping[str, tuple[np.ndarray, np.ndarray]], recordings
     variances = [_sure_variance(p) for p in parts]
     value, spread = float(np.mean([p.auroc for p in parts])), np.sqrt(sum(variances)) / len(parts)
     degrees = _degrees([(v, p.degrees) for v, p in zip(variances, parts, strict=True)])
-    half = width(degrees) * spread
+    half, few = width(degrees) * spread, _few(cells, known)
     if not np.isinf(degrees) and 0 < value < 1:
         half /= value * (1 - value)
-        return Interval(value, float(expit(logit(value) - half)), float(expit(logit(value) + half)))
-    return Interval(float(value), float(max(value - half, 0)), float(min(value + half, 1)))
+        return Interval(value, float(expit(logit(value) - half)), float(expit(logit(value) + half)), few)
+    return Interval(float(value), float(max(value - half, 0)), float(min(value + half, 1)), few)
+
+
+def _few(cells: Mapping[str, tuple[np.ndarray, ...]], recordings: Recordings) -> bool:
+    """Whether a class of some domain has fewer recordings than an interval needs."""
+    return not all(enough(label, recordings.get(domain)) for domain, (label, *_) in cells.items())
 
 
 def _sure_variance(parts: Placements) -> float:
@@ -303,20 +260,23 @@ def compare(
     for domain, (label, one, other) in cells.items():
         a, b = placements(label, one, known.get(domain)), placements(label, other, known.get(domain))
         both = Placements(a.fault - b.fault, a.good - b.good, a.recordings)
-        alike = abs(both.auroc) < 1e-12 and both.variance == 0
-        difference += both.auroc / len(cells)
+        alike = abs(both.auroc) < 1e-12 and both.variance < 1e-24  # means over models round
+        difference += 0.0 if alike else both.auroc / len(cells)
         classes = list(zip(both.variances()[:2], (max(size - 1, 1) for size in both.sizes), strict=True))
-        paired, degrees = both.variance, both.degrees if known.get(domain) is None else _degrees(classes)
+        paired, degrees = (
+            0.0 if alike else both.variance,
+            both.degrees if known.get(domain) is None else _degrees(classes),
+        )
         if not paired > 0 and not alike:
             paired, degrees = _sure_variance(a) + _sure_variance(b), both.degrees
         spreads.append((paired / len(cells) ** 2, degrees))
-    variance = sum(paired for paired, _ in spreads)
+    variance, few = sum(paired for paired, _ in spreads), _few(cells, known)
     if not variance > 0:
-        return Comparison(difference, difference, difference, 1.0)
+        return Comparison(difference, difference, difference, 1.0, few)
     degrees, spread = _degrees(spreads), np.sqrt(variance)
     half, ratio = width(degrees) * spread, abs(difference) / spread
     p = float(2 * (norm.sf(ratio) if np.isinf(degrees) else t.sf(ratio, degrees)))
-    return Comparison(difference, float(difference - half), float(difference + half), p)
+    return Comparison(difference, float(difference - half), float(difference + half), p, few)
 
 
 def holm(p_values: Sequence[float]) -> list[float]:

@@ -5,7 +5,7 @@ A metric that a domain cannot have (one class only) is absent from the result, n
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -20,10 +20,12 @@ from sklearn.metrics import (
     roc_curve,
 )
 
-from hdmap_mlflow.evaluation.intervals import Interval, ap_interval, auroc_interval
-from hdmap_mlflow.evaluation.pooled import over_domains, partial_auroc
+from hdmap_mlflow.data.sources import apart
+from hdmap_mlflow.evaluation.intervals import Interval, auroc_interval, mean_interval
+from hdmap_mlflow.evaluation.pooled import over_domains, over_states, partial_auroc
+from hdmap_mlflow.evaluation.resampled import ap_interval, pauroc_interval
 from hdmap_mlflow.evaluation.scoring import Scores
-from hdmap_mlflow.names import AUROC, MEAN_AUROC, ROW, Scope, metric_name, target_scope
+from hdmap_mlflow.names import AUROC, MEAN_AUROC, ROW, Scope, metric_name, source_scope, target_scope
 
 NORMAL_QUANTILE = 0.99
 NORMAL_QUANTILES = {"normal_q99": NORMAL_QUANTILE, "normal_q95": 0.95}  # thresholds of a nominal FPR of 1 % and 5 %
@@ -107,7 +109,7 @@ METRICS: dict[str, Metric] = {
         chooses=True,
     ),
     "image_AP": Metric(average_precision_score, interval=ap_interval, heading="AP", chooses=True),
-    "image_pAUROC": Metric(partial_auroc),
+    "image_pAUROC": Metric(partial_auroc, interval=pauroc_interval),
     "image_TPR_at_1FPR": Metric(tpr_at_fpr),
     "image_TPR_at_5FPR": Metric(tpr_at_5fpr),
     "image_FPR_at_95TPR": Metric(fpr_at_tpr, higher_is_better=False),
@@ -120,7 +122,13 @@ METRICS: dict[str, Metric] = {
         joins=(Scope.TARGET_MEAN, Scope.TARGET_WORST),
         heading="FPR",
     ),
-    "TPR_at_normal_q99": Metric(share, threshold="normal_q99", classes=(1,), heading="TPR"),
+    "TPR_at_normal_q99": Metric(
+        share,
+        threshold="normal_q99",
+        classes=(1,),
+        joins=(Scope.TARGET_MEAN, Scope.TARGET_WORST),
+        heading="TPR",
+    ),
     "FPR_at_normal_q95": Metric(
         share,
         threshold="normal_q95",
@@ -128,7 +136,12 @@ METRICS: dict[str, Metric] = {
         higher_is_better=False,
         joins=(Scope.TARGET_MEAN, Scope.TARGET_WORST),
     ),
-    "TPR_at_normal_q95": Metric(share, threshold="normal_q95", classes=(1,)),
+    "TPR_at_normal_q95": Metric(
+        share,
+        threshold="normal_q95",
+        classes=(1,),
+        joins=(Scope.TARGET_MEAN, Scope.TARGET_WORST),
+    ),
     "baseline_max_AUROC": Metric(roc_auc_score, of="image_max", heading="image max"),
     "baseline_mean_AUROC": Metric(roc_auc_score, of="image_mean", heading="image mean"),
     ROW: Metric(roc_auc_score, of="image_row", heading="row ratio"),
@@ -164,14 +177,27 @@ def thresholds(val: pd.DataFrame) -> dict[str, float]:
     return out
 
 
-def image_metrics(table: pd.DataFrame, fitted: Mapping[str, float] | None = None) -> dict[str, float]:
-    """The metrics of `METRICS` that one domain's maps can have, with thresholds fitted elsewhere."""
-    out = {}
-    for name, metric in METRICS.items():
+def image_metrics(
+    table: pd.DataFrame, fitted: Mapping[str, float] | None = None, names: Iterable[str] = METRICS
+) -> dict[str, float]:
+    """Those of the metrics `names` that one domain's maps can have, with thresholds fitted elsewhere.
+
+    Of several sources each is the mean over them, of those that all of them have.
+    """
+    out: dict[str, float] = {}
+    if "domain" in table:
+        return over_sources([image_metrics(one, fitted, names) for one in apart(table, "").values()])
+    for name in names:
+        metric = METRICS[name]
         sample = metric.sample(table, fitted or {})
         if metric.measure and sample:
             out[name] = float(metric.measure(*sample))
     return out
+
+
+def over_sources(each: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    """The means over several sources of what all of them have."""
+    return {name: float(np.mean([of[name] for of in each])) for name in each[0] if all(name in of for of in each)}
 
 
 def decisions(table: pd.DataFrame, threshold: float) -> dict[str, float]:
@@ -217,6 +243,15 @@ def carry_over(source: float | None, target: float | None, low: float | None = N
     return {"ratio": target / source, "gap": source - target} | skill
 
 
+def source_interval(table: pd.DataFrame, units: np.ndarray | None = None) -> Interval:
+    """The AUROC of the source's maps with its 95 % interval; of several sources their mean. `units`: recordings."""
+    if "domain" not in table:
+        return auroc_interval(*raw(table), units)
+    parts = {str(name): np.flatnonzero(table["domain"] == name) for name in table["domain"].unique()}
+    cells = {name: raw(table.iloc[rows]) for name, rows in parts.items()}
+    return mean_interval(cells, None if units is None else {name: units[rows] for name, rows in parts.items()})
+
+
 def transfer(
     source: Mapping[str, float], targets: Mapping[str, Mapping[str, float]], low: float | None = None
 ) -> dict[str, float]:
@@ -236,11 +271,15 @@ def summary(source: Scores, targets: list[Scores]) -> dict[str, float]:
     val, reported = source.part("val"), source.part("test")
     fitted = thresholds(val)
     chosen = {name: value for name, value in image_metrics(val, fitted).items() if METRICS[name].chooses}
-    own = image_metrics(reported, fitted) | dict(source.pixel)
+    sources = {one.domain: image_metrics(one.part("test"), fitted) | dict(one.pixel) for one in source.apart()}
+    own = over_sources([*sources.values()])
     per_target = {one.domain: image_metrics(one.part("test"), fitted) | dict(one.pixel) for one in targets}
     scopes = {Scope.VAL: {f"threshold_{name}": value for name, value in fitted.items()} | chosen, Scope.SOURCE: own}
+    scopes |= {source_scope(domain): values for domain, values in sources.items() if len(sources) > 1}
     scopes |= {target_scope(domain): values for domain, values in per_target.items()}
     out = {metric_name(scope, name): value for scope, values in scopes.items() for name, value in values.items()}
-    low = auroc_interval(*raw(reported)).low if AUROC in own else None
-    tables = {source.domain: reported} | {one.domain: one.part("test") for one in targets}
+    low = source_interval(reported).low if AUROC in own else None
+    tables = {one.domain: one.part("test") for one in (*source.apart(), *targets)}
+    for domain, table in tables.items():
+        out |= over_states(domain, table)
     return out | transfer(own, per_target, low) | over_domains(tables)

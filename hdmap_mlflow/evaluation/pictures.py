@@ -15,7 +15,7 @@ from matplotlib.text import Text
 from PIL.Image import Image, fromarray
 
 from hdmap_mlflow.evaluation.metrics import raw
-from hdmap_mlflow.evaluation.scoring import Scores, anomaly_maps
+from hdmap_mlflow.evaluation.scoring import Scores, anomaly_maps, pixels_of
 
 if TYPE_CHECKING:
     from hdmap_mlflow.data.datamodule import MultiDomainHDMAPDataModule as DataModule
@@ -82,22 +82,30 @@ def title(domain: str, row: pd.Series, one: Chosen, threshold: float | None, sim
 def of_domain(
     scores: Scores, model: Any, data: DataModule, device: str, threshold: float | None, k: int, simulated: bool
 ) -> Iterator[tuple[str, Image]]:
-    """Path below the run's folder, and picture: a domain's chosen maps, scored once more for their anomaly maps."""
+    """Path below the run's folder, and picture, of a domain's chosen maps.
+
+    Their anomaly maps are those that scoring kept; the few others are computed once more.
+    """
     table = scores.part("test").reset_index(drop=True)
     chosen = choose(table, threshold, k)
-    loader = data.chosen_dataloader(scores.domain, [one.row for one in chosen])
-    images, anomalies, masks = zip(*anomaly_maps(model, loader, device), strict=True)
+    rows = [one.row for one in chosen]
+    images, masks = zip(*pixels_of(data.chosen_dataloader(scores.domain, rows)), strict=True)
+    lacking = [row for row in rows if row not in scores.shown]
+    again = anomaly_maps(model, data.chosen_dataloader(scores.domain, lacking), device)
+    heats: dict[int, Any] = {**scores.shown, **{row: heat for row, (_, heat, _) in zip(lacking, again, strict=True)}}
+    anomalies = [heats[row] for row in rows]
     marked = data.scored[scores.domain, "test"]["mask"].ne("").to_numpy()
-    heat = None if anomalies[0] is None else _limits(anomalies)
+    heat = None if anomalies[0] is None else limits(anomalies)
     bright = float(np.quantile(images, 0.99))  # one bright map must not leave the faint band of another in the dark
-    sheet = Sheet(images[0].shape, (_limits(images)[0], bright), heat)
+    sheet = Sheet(images[0].shape, (limits(images)[0], bright), heat)
     for one, image, anomaly, mask in zip(chosen, images, anomalies, masks, strict=True):
         caption = title(scores.domain, table.iloc[one.row], one, threshold, simulated)
         picture = sheet.draw(caption, image, anomaly, mask if marked[one.row] else None)
         yield f"heatmaps/{scores.domain}/{file_name(one, table)}", picture
 
 
-def _limits(arrays: Sequence[np.ndarray]) -> tuple[float, float]:
+def limits(arrays: Sequence[np.ndarray]) -> tuple[float, float]:
+    """The smallest and the largest value of some arrays."""
     return min(a.min() for a in arrays), max(a.max() for a in arrays)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,15 +11,18 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
+from hdmap_mlflow.data.sources import apart
+from hdmap_mlflow.data.sources import join as join_tables
 from hdmap_mlflow.errors import BadInput
 from hdmap_mlflow.evaluation.pixels import PixelHistogram
-from hdmap_mlflow.names import Artifact
+from hdmap_mlflow.names import PUBLISHED, Artifact
 
 if TYPE_CHECKING:
     from torch import Tensor
     from torch.utils.data import DataLoader
 
 Found = tuple[np.ndarray, np.ndarray | None, np.ndarray]  # map, anomaly map (None if the model has none), mask
+TOP = 0.1  # of a map's places make the score `top10`
 COLUMNS = [
     *("path", "label", "group", "severity", "recording", "split"),
     *("score", "image_max", "image_mean", "image_row", "seconds"),
@@ -31,14 +34,26 @@ class Scores:
     """Raw scores of one domain.
 
     `table` has one row per map: `path`, `label` (0 good, 1 fault), `group`, `severity`, `recording`, `split` (val,
-    test), `score` (raw, any range, higher is more anomalous), `image_max`, `image_mean` and `image_row` (the trivial
-    scores; NaN where the median row mean is not above 0) and `seconds`.
-    `pixel` holds the pixel metrics of the reported maps where masks exist; the pixels themselves are not kept.
+    test, or reference: healthy maps of `train/good`, which are not reported), `score` (raw, any range, higher is more
+    anomalous), `image_max`, `image_mean` and `image_row` (the trivial scores; NaN where the median row mean is not
+    above 0) and `seconds`. A run of an adapted model has more columns, see `adaptation.stage.with_columns`.
+    `pixel` holds the pixel metrics of the reported maps where masks exist; the pixels themselves are not kept, but for
+    the anomaly maps (H, W), at native size, of a few rows of the reported maps: `shown`, for pictures. Of several
+    sources, `domain` is `A,B`, the tables are joined (see `data.sources`), `pixels` has the metrics of each, and
+    nothing is shown.
     """
 
     domain: str
     table: pd.DataFrame
     pixel: Mapping[str, float] = field(default_factory=dict)
+    shown: Mapping[int, np.ndarray] = field(default_factory=dict)
+    pixels: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+
+    def apart(self) -> list[Scores]:
+        """Those of each domain."""
+        if not self.pixels:
+            return [self]
+        return [Scores(one, part, self.pixels[one]) for one, part in apart(self.table, self.domain).items()]
 
     def part(self, split: str) -> pd.DataFrame:
         return self.table[self.table["split"] == split]
@@ -48,19 +63,50 @@ class Scores:
         return Scores(self.domain, self.table.assign(split=split))
 
 
-def score(model: Any, loader: DataLoader, domain: str, split: str, device: str, progress: bool = True) -> Scores:
+class Shown:
+    """Anomaly maps of the `count` highest and lowest scores of either label, by row, kept while maps are scored."""
+
+    def __init__(self, labels: Sequence[int], count: int) -> None:
+        self.labels, self.count = labels, count
+        self.scores: dict[int, float] = {}
+        self.maps: dict[int, np.ndarray] = {}
+
+    def update(
+        self, scores: Sequence[float], first: int, anomaly_map: Tensor, size: Sequence[int], padded: bool
+    ) -> None:
+        """Take a batch whose first map is in row `first`."""
+        known = self.scores | {first + i: score for i, score in enumerate(scores)}
+        ranked = [
+            sorted((row for row in known if self.labels[row] == label), key=known.__getitem__) for label in (0, 1)
+        ]
+        kept = {row for rows in ranked for row in (*rows[: self.count], *rows[::-1][: self.count])}
+        new = sorted(kept - self.scores.keys())
+        maps = dict(
+            zip(new, _native(anomaly_map[[row - first for row in new]], size, padded).cpu().numpy(), strict=True)
+        )
+        self.scores = {row: known[row] for row in kept}
+        self.maps = {row: one for row, one in (self.maps | maps).items() if row in kept}
+
+
+def score(
+    model: Any, loader: DataLoader, domain: str, split: str, device: str, progress: bool = True, shown: int = 0
+) -> Scores:
     """Score every map of a loader, in its order, with a fitted model in float32.
 
     `pred_score` is taken as the model computes it: nothing normalises or clamps it. Where the loader brings masks and
     the model an anomaly map, the map is brought to native size for the pixel metrics; fault maps without a mask are
-    left out of these. Raises BadInput that names the maps if a score is NaN or infinite.
+    left out of these. Of either label, the `shown` highest and lowest scores keep their anomaly maps. Raises BadInput
+    that names the maps if a score is NaN or infinite.
     """
     import torch
     from rich.progress import track
 
+    from hdmap_mlflow.data.datamodule import on_device
+
     table: pd.DataFrame = loader.dataset.table  # type: ignore[attr-defined]
     columns: dict[str, list[np.ndarray]] = {"score": [], "image_max": [], "image_mean": [], "image_row": []}
     columns["seconds"] = []
+    extremes = Shown(table["label"].tolist(), shown)
     pixels, unmarked = PixelHistogram(), ((table["label"] == 1) & (table["mask"] == "")).to_numpy()
     model.to(device).eval()
     with torch.inference_mode():
@@ -70,20 +116,53 @@ def score(model: Any, loader: DataLoader, domain: str, split: str, device: str, 
             for name, found in trivial(maps).items():
                 columns[name].append(found)
             # Not model.pre_processor(...): that is a copy for export, which resizes without anti-aliasing.
-            batch.image = model.pre_processor.transform(batch.image.to(device))
+            batch.image = model.pre_processor.transform(on_device(batch.image, device))
             predicted = model.predict_step(batch, 0)
-            scores = predicted.pred_score.reshape(-1).float().cpu().numpy()
+            scores = image_scores(model, predicted, maps.shape[1:]).cpu().numpy()
             done = sum(map(len, columns["score"]))
             columns["score"].append(scores)
             columns["seconds"].append(np.full(len(scores), (time.perf_counter() - started) / len(scores)))
+            if shown and predicted.anomaly_map is not None:
+                extremes.update(scores.tolist(), done, predicted.anomaly_map, maps.shape[1:], _padded(model))
             if batch.gt_mask is not None and predicted.anomaly_map is not None:
                 keep = ~unmarked[done : done + len(scores)]
-                pixels.update(_native(predicted.anomaly_map, maps.shape[1:])[keep], batch.gt_mask.numpy()[keep])
+                native = _native(predicted.anomaly_map, maps.shape[1:], _padded(model)).cpu().numpy()
+                pixels.update(native[keep], batch.gt_mask.numpy()[keep])
     values = {name: np.concatenate(parts) for name, parts in columns.items()}
     kept = table[["path", "label", "group", "severity", "recording"]].assign(split=split, **values)
     if told := not_finite(domain, kept, f" of {len(table)}"):
         raise BadInput(f"{told}; the training diverged: lower train.learning_rate or change the seed")
-    return Scores(domain, kept[COLUMNS].reset_index(drop=True), pixels.metrics() if split == "test" else {})
+    kept = kept[COLUMNS].reset_index(drop=True)
+    return Scores(domain, kept, pixels.metrics() if split == "test" else {}, extremes.maps)
+
+
+def top_mean(maps: Tensor) -> Tensor:
+    """Mean of the largest 10 % of each map's values, one at least: (B, H, W) to (B,)."""
+    flat = maps.flatten(1)
+    return flat.topk(max(1, round(TOP * flat.shape[1])), dim=1).values.mean(dim=1)
+
+
+# Of anomaly maps (B, H, W) at native size, where a row is a planet tooth. Of windows of one or two rows the largest
+# mean is that of a single row: two never have a larger one than the better of them.
+IMAGE_SCORES: dict[str, Callable[[Tensor], Tensor]] = {
+    "max": lambda maps: maps.amax((1, 2)),
+    "top10": top_mean,
+    "mean": lambda maps: maps.mean((1, 2)),
+    "row": lambda maps: maps.mean(dim=2).amax(dim=1),
+}
+
+
+def image_scores(model: Any, predicted: Any, size: Sequence[int]) -> Tensor:
+    """A model's scores of a batch, (B,): its own, or a row of `IMAGE_SCORES` as `score.image` asks for.
+
+    `size` is the maps' native one. Raises BadInput where the model has no anomaly map.
+    """
+    how = getattr(model, "image_score", PUBLISHED)
+    if how == PUBLISHED:
+        return predicted.pred_score.reshape(-1).float()
+    if predicted.anomaly_map is None:
+        raise BadInput(f"score.image={how} reads an anomaly map, and this model has none; leave it at {PUBLISHED}")
+    return IMAGE_SCORES[how](_native(predicted.anomaly_map, size, _padded(model)))
 
 
 def trivial(maps: Tensor) -> dict[str, np.ndarray]:
@@ -105,25 +184,48 @@ def not_finite(domain: str, table: pd.DataFrame, total: str = "") -> str:
     )
 
 
-def _native(anomaly_map: Tensor, size: tuple[int, int]) -> np.ndarray:
-    """Anomaly maps, (n, H, W) or (n, 1, H, W), brought to the maps' own size (bilinear): float32, (n, *size)."""
+def _padded(model: Any) -> bool:
+    return getattr(model, "padded", False)
+
+
+def _native(anomaly_map: Tensor, size: Sequence[int], padded: bool = False) -> Tensor:
+    """Anomaly maps, (n, H, W) or (n, 1, H, W), brought to the maps' own size (bilinear): float32, (n, *size).
+
+    Of maps that were `padded` for the model, without what they were padded with.
+    """
     from torch.nn.functional import interpolate
 
+    from hdmap_mlflow.data.padding import canvas, middle
+
     maps = anomaly_map.reshape(len(anomaly_map), 1, *anomaly_map.shape[-2:]).float()
-    return interpolate(maps, size, mode="bilinear", align_corners=False)[:, 0].cpu().numpy()
+    full = canvas(maps.shape[-2:], size) if padded else tuple(size)
+    return middle(interpolate(maps, full, mode="bilinear", align_corners=False)[:, 0], size)
+
+
+def pixels_of(loader: DataLoader) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Every map of a loader, in order, with its mask, each (H, W); no model is asked."""
+    for batch in loader:
+        maps = batch.image[:, 0].numpy()
+        yield from zip(
+            maps, np.zeros(maps.shape, bool) if batch.gt_mask is None else batch.gt_mask.numpy(), strict=True
+        )
 
 
 def anomaly_maps(model: Any, loader: DataLoader, device: str) -> Iterator[Found]:
     """What a model shows of every map, in order: native map, anomaly map at its size and mask, each (H, W)."""
     import torch
 
+    from hdmap_mlflow.data.datamodule import on_device
+
     model.to(device).eval()
     with torch.inference_mode():
         for batch in loader:
             maps = batch.image[:, 0].numpy()
-            batch.image = model.pre_processor.transform(batch.image.to(device))
+            batch.image = model.pre_processor.transform(on_device(batch.image, device))
             found = model.predict_step(batch, 0).anomaly_map
-            native = [None] * len(maps) if found is None else _native(found, maps.shape[1:])
+            native = (
+                [None] * len(maps) if found is None else _native(found, maps.shape[1:], _padded(model)).cpu().numpy()
+            )
             masks = np.zeros(maps.shape, bool) if batch.gt_mask is None else batch.gt_mask.numpy()
             yield from zip(maps, native, masks, strict=True)
 
@@ -131,11 +233,20 @@ def anomaly_maps(model: Any, loader: DataLoader, device: str) -> Iterator[Found]
 def join(*parts: Scores) -> Scores:
     """Validation and reported scores of one domain as one table."""
     pixel = {name: value for part in parts for name, value in part.pixel.items()}
-    return Scores(parts[0].domain, pd.concat([part.table for part in parts], ignore_index=True), pixel)
+    shown = {row: one for part in parts for row, one in part.shown.items()}
+    return Scores(parts[0].domain, pd.concat([part.table for part in parts], ignore_index=True), pixel, shown)
+
+
+def of_sources(parts: Sequence[Scores]) -> Scores:
+    """The scores of several sources as those of one; of one as they are."""
+    if len(parts) == 1:
+        return parts[0]
+    tables = {one.domain: one.table for one in parts}
+    return Scores(",".join(tables), join_tables(tables), pixels={one.domain: one.pixel for one in parts})
 
 
 def write(scores: Scores, folder: Path) -> Path:
-    """Write `scores/<domain>.parquet` below a folder."""
+    """Write `scores/<domain>.parquet` of one domain below a folder."""
     path = folder / Artifact.SCORES / f"{scores.domain}.parquet"
     path.parent.mkdir(parents=True, exist_ok=True)
     scores.table.to_parquet(path, index=False)

@@ -17,15 +17,20 @@ SIZE = (32, 96)
 LAYERS = (2, 3)  # features of EfficientNet-Lite0 after blocks.2 (40 channels) and blocks.4 (112)
 
 
-def of_domains(domains: Sequence[Domain]) -> dict[str, dict[str, float]]:
-    """Distances of the other domains from the first, from a few healthy training maps of each that has at least two."""
+def of_domains(domains: Sequence[Domain], sources: int = 1) -> dict[str, dict[str, float]]:
+    """Distances of the others from the first domains, from a few healthy training maps of each that has at least two.
+
+    The maps of several `sources` are taken together.
+    """
     maps = {}
     for domain in domains:
         train = domain.table[domain.table["split"] == "train"]
         if len(train) > 1:
             chosen = np.unique(np.linspace(0, len(train) - 1, MAPS).round().astype(int))
             maps[domain.name] = domain.read(train.iloc[chosen])
-    return distances(maps, domains[0].name) if domains[0].name in maps else {}
+    own = [maps.pop(one.name) for one in domains[:sources] if one.name in maps]
+    source = ",".join(one.name for one in domains[:sources])
+    return distances({source: np.concatenate(own), **maps}, source) if own else {}
 
 
 def distances(maps: Mapping[str, np.ndarray], source: str) -> dict[str, dict[str, float]]:

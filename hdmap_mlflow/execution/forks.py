@@ -12,6 +12,7 @@ import os
 import subprocess
 import sys
 from functools import cache
+from multiprocessing import forkserver
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -27,8 +28,15 @@ def _server() -> ForkServerContext:
 
 
 def possible() -> bool:
-    """Whether this system can fork (not Windows)."""
-    return "forkserver" in multiprocessing.get_all_start_methods()
+    """Whether this system can fork (not Windows), and HDMAP_FORKS is not 0."""
+    return os.environ.get("HDMAP_FORKS") != "0" and "forkserver" in multiprocessing.get_all_start_methods()
+
+
+def warm() -> None:
+    """Start the server where there is to be one; it imports while this process goes on."""
+    if possible():
+        _server()
+        forkserver.ensure_running()
 
 
 class Fork:

@@ -8,6 +8,7 @@ from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
 from hdmap_mlflow.errors import BadInput, one_line
+from hdmap_mlflow.execution import forks
 from hdmap_mlflow.execution.task import Share
 from hdmap_mlflow.interrupt import command
 
@@ -65,6 +66,11 @@ class Launch:
                 f"--ray-address {self.ray_address}: nothing answers there ({one_line(error)}); start a cluster with "
                 "`ray start --head`, or leave --ray-address out"
             ) from None
+
+    def warm(self) -> None:
+        """Let what the runs import be imported beside this process, which imports much of it, too, to check them."""
+        if not (self.ray or self.child):
+            forks.warm()
 
     def executor(self, store: Store) -> Executor:
         from hdmap_mlflow.execution.local import LocalExecutor

@@ -15,7 +15,7 @@ from hdmap_mlflow.execution.board import Board, clock, final_rows
 from hdmap_mlflow.execution.executor import ended_elsewhere, runs_here
 from hdmap_mlflow.execution.task import Outcome, Task
 from hdmap_mlflow.files import to_json, write_whole
-from hdmap_mlflow.grid import plan
+from hdmap_mlflow.grid import adaptations, plan
 from hdmap_mlflow.grid.plan import Cell
 from hdmap_mlflow.models import builder
 from hdmap_mlflow.names import Scope, Tag, metric_name
@@ -39,10 +39,9 @@ def run(
     """Run what the flags and a grid file ask for, or show what would run. Raises BadInput before anything starts."""
     if not plan_only:
         launch.check()
-    cells = plan.expand(plan.read_blocks(flags, file), repeat)
+    cells = plan.expand(plan.read_blocks(flags, file), repeat, None if plan_only else launch.warm)
     if plan_only:
-        store = open_store(cells)
-        show_plan(plan.look_up(cells, store), store, launch)
+        show_plan(cells, launch)
         return
     builder.reach(cell.checked for cell in cells if not cell.skipped)
     store = open_store(cells)
@@ -69,9 +68,14 @@ def recover(cells: Sequence[Cell]) -> int:
     )
 
 
-def show_plan(cells: Sequence[Cell], store: Store, launch: Launch) -> None:
+def show_plan(cells: Sequence[Cell], launch: Launch) -> None:
     """Print what would run, what is there already, the expected time and memory, and the data's digests."""
-    costs = plan.estimate(cells, store)
+    from hdmap_mlflow import tracking
+
+    costs, place = {}, cells[0].config.tracking
+    if tracking.project_run() or tracking.check_store(str(place.uri), place.experiment):  # a plan makes none
+        store = open_store(cells)
+        cells, costs = plan.look_up(cells, store), plan.estimate(cells, store)
     rows, total, unknown = [], 0.0, 0
     for cell in cells:
         seconds, memory = costs.get((cell.config.model.name, cell.config.condition), (0.0, 0.0))
@@ -98,6 +102,8 @@ def show_plan(cells: Sequence[Cell], store: Store, launch: Launch) -> None:
         f"{clock(total)} of run time{hint}; to be divided by the runs at once{_skipped(cells)}. "
         "Nothing was started."
     )
+    if ways := list(dict.fromkeys(str(one) for cell in cells for one in cell.adaptations)):
+        print(f"Each finished run is then adapted, without training again: {'; '.join(ways)}")
 
 
 def carry_out(cells: Sequence[Cell], store: Store, launch: Launch) -> None:
@@ -105,7 +111,8 @@ def carry_out(cells: Sequence[Cell], store: Store, launch: Launch) -> None:
     from hdmap_mlflow import tracking
 
     if not any(wants(launch, cell) for cell in cells):
-        _finish(cells, {}, store, None)
+        failed = _adapt(cells, {}, store, launch)
+        _finish(cells, {}, store, None, failed)
         return
     able = [cell for cell in cells if not cell.skipped]
     fingerprint = hashlib.sha256("".join(sorted({c.fingerprint for c in able})).encode()).hexdigest()[:16]
@@ -119,9 +126,18 @@ def carry_out(cells: Sequence[Cell], store: Store, launch: Launch) -> None:
             outcomes = _run(cells, store, launch, record)
         lost = sum(bool(outcome.unrecorded) for outcome in outcomes.values())
         left = lost - recover(cells) if lost else 0
-        _finish(cells, outcomes, store, record)
+        failed = _adapt(cells, outcomes, store, launch)
+        _finish(cells, outcomes, store, record, failed)
         if left:
             raise Incomplete(f"{left} runs are computed and not recorded, see above; the same command records them")
+
+
+def _adapt(cells: Sequence[Cell], outcomes: Mapping[int, Outcome], store: Store, launch: Launch) -> str:
+    """Adapt the finished runs of the cells, those of before among them; returns what failed, in words."""
+    done = {i: outcome.run_id for i, outcome in outcomes.items() if outcome.status == "finished"}
+    done |= {i: c.past.run_id for i, c in enumerate(cells) if i not in outcomes and c.past and c.status == "finished"}
+    with interrupt.explained(f"what is adapted is kept. To go on: {launch.resume}"):
+        return adaptations.carry_out({done[i]: (cells[i].name, cells[i].adaptations) for i in sorted(done)}, store)
 
 
 def _run(cells: Sequence[Cell], store: Store, launch: Launch, record: Record) -> dict[int, Outcome]:
@@ -193,7 +209,9 @@ def _halved(
     return Task(index=event.index, config=config, folder=folders(cell), parent=record.run_id, tags=tags, command=child)
 
 
-def _finish(cells: Sequence[Cell], outcomes: Mapping[int, Outcome], store: Store, record: Record | None) -> None:
+def _finish(
+    cells: Sequence[Cell], outcomes: Mapping[int, Outcome], store: Store, record: Record | None, failed: str = ""
+) -> None:
     """The table at the end, on the terminal and as the grid run's description; raises Incomplete if any failed."""
     from hdmap_mlflow import tracking
 
@@ -216,6 +234,8 @@ def _finish(cells: Sequence[Cell], outcomes: Mapping[int, Outcome], store: Store
             f"{len(bad)} of {able} runs did not finish; the reasons stand above and in MLflow. "
             f"To run them again: {hint}"
         )
+    if failed:
+        raise Incomplete(failed)
 
 
 def _skipped(cells: Sequence[Cell]) -> str:

@@ -6,7 +6,7 @@ import contextlib
 import hashlib
 import json
 import statistics
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from itertools import product
@@ -21,7 +21,8 @@ from hdmap_mlflow.config.conditions import DEFAULT_CONDITION, DEFAULT_MODEL
 from hdmap_mlflow.data import dataset
 from hdmap_mlflow.errors import BadInput, nearest, one_line, quoted
 from hdmap_mlflow.files import cache_dir, expanded, read_kept, write_kept
-from hdmap_mlflow.names import Tag
+from hdmap_mlflow.grid.adaptations import Adaptation, combine
+from hdmap_mlflow.names import Tag, sources_of
 from hdmap_mlflow.runs import setup, workdir
 from hdmap_mlflow.runs.identity import identity_tags
 from hdmap_mlflow.runs.setup import anchored
@@ -31,13 +32,16 @@ if TYPE_CHECKING:
 
 
 DATA = DataConfig()
+ALL, LEAVE_ONE_OUT = "all", "leave-one-out"
 MOST, MANY = 10_000, 500  # runs in one grid; runs whose check takes seconds
 
 
 class Block(BaseModel):
     """A product of models x conditions x sources x seeds: comma lists or sequences of names, or `all`.
 
-    `targets` is `auto` (all other domains) or a list, from which each run's source is left out.
+    Among `sources`, `A+B` is one of two domains, and `leave-one-out` of each domain all others.
+    `targets` is `auto` (all other domains) or a list, from which each run's source is left out. `adapters` x `k` are no
+    runs: each run is trained once, source only, and adapted with all of them.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -52,6 +56,16 @@ class Block(BaseModel):
     split_seed: Seed = DATA.split_seed
     overrides: str = ""
     experiment: str | None = None
+    budget: str | None = None
+    adapters: object = None
+    k: object = None
+
+    def adaptations(self) -> tuple[Adaptation, ...]:
+        """What every run of the block is adapted with."""
+        if self.adapters is None and self.k is None:
+            return ()
+        chains = "z" if self.adapters is None else self.adapters
+        return combine(_names(chains, "adapters"), _names(0 if self.k is None else self.k, "k"))
 
 
 @dataclass(frozen=True)
@@ -67,6 +81,7 @@ class Cell:
     past: Past | None = None
     skipped: str | None = None
     seen: tuple[str, ...] = ()  # all runs of its fingerprint that the store has
+    adaptations: tuple[Adaptation, ...] = ()
 
     @property
     def name(self) -> str:
@@ -117,46 +132,61 @@ def read_blocks(flags: Mapping[str, object], file: str | None = None) -> list[Bl
     return out
 
 
-def expand(blocks: Iterable[Block], repeat: int = 1) -> list[Cell]:
+def expand(blocks: Iterable[Block], repeat: int = 1, composed: Callable[[], None] | None = None) -> list[Cell]:
     """The grid's runs, every one checked and fingerprinted; the maps are read once. Raises BadInput at the first flaw.
 
     The order is that of the repeats, then of the blocks; a run that two blocks ask for is there once. Last come those
-    of models that this machine cannot run; there must be others.
+    of models that this machine cannot run; there must be others. `composed` is called when the settings can be read,
+    before the models' classes check them, which costs the import of torch.
     """
     from hdmap_mlflow import tracking
     from hdmap_mlflow.data import layout
     from hdmap_mlflow.models import builder
     from hdmap_mlflow.models.registry import find_model
 
-    configs = [(config, find_model(config.model.name)) for block in blocks for config in _configs(block, repeat)]
+    configs = [
+        (config, find_model(config.model.name), adaptations)
+        for block in blocks
+        for adaptations in [block.adaptations()]
+        for config in _configs(block, repeat)
+    ]
     skipped = {
         config.name: Cell(config, {}, 0, skipped=reason)
-        for config, entry in configs
+        for config, entry, _ in configs
         if (reason := entry.needs.missing(config.model.name))
     }
-    checked = [_check(config) for config, _ in configs if config.name not in skipped]
+    if composed:
+        composed()
+    for config, _, adaptations in configs:
+        if config.name not in skipped:
+            setup.check_adapters(config, (config.adapt.adapters, *(one.chain for one in adaptations)))
+    checked = [(*_check(config), adaptations) for config, _, adaptations in configs if config.name not in skipped]
     if not checked:
         raise BadInput("; ".join(dict.fromkeys(str(cell.skipped) for cell in skipped.values())))
-    places = {(str(config.tracking.uri), config.tracking.experiment) for config, _ in checked}
+    places = {(str(config.tracking.uri), config.tracking.experiment) for config, *_ in checked}
     if len(places) > 1:
         raise BadInput("the grid's runs go to several stores or experiments; give all one tracking.uri and experiment")
     tracking.check_store(*places.pop())
-    for config in {config.tracking.output_dir: config for config, _ in checked}.values():
+    for config in {config.tracking.output_dir: config for config, *_ in checked}.values():
         workdir.check(config)
-    builder.reach(config for config, _ in checked if config.model.weights != "hub")  # which only a launch needs
+    builder.reach(config for config, *_ in checked if config.model.weights != "hub")  # which only a launch needs
     read_domain, read, enough = cache(layout.read_domain), {}, set()
-    cells: dict[str, tuple[CheckedConfig, dict[str, str]]] = {}
-    for config, code in checked:
+    cells: dict[str, Cell] = {}
+    for config, code, adaptations in checked:
         data = config.data
         key = (data.root, data.source_domain, data.target_domains, data.packed)
         if key not in read:
             read[key] = dataset.read(config, read_domain)
-        if (same := (config.model.model_dump_json(), data)) not in enough:
-            setup.check_maps(config, read[key])
+        if (same := (config.model.model_dump_json(), data, adaptations)) not in enough:
+            for one in (config, *(adapted.of(config) for adapted in adaptations)):
+                setup.check_maps(one, read[key])
             enough.add(same)
+        config = setup.spend(config, read[key])
         tags = identity_tags(config, read[key], code)
-        cells.setdefault(tags[Tag.FINGERPRINT], (config, tags))
-    return [Cell(config, tags, i) for i in range(repeat) for config, tags in cells.values()] + list(skipped.values())
+        cell = cells.setdefault(tags[Tag.FINGERPRINT], Cell(config, tags, 0))
+        union = tuple(dict.fromkeys((*cell.adaptations, *adaptations)))
+        cells[tags[Tag.FINGERPRINT]] = replace(cell, adaptations=union)
+    return [replace(cell, repeat=i) for i in range(repeat) for cell in cells.values()] + list(skipped.values())
 
 
 def look_up(cells: Sequence[Cell], store: Store) -> list[Cell]:
@@ -211,7 +241,7 @@ def _configs(block: Block, repeat: int = 1) -> list[RunConfig]:
     from hdmap_mlflow.models.registry import REGISTRY
 
     root = layout.find_root(block.data_root)
-    sources = layout.find_domains(root) if block.sources == "all" else _names(block.sources, "sources")
+    sources = _sources(block.sources, layout.find_domains(root))
     models = list(REGISTRY) if block.models == "all" else _names(block.models, "models")
     pairs = [(model, condition) for model in models for condition in _conditions(model, block)]
     seeds, targets = _names(block.seeds, "seeds"), block.targets
@@ -226,7 +256,7 @@ def _configs(block: Block, repeat: int = 1) -> list[RunConfig]:
         )
     if count > MANY:
         print(f"checking {count:,} runs ...", flush=True)
-    out = []
+    out, alone = [], block.adapters is not None or block.k is not None
     for (model, condition), source, seed in product(pairs, sources, seeds):
         flags = {
             "data.root": str(root),
@@ -236,15 +266,29 @@ def _configs(block: Block, repeat: int = 1) -> list[RunConfig]:
             "data.split_seed": block.split_seed,
             "train.seed": seed,
             "tracking.experiment": block.experiment,
+            "train.budget": block.budget,
+            "adapt.k": 0 if alone else None,
         }
         config = setup.compose(model, condition, block.condition_file, flags, block.overrides)
         out.append(anchored(config))
     return out
 
 
+def _sources(value: object, domains: Sequence[str]) -> list[str]:
+    """The sources of the runs: `all` domains, `leave-one-out` (of each all others), names, or several as `A+B`."""
+    words = {ALL: [*domains], LEAVE_ONE_OUT: [",".join(d for d in domains if d != out) for out in domains]}
+    names = _names(value, "sources")
+    if LEAVE_ONE_OUT in names and len(domains) < 3:
+        raise BadInput(
+            f"sources {LEAVE_ONE_OUT} needs three domains, here are {', '.join(domains)}; give --sources all"
+        )
+    chosen = [one for name in names for one in words.get(name, [name])]
+    return [*dict.fromkeys(DataConfig(source_domain=one).source_domain for one in chosen)]
+
+
 def _without(source: str, targets: Any) -> Any:
     """The targets of a source; `auto` leaves it out by itself."""
-    return targets if targets == "auto" else [name for name in targets if name != source]
+    return targets if targets == "auto" else [name for name in targets if name not in sources_of(source)]
 
 
 def _conditions(model: str, block: Block) -> list[str]:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.error import URLError
 
 from hdmap_mlflow.config import CheckedConfig, RunConfig, with_settings
-from hdmap_mlflow.errors import BadInput, Unreachable, nearest
+from hdmap_mlflow.errors import BadInput, BadSetting, Unreachable, nearest, one_line
 from hdmap_mlflow.models import backbones, signature
 from hdmap_mlflow.models import weights as carried
 from hdmap_mlflow.models.entry import ModelEntry, Weights
@@ -99,9 +99,32 @@ def _checked_weights(model: str, entry: ModelEntry, config: RunConfig, settings:
                 f"data.image_size is {height}x{width}, below the stride {coarsest} of {rule.setting} '{name}'; give "
                 f"{coarsest} pixels or more, or finer layers: {backbones.described(name)}"
             )
+        if chosen and name.startswith("vit_"):
+            _check_patches(rule.setting, name, config.data.image_size, coarsest)
+        _check_context(settings.get("row_context") or (), config.data.image_size[1], chosen, strides)
         if weights == "local":  # what was imported may change: a run says which it took
             return f"local:{carried.local(weights, name).sha256[: carried.HASH]}"
     return weights
+
+
+def _check_patches(setting: str, name: str, size: Sequence[int], patch: int) -> None:
+    """Raise BadInput where a vision transformer's patches do not tile the maps."""
+    if any(side % patch for side in size):
+        near = "x".join(str(max(1, round(side / patch)) * patch) for side in size)
+        raise BadInput(
+            f"data.image_size is {'x'.join(map(str, size))}, and {setting} '{name}' takes multiples of its patch, "
+            f"{patch}; give {near}"
+        )
+
+
+def _check_context(reach: Sequence[int], width: int, chosen: Sequence[str], strides: Mapping[str, int]) -> None:
+    """Raise BadInput for a row context that is wider than a row of patches, those of the first layer."""
+    if chosen and reach and 2 * max(reach) + 1 > (patches := math.ceil(width / strides[chosen[0]])):
+        raise BadInput(
+            f"model.row_context={list(reach)} takes means over {2 * max(reach) + 1} patches of a row, and a row of "
+            f"{width} pixels has {patches} at layer {chosen[0]}; give {(patches - 1) // 2} at most, or a larger "
+            "data.image_size"
+        )
 
 
 def _check_rising(setting: str, name: str, chosen: Sequence[str]) -> None:
@@ -183,9 +206,13 @@ def build(config: CheckedConfig, *, fetch: bool = True, parts: Mapping[str, Any]
     if entry.textures:
         arguments[entry.textures] = textures.folder(arguments[entry.textures])
     with downloads(config.model.name), backbones.random_weights() if random else contextlib.nullcontext():
-        model = signature.load_class(entry.path)(**(parts or components(config)), **arguments)
+        try:
+            model = signature.load_class(entry.path)(**(parts or components(config)), **arguments)
+        except ValueError as error:  # what the class says of its arguments
+            raise BadSetting(f"{config.model.name} cannot be made: {one_line(error)}; change the setting") from error
     if random:
         backbones.leave_files_out(model)
+    model.image_score, model.padded = config.score.image, config.data.resize != "stretch"  # for `evaluation.scoring`
     return model
 
 

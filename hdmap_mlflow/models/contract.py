@@ -39,6 +39,11 @@ PROMISES = {
         "parameters and buffers hold what scoring needs",
         "keep it in torch.nn.Parameter or register_buffer, in the shape that __init__ gives it",
     ),
+    # Optional: a model that has `features` can be adapted by those who compare them (k_bank, merge, coral).
+    "features": (
+        "its features are those of patches",
+        "let features(images) return a finite (B, C, h, w) for pre-processed images (B, 3, H, W), or leave it out",
+    ),
 }
 
 
@@ -81,6 +86,7 @@ def check_model(model: str | type, config: Mapping[str, object] | None = None, f
         _check_raw(scores)
         _check_same(scores, _scores(fitted, datamodule), "own", "scored once more", 1e-6)
         _check_same(scores, _scores(fitted, datamodule, batch=1), "own", "scored alone", 1e-3, 1e-5)
+        _check_features(fitted, datamodule)
         seed_everything(1, workers=True, verbose=False)
         again = builder.build(run, fetch=False)
         try:
@@ -160,6 +166,19 @@ def _scores(model: Any, datamodule: MultiDomainHDMAPDataModule, batch: int = 4) 
                 raise ContractBroken("raw", f"{count} maps have {len(score)} scores")
             scores.append(score)
     return torch.cat(scores)
+
+
+def _check_features(model: Any, datamodule: MultiDomainHDMAPDataModule) -> None:
+    """Of a model that offers them: a finite vector per patch of every image."""
+    import torch
+
+    if not hasattr(model, "features"):
+        return
+    images = next(iter(datamodule.scoring_dataloader(TARGET, "test"))).image
+    with torch.inference_mode():
+        features = model.features(model.pre_processor.transform(images))
+    if features.ndim != 4 or len(features) != len(images) or not features.isfinite().all():
+        raise ContractBroken("features", f"{len(images)} images have features {tuple(features.shape)}")
 
 
 def _check_raw(scores: Tensor) -> None:

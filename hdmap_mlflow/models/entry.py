@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import importlib.util
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatch
 from typing import Literal
 
 from hdmap_mlflow.config import RunConfig
 from hdmap_mlflow.errors import BadInput
-from hdmap_mlflow.models.searchspace import Dimension
+from hdmap_mlflow.models.searchspace import Categorical, Dimension
+from hdmap_mlflow.names import PUBLISHED
 
 ANOMALIB = "anomalib.models.image:"
 OWN = "hdmap_mlflow.models.own."
 Library = Literal["timm", "torchvision", "own"]
+SHARES = ("coreset_sampling_ratio", "covariance_shrinkage", "pca_level", "pca_variance_ratio", "score_quantile")
 GENERATED = "generated"  # a setting that names a folder of textures: those that we make
 
 
@@ -153,7 +155,8 @@ class ModelEntry:
     the published settings that are not the class's own, flat or dotted as in a condition file; `space` is the search
     space, settings by dotted name with the values to draw from; `textures` names the setting that takes a folder
     of textures; `derived` are settings that follow from the run's others; `random_why` is the reason why the quickstart
-    has random weights where another's are pretrained.
+    has random weights where another's are pretrained; `no_map` are settings with which it has no anomaly map: {} is
+    any, None that it always has one; `onnx` says that `hdmap export-onnx` was seen to work.
     """
 
     path: str
@@ -166,6 +169,8 @@ class ModelEntry:
     textures: str = ""
     derived: Mapping[str, Callable[[RunConfig], object]] = field(default_factory=dict)
     random_why: str = ""
+    no_map: Mapping[str, object] | None = None
+    onnx: bool = False
 
     @property
     def follow(self) -> set[str]:
@@ -180,6 +185,14 @@ class ModelEntry:
 
     def check_new(self, config: RunConfig) -> None:
         """Raise BadInput for what a new run may not ask for; recorded runs that did so stay readable."""
+        settings, how = config.model.settings, config.score.image
+        none = self.no_map is not None and all(settings.get(name) == value for name, value in self.no_map.items())
+        if how != PUBLISHED and none:
+            when = "".join(f" with model.{name}={value}" for name, value in (self.no_map or {}).items())
+            raise BadInput(
+                f"score.image={how} reads an anomaly map, and {config.model.name} has none{when}; "
+                f"leave it at {PUBLISHED}"
+            )
         given = config.train.model_dump(include={"optimizer", "learning_rate", "weight_decay"}, exclude_none=True)
         if self.trains is False and given:
             raise BadInput(
@@ -187,9 +200,45 @@ class ModelEntry:
             )
         if config.train.precision == "16-mixed" and config.train.device == "cpu":
             raise BadInput("train.precision=16-mixed does not run on cpu; give 32-true or bf16-mixed")
+        if config.train.engine == "openvino":
+            self._check_engine(config)
+        for name, value in config.model.settings.items():
+            self._check_setting(name, value)
         data, batches = config.data, config.train.limit_val_batches
         if self.trains is not False and batches and batches * data.eval_batch_size < 2:
             raise BadInput(
                 f"train.limit_val_batches={batches} of data.eval_batch_size={data.eval_batch_size} is one map, "
                 "which has no AUROC; give more of either"
             )
+
+    def _check_engine(self, config: RunConfig) -> None:
+        """Raise BadInput where OpenVINO is not there, or has nothing to compute."""
+        if self.weights is None:
+            raise BadInput(f"{config.model.name} has no frozen backbone; leave train.engine=openvino out")
+        if config.train.device in ("cuda", "mps"):
+            raise BadInput(f"train.engine=openvino computes on a CPU, not on train.device={config.train.device}")
+        if importlib.util.find_spec("openvino") is None:
+            raise BadInput(
+                "train.engine=openvino: openvino is not installed; pip install 'hdmap_mlflow[openvino]', or give auto"
+            )
+
+    def _check_setting(self, name: str, value: object) -> None:
+        """Raise BadInput for a value of a model's setting that its type allows, and no model can be made of."""
+        if isinstance(value, list | tuple) and name == "layers" and (not value or len({*map(str, value)}) < len(value)):
+            raise BadInput(f"model.layers={list(value)}: name one layer or more, and each once")
+        if isinstance(value, list | tuple) and name == "row_context" and not _rising(value):
+            raise BadInput(f"model.row_context={list(value)}: give whole numbers from 1 on that rise, as [2,3]")
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            return
+        drawn = self.space.get(f"model.{name}")
+        if drawn is None or isinstance(drawn, Categorical) or drawn.low < 0:
+            return
+        least = 1 if isinstance(drawn.low, int) and drawn.low else 0
+        if value < least or name in SHARES and value > 1:
+            most = " to 1" if name in SHARES else " or more"
+            raise BadInput(f"model.{name}={value} cannot be; give {least}{most}, e.g. {drawn.low}")
+
+
+def _rising(numbers: Sequence[object]) -> bool:
+    """Whether they are whole, above 0, and each larger than the one before."""
+    return all(type(one) is int and one > 0 for one in numbers) and sorted({*numbers}) == [*numbers]  # type: ignore[type-var]

@@ -15,6 +15,7 @@ EPOCHS: dict[str, ModelEntry] = {
         needs=Needs(multiple=32, rising=True),
         defaults=training(200, 0.005, batch=16),
         space=rate(0.005) | among("anomaly_map_mode", "add", "multiply"),
+        onnx=True,
     ),
     "draem": ModelEntry(
         path=f"{ANOMALIB}Draem",
@@ -49,6 +50,8 @@ EPOCHS: dict[str, ModelEntry] = {
         needs=Needs(scaled=False),
         defaults=training(100, 1e-3, batch=32, weights="random"),
         space=rate(1e-3) | among("patch_count", 1, 2, 4) | real("anomaly_probability", 0.3, 0.7),
+        no_map={},
+        onnx=True,
     ),
     "dinomaly": ModelEntry(
         path=f"{OWN}dinomaly:Dinomaly",
@@ -59,6 +62,7 @@ EPOCHS: dict[str, ModelEntry] = {
         defaults=training(100, 0.002, batch=16, size=392),
         space=rate(0.002) | real("bottleneck_dropout", 0.1, 0.5),
         random_why="no vision transformer comes with a package",
+        onnx=True,
     ),
     "inp_former": ModelEntry(
         path=f"{OWN}dinomaly:InpFormer",
@@ -69,6 +73,7 @@ EPOCHS: dict[str, ModelEntry] = {
         defaults=training(200, 0.001, batch=16, size=392),
         space=rate(0.001) | whole("inp_num", 2, 10),
         random_why="no vision transformer comes with a package",
+        onnx=True,
     ),
     "efficient_ad": ModelEntry(
         path=f"{ANOMALIB}EfficientAd",
@@ -153,6 +158,7 @@ EPOCHS: dict[str, ModelEntry] = {
         weights=Weights(strides=(4, 8, 16)),
         defaults=training(100, 0.4, batch=32),
         space=rate(0.4),
+        onnx=True,
     ),
     "supersimplenet": ModelEntry(
         path=f"{ANOMALIB}Supersimplenet",
@@ -200,6 +206,7 @@ EPOCHS: dict[str, ModelEntry] = {
         defaults=training(100, 2e-4, batch=32),
         space=rate(2e-4) | whole("latent_vec_size", 50, 200, step=25),
         derived={"batch_size": lambda config: config.data.batch_size},
+        no_map={},
     ),
     "dsr": ModelEntry(
         path=f"{ANOMALIB}Dsr",

@@ -12,6 +12,7 @@ ONE_PASS: dict[str, ModelEntry] = {
         trains=False,
         weights=Weights(strides=(8, 16)),
         space=real("coreset_sampling_ratio", 0.01, 0.25, log=True) | whole("num_neighbors", 1, 15),
+        onnx=True,
     ),
     "padim": ModelEntry(
         path=f"{OWN}padim:Padim",
@@ -21,6 +22,7 @@ ONE_PASS: dict[str, ModelEntry] = {
         needs=Needs(maps=2),
         defaults={"n_features": 100},
         space=whole("n_features", 30, 120, step=10),
+        onnx=True,
     ),
     "mh_patchcore": ModelEntry(
         path=f"{ANOMALIB}MHPatchcore",
@@ -28,6 +30,7 @@ ONE_PASS: dict[str, ModelEntry] = {
         trains=False,
         weights=Weights(strides=(8, 16)),
         space=real("pca_variance_ratio", 0.9, 0.999) | real("covariance_shrinkage", 0.01, 0.3, log=True),
+        onnx=True,
     ),
     "dfkde": ModelEntry(
         path=f"{ANOMALIB}Dfkde",
@@ -36,6 +39,7 @@ ONE_PASS: dict[str, ModelEntry] = {
         weights=Weights(strides=(32,)),
         needs=Needs(maps="n_pca_components"),
         space=whole("n_pca_components", 8, 32, step=4),
+        no_map={},
     ),
     "dfm": ModelEntry(
         path=f"{ANOMALIB}Dfm",
@@ -44,6 +48,7 @@ ONE_PASS: dict[str, ModelEntry] = {
         weights=Weights(strides=(16,)),
         needs=Needs(maps=2),
         space=real("pca_level", 0.9, 0.999),
+        no_map={"score_type": "nll"},
     ),
     "toothwise": ModelEntry(
         path=f"{OWN}toothwise:Toothwise",
@@ -54,6 +59,7 @@ ONE_PASS: dict[str, ModelEntry] = {
         space=among("axis", "rows", "columns", "either")
         | among("window", 1, 2)
         | among("statistic", "ratio", "robust_z"),
+        onnx=True,
     ),
     "anomaly_dino": ModelEntry(
         path=f"{ANOMALIB}AnomalyDINO",
@@ -64,6 +70,7 @@ ONE_PASS: dict[str, ModelEntry] = {
         defaults={"image_size": [252, 252]},
         space=whole("num_neighbours", 1, 15),
         random_why="no vision transformer comes with a package",
+        onnx=True,
     ),
     "rad": ModelEntry(
         path=f"{ANOMALIB}Rad",
@@ -84,6 +91,7 @@ ONE_PASS: dict[str, ModelEntry] = {
         defaults={"image_size": [448, 448]},
         space=real("gaussian_blur_sigma", 1.0, 8.0) | real("score_quantile", 0.0005, 0.02, log=True),
         random_why="no vision transformer comes with a package",
+        onnx=True,
     ),
     "winclip": ModelEntry(
         path=f"{ANOMALIB}WinClip",

@@ -116,7 +116,7 @@ def parameters(path: str) -> dict[str, inspect.Parameter]:
     found: dict[str, inspect.Parameter] = {}
     for constructor in [vars(cls)["__init__"] for cls in load_class(path).__mro__ if "__init__" in vars(cls)]:
         try:
-            hints = typing.get_type_hints(constructor)
+            hints = typing.get_type_hints(constructor, include_extras=True)  # limits of numbers among them
         except Exception:  # names imported for type checkers only; a text may say anything
             hints = {}
         own = inspect.signature(constructor).parameters

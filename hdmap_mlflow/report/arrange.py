@@ -10,16 +10,20 @@ from functools import cached_property
 import numpy as np
 import pandas as pd
 
-from hdmap_mlflow.config import NOT_IDENTITY
+from hdmap_mlflow.config import NOT_IDENTITY, unsaid
+from hdmap_mlflow.data.sources import apart
 from hdmap_mlflow.errors import BadInput
 from hdmap_mlflow.evaluation.intervals import placements
 from hdmap_mlflow.evaluation.metrics import raw
 from hdmap_mlflow.evaluation.sample import MAPS, Sample
-from hdmap_mlflow.names import Tag
+from hdmap_mlflow.names import Tag, sources_of
 from hdmap_mlflow.runs.history import RunRecord
 
 # Settings in which runs of one entry may differ.
 FREE = NOT_IDENTITY | {"condition", "data.source_domain", "data.target_domains", "data.split_seed", "train.seed"}
+
+ALL_BUT = "all but the column's"  # the row of a matrix
+VIEW = "view"  # a tag of adapted views of runs alone, which no run has: the chain of adapters
 
 
 @dataclass(frozen=True)
@@ -56,12 +60,23 @@ def reported(run: RunRecord, domain: str) -> pd.DataFrame:
     return table.iloc[order].reset_index(drop=True)
 
 
+def each_draw(table: pd.DataFrame, column: str = "score") -> list[pd.DataFrame]:
+    """The table with a column as its `score`: once, or once for each draw of target maps (`score`, `score@1`, ...)."""
+    names = [column, *(name for name in table if str(name).startswith(f"{column}@"))]
+    return [table.assign(score=table[name]) for name in names]
+
+
 def auroc(table: pd.DataFrame, column: str = "score") -> float | None:
-    """AUROC of a column of scores, or None where a class or a value is missing."""
-    if column not in table or table[column].isna().any():
+    """AUROC of a column of scores, its mean over draws, or None where a class or a value is missing.
+
+    Of several sources: their mean.
+    """
+    if "domain" in table:
+        values = [auroc(part, column) for part in apart(table, "").values()]
+        return None if None in values else mean(values)
+    if column not in table or table[column].isna().any() or table["label"].nunique() < 2:
         return None
-    label, score = raw(table.assign(score=table[column]))
-    return placements(label, score).auroc if len(np.unique(label)) == 2 else None
+    return mean(placements(*raw(one)).auroc for one in each_draw(table, column))
 
 
 def mean(values: Iterable[float | None]) -> float | None:
@@ -93,6 +108,22 @@ class Grid:
     @cached_property
     def sources(self) -> list[str]:
         return sorted({run.source for run in self.runs})
+
+    def left_out(self, source: str) -> str:
+        """The domain that is none of several sources which are all others; empty for other sources."""
+        sources = set(sources_of(source))
+        rest = [domain for domain in self.domains if domain not in sources]
+        return rest[0] if len(sources) > 1 and len(rest) == 1 else ""
+
+    @cached_property
+    def rows(self) -> list[str]:
+        """The rows of a matrix: the sources, and as one row those that are all domains but the column's."""
+        whole = [source for source in self.sources if not self.left_out(source)]
+        return whole + [ALL_BUT] * (len(whole) < len(self.sources))
+
+    def source_of(self, row: str, domain: str) -> str:
+        """The source of a matrix's cell by its row and its column; empty where no run has it."""
+        return row if row != ALL_BUT else next((s for s in self.sources if self.left_out(s) == domain), "")
 
     @cached_property
     def complete(self) -> list[Entry]:
@@ -136,7 +167,8 @@ class Grid:
             for source, seed in everything
             if (source, seed) not in entry.runs
         ]
-        for domain in (d for d in self.domains if d not in self.sources):
+        trained = {domain for run in self.runs for domain in run.sources}
+        for domain in (d for d in self.domains if d not in trained):
             lines.append(f"no run was trained on {domain}")
         for domain in self.domains:
             tables = [reported(run, domain) for run in self.runs if domain in run.scores]
@@ -145,13 +177,20 @@ class Grid:
         return lines
 
 
+def choose(
+    records: Sequence[RunRecord], validation: str | None = None, data_digest: str | None = None
+) -> list[RunRecord]:
+    """The runs of a protocol and of data whose digest begins so."""
+    chosen = [r for r in records if validation in (None, r.tag("validation"))]
+    return [r for r in chosen if data_digest is None or r.tag("data_digest").startswith(data_digest)]
+
+
 def arrange(records: Sequence[RunRecord], validation: str | None = None, data_digest: str | None = None) -> Grid:
     """Lay out runs, the newest of each fingerprint, after a filter by protocol and data.
 
     Raises BadInput if what is left differs in the data or in the protocol: such runs cannot be ranked.
     """
-    chosen = [r for r in records if validation in (None, r.tag("validation"))]
-    chosen = [r for r in chosen if data_digest is None or r.tag("data_digest").startswith(data_digest)]
+    chosen = choose(records, validation, data_digest)
     if not chosen:
         raise BadInput("no finished run is of that data and protocol; leave --data-digest and --validation out to see")
     _refuse_mixtures(chosen)
@@ -187,21 +226,22 @@ def _refuse_mixtures(records: Sequence[RunRecord]) -> None:
 
 def settings_of(record: RunRecord) -> dict[str, str]:
     """The settings of a run that make its entry, by dotted name; what else MLflow logs of a project is none."""
-    fixed = {k: v for k, v in record.params.items() if k.startswith(("data.", "model.", "train."))}
-    return {k: fixed[k] for k in sorted(fixed) if k not in FREE}
+    fixed = {k: v for k, v in record.params.items() if k.startswith(("data.", "model.", "train.", "score."))}
+    return {k: fixed[k] for k in sorted(fixed) if k not in FREE and not unsaid(k, fixed[k])}
 
 
 def _setting(record: RunRecord) -> tuple:
-    return (record.tag("model"), record.tag("condition"), tuple(settings_of(record).items()))
+    return (record.tag("model"), record.tag("condition"), record.tags.get(VIEW, ""), tuple(settings_of(record).items()))
 
 
 def _labels(settings: Sequence[tuple]) -> dict[tuple, str]:
-    """`model/condition`, and after it the settings that tell apart entries of one name."""
+    """`model/condition`, after it the adapters and the settings that tell apart entries of one name."""
     out = {}
     for setting in settings:
-        same = [dict(other[2]) for other in settings if other[:2] == setting[:2]]
-        own = dict(setting[2])
+        model, condition, adapters, own = *setting[:3], dict(setting[3])
+        same = [dict(other[3]) for other in settings if other[:3] == setting[:3]]
         differing = sorted(k for k in own if any(other.get(k) != own[k] for other in same))
         details = ", ".join(f"{key.partition('.')[2]}={own[key]}" for key in differing)
-        out[setting] = f"{setting[0]}/{setting[1]}" + (f" ({details})" if details else "")
+        name = f"{model}/{condition}" + (f", {adapters}" if adapters else "")
+        out[setting] = name + (f" ({details})" if details else "")
     return out

@@ -16,6 +16,7 @@ from hdmap_mlflow.report.tables import Tables
 
 Points = list[tuple[float, float]]
 BLUE, RED, ORANGE, MUTED = "#407dc8", "#d1495b", "#f2a541", "#8d99ae"
+NEEDED = {"FPR_at_normal_q99": "FPR at 1 %", "pooled_AUROC": "pooled AUROC", "image_AUROC": "AUROC of each target"}
 PALETTE = ("#407dc8", "#2a9d8f", "#d1495b", "#7b5ea7", "#e07a1f", "#5c677d", "#b5838d", "#6a994e")
 
 
@@ -25,6 +26,7 @@ def charts(tables: Tables) -> dict[str, str]:
         "Mean target AUROC with its 95 % interval (blue), worst target (red), trivial scores (orange).": _board,
         "Does source validation foretell transfer? One point per run.": _foretells,
         "False alarms on each target at the threshold that allows 1 % on the source. One point per run.": _alarms,
+        "What k healthy maps of each target bring (mean over runs, targets and draws; bars: sd over draws).": _needed,
     }
     return {caption: svg for caption, draw in named.items() if (svg := draw(tables))}
 
@@ -37,13 +39,19 @@ def _svg(figure: Figure) -> str:
     return text[text.index("<svg") :]
 
 
-def _axes(width: float, height: float) -> tuple[Figure, Axes]:
+def _axis(width: float, height: float) -> tuple[Figure, Axes]:
+    figure, axes = _axes(width, height, 1)
+    return figure, axes[0]
+
+
+def _axes(width: float, height: float, columns: int) -> tuple[Figure, list[Axes]]:
     with matplotlib.rc_context({"font.family": "sans-serif", "font.sans-serif": ["DejaVu Sans"], "font.size": 9}):
         figure = Figure((width, height), layout="constrained")
-        axis = figure.subplots()
-    axis.spines[["top", "right"]].set_visible(False)
-    axis.grid(alpha=0.2)
-    return figure, axis
+        axes = list(figure.subplots(1, columns, squeeze=False)[0])
+    for axis in axes:
+        axis.spines[["top", "right"]].set_visible(False)
+        axis.grid(alpha=0.2)
+    return figure, axes
 
 
 def _scatter(axis: Axes, tables: Tables, points_of: Callable[[int, Entry], Points]) -> bool:
@@ -61,10 +69,11 @@ def _board(tables: Tables) -> str:
     board = [standing for standing in tables.leaderboard if standing.target]
     if not board:
         return ""
-    figure, axis = _axes(8, 1.1 + 0.5 * len(board))
+    figure, axis = _axis(8, 1.1 + 0.5 * len(board))
     for i, s in enumerate(board):
         assert s.target
-        axis.plot([s.target.low, s.target.high], [i, i], color=BLUE, linewidth=5, alpha=0.45, solid_capstyle="butt")
+        ends = () if s.target.few else (s.target.low, s.target.high)
+        axis.plot(ends, [i] * len(ends), color=BLUE, linewidth=5, alpha=0.45, solid_capstyle="butt")
         axis.plot(s.target.value, i, "o", color=BLUE, markersize=8)
         if s.worst:
             axis.plot(s.worst[1], i, "D", color=RED, markersize=6)
@@ -82,7 +91,7 @@ def _foretells(tables: Tables) -> str:
         values = [(validation_auroc([run]), target_auroc([run])) for run in entry.runs.values()]
         return [(before, after) for before, after in values if before is not None and after is not None]
 
-    figure, axis = _axes(6.4, 4)
+    figure, axis = _axis(6.4, 4)
     if not _scatter(axis, tables, points):
         return ""
     low, high = min(axis.get_xlim()[0], axis.get_ylim()[0]), max(axis.get_xlim()[1], axis.get_ylim()[1])
@@ -105,7 +114,7 @@ def _alarms(tables: Tables) -> str:
             found += [(domains.index(d) + beside, rate) for d, rate in rates.items() if rate is not None]
         return found
 
-    figure, axis = _axes(8, 3.4)
+    figure, axis = _axis(8, 3.4)
     if not _scatter(axis, tables, points):
         return ""
     axis.axhline(0.01, color=ORANGE, linewidth=1.5, label="1 %, as on the source")
@@ -113,4 +122,25 @@ def _alarms(tables: Tables) -> str:
     axis.set_xticklabels(domains)
     axis.yaxis.set_major_formatter(PercentFormatter(1))
     axis.legend(frameon=False, fontsize=8, loc="upper left", bbox_to_anchor=(1, 1))
+    return _svg(figure)
+
+
+def _needed(tables: Tables) -> str:
+    if not tables.curves:
+        return ""
+    ticks = sorted({k for curve in tables.curves for k in curve.points})
+    figure, axes = _axes(11, 3.4, 3)
+    for axis, (metric, words) in zip(axes, NEEDED.items(), strict=True):
+        for i, curve in enumerate(tables.curves):
+            drawn = {ticks.index(k): point for k, point in curve.points.items() if metric in point}
+            bars = [point.get(f"{metric}_sd", 0.0) for point in drawn.values()]
+            colour, name = PALETTE[i % len(PALETTE)], f"{curve.label}, {curve.chain}"
+            axis.errorbar(
+                list(drawn), [p[metric] for p in drawn.values()], bars, fmt="o-", color=colour, capsize=2, label=name
+            )
+        axis.set(xticks=range(len(ticks)), xlabel="k", ylabel=words)
+        axis.set_xticklabels(map(str, ticks))
+        if "AUROC" not in metric:
+            axis.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
+    axes[-1].legend(frameon=False, fontsize=8, loc="upper left", bbox_to_anchor=(1, 1))
     return _svg(figure)

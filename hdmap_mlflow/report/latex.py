@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from hdmap_mlflow.report.sections import Section, matrix_rows, short_board
+from hdmap_mlflow.report.section import Section
+from hdmap_mlflow.report.sections import adapted_board, matrix_rows, short_board
 from hdmap_mlflow.report.summary import caption
 from hdmap_mlflow.report.tables import Tables
 
@@ -12,8 +13,11 @@ SPECIAL |= {"±": r"$\pm$", "<": "$<$", ">": "$>$"}
 
 
 def latex(tables: Tables) -> str:
-    """The summary's table, and the AUROC from every source to every domain, one table per entry."""
+    """The summary's table, that of adapted entries, and the AUROC from every source to every domain, one per entry."""
     parts = [_table(short_board(tables), caption(tables), "leaderboard")]
+    if tables.adapted:
+        board = adapted_board(tables)
+        parts.append(_table(board, " ".join(board.notes), "leaderboard-k-normals"))
     about = "Image AUROC from source (rows) to domain (columns): mean, sd over n seeds, 95 % interval."
     for i, label in enumerate(tables.matrices, 1):
         section = Section(label, ["source", *tables.grid.domains], matrix_rows(tables, label))

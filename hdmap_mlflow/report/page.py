@@ -8,7 +8,8 @@ from pathlib import Path
 
 from hdmap_mlflow.console import markdown_table
 from hdmap_mlflow.report.citations import bibtex
-from hdmap_mlflow.report.sections import Section, details, matrix_rows, number, sections, short_board
+from hdmap_mlflow.report.section import Section, number
+from hdmap_mlflow.report.sections import NEEDED, details, matrix_rows, sections, short_board
 from hdmap_mlflow.report.summary import caption, headline, remarks
 from hdmap_mlflow.report.tables import Tables
 
@@ -16,10 +17,13 @@ PICTURES = "What the models look at"
 ORDER = (  # of the page's contents
     "Leaderboard",
     "Incomplete entries",
+    "Leaderboard with healthy maps of the target",
     "AUROC from source to domain",
     "Paired tests",
     "Thresholds that travelled",
+    NEEDED,
     "Choosing a model without target labels",
+    "Agreement of validation strategies",
     "Domain shift against the drop",
     PICTURES,
     "Runs and cost",
@@ -28,6 +32,7 @@ ORDER = (  # of the page's contents
     "Runs",
     "Missing",
 )
+CHARTED = {"Leaderboard": 0, "Thresholds that travelled": 2, NEEDED: 3, "Choosing a model without target labels": 1}
 
 
 def markdown(tables: Tables) -> str:
@@ -35,13 +40,14 @@ def markdown(tables: Tables) -> str:
     lines = ["# Transfer report", "", *headline(tables), "", *(f"- {line}" for line in remarks(tables)), ""]
     lines += [f"Data {tables.data_digest}, protocol `{tables.validation}`, {len(tables.grid.runs)} runs.", ""]
     found = sections(tables)
-    lines += _table(found[0]) + _table(found[1])
+    boards, others = found[:3], found[3:]
+    lines += [line for section in boards for line in _table(section)]
     lines += ["## AUROC from source (rows) to domain (columns)", ""]
     lines += ["mean ± sd over n seeds [95 % interval]; on the diagonal the source's own reported maps.", ""]
     for label in tables.matrices:
         title = Section(label, ["source", *tables.grid.domains], matrix_rows(tables, label))
         lines += _table(title, "###")
-    for section in found[2:]:
+    for section in others:
         lines += _table(section)
     lines += ["## Missing", "", *(f"- {line}" for line in tables.missing or ["nothing"])]
     return "\n".join(lines) + "\n"
@@ -85,6 +91,7 @@ def html(tables: Tables, charts: Mapping[str, str], pictures: Mapping[str, str],
         pictures=pictures,
         address=address,
         order=[title for title in ORDER if title != PICTURES or pictures],
+        charted=CHARTED,
         anchor=lambda title: Section(title, (), ()).anchor,
     )
 

@@ -2,51 +2,22 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping
 
 from hdmap_mlflow.evaluation.intervals import Interval
 from hdmap_mlflow.evaluation.metrics import TRIVIAL
-from hdmap_mlflow.names import MEAN_AUROC, SOURCE_AUROC, WORST_AUROC
-from hdmap_mlflow.report.arrange import settings_of
+from hdmap_mlflow.names import MEAN_AUROC, SOURCE_AUROC, WORST_AUROC, sources_of
+from hdmap_mlflow.report.adapted import BESIDE
+from hdmap_mlflow.report.arrange import mean, settings_of
+from hdmap_mlflow.report.curves import FALSE_ALARMS, FOUND, POINT
+from hdmap_mlflow.report.section import Section, cell_text, difference, number, p_value, percent
 from hdmap_mlflow.report.selection import ORACLE, SELECTION_RULES
 from hdmap_mlflow.report.summary import SAMPLED, runs_of, weights_of
-from hdmap_mlflow.report.tables import ALPHA, Cell, Standing, Tables
+from hdmap_mlflow.report.tables import ALPHA, Standing, Tables
 
+NEEDED = "How many healthy maps does a machine need?"
+REACHED = ("reached", "other_reached")
 COMMIT = "mlflow.source.git.commit"  # a tag of MLflow's own
-
-
-@dataclass(frozen=True)
-class Section:
-    """A heading, a table (its first column is text), and what must be said below it."""
-
-    title: str
-    header: Sequence[str]
-    rows: Sequence[Sequence[str]]
-    notes: Sequence[str] = ()
-
-    @property
-    def anchor(self) -> str:
-        """The end of the address of its heading."""
-        return re.sub(r"\W+", "-", self.title.lower())
-
-
-def number(value: float | None, digits: int = 3, sign: bool = False) -> str:
-    return "-" if value is None else f"{value:{'+' if sign else ''}.{digits}f}"
-
-
-def percent(value: float | None) -> str:
-    return "-" if value is None else f"{value:.0%}"
-
-
-def cell_text(cell: Cell | None) -> str:
-    """`0.812 ± 0.010 (n=2) [0.771, 0.846]`, without what is undefined."""
-    if cell is None:
-        return "-"
-    spread = "" if cell.sd is None else f" ± {cell.sd:.3f}"
-    bounds = "" if cell.interval is None else f" [{cell.interval[0]:.3f}, {cell.interval[1]:.3f}]"
-    return f"{cell.mean:.3f}{spread} (n={cell.n}){bounds}"
 
 
 def sections(tables: Tables) -> list[Section]:
@@ -54,9 +25,12 @@ def sections(tables: Tables) -> list[Section]:
     return [
         _leaderboard(tables),
         _incomplete(tables),
+        adapted_board(tables),
         _tests(tables),
         _travels(tables),
+        _needed(tables),
         _picks(tables),
+        _agreement(tables),
         _cost(tables),
         _shift(tables),
         _oracles(tables),
@@ -79,10 +53,10 @@ def _leaderboard(tables: Tables) -> Section:
         "over trivial",
     ]
     rows = [_standing(standing) for standing in tables.leaderboard]
-    for name, (mean, (domain, worst)) in tables.trivial.items():
-        rows.append([f"trivial: {name}", "", number(mean), *[""] * 3, f"{worst:.3f} ({domain})", *[""] * 5])
+    for name, (average, (domain, worst)) in tables.trivial.items():
+        rows.append([f"trivial: {name}", "", number(average), *[""] * 3, f"{worst:.3f} ({domain})", *[""] * 5])
     notes = [
-        "rank = 1 + the number of entries that are better by a paired DeLong test on the same maps "
+        "rank = 1 + the number of entries that are better by a paired test on the same maps "
         f"(Holm-adjusted p < {ALPHA:g}); entries of one rank are tied.",
         f"The interval takes the {SAMPLED[tables.sample]} as the sample and the fitted models as given; the sd is over "
         "seeds (ddof 1); the interval with seeds holds both.",
@@ -109,7 +83,6 @@ def _leaderboard(tables: Tables) -> Section:
 
 
 def _standing(s: Standing) -> list[str]:
-    over = s.over_trivial
     return [
         s.label,
         "-" if s.rank is None else str(s.rank),
@@ -122,12 +95,12 @@ def _standing(s: Standing) -> list[str]:
         number(s.ratio),
         number(s.gap, sign=True),
         number(s.skill),
-        f"{over.difference:+.3f} [{over.low:+.3f}, {over.high:+.3f}]" if over else "-",
+        difference(s.over_trivial),
     ]
 
 
 def _ends(interval: Interval | None) -> str:
-    return f"{interval.low:.3f} to {interval.high:.3f}" if interval else "-"
+    return f"{interval.low:.3f} to {interval.high:.3f}" if interval and not interval.few else "-"
 
 
 def short_board(tables: Tables) -> Section:
@@ -137,6 +110,24 @@ def short_board(tables: Tables) -> Section:
         label, rank, target, interval, _, _, worst, source, *_, over = row
         rows.append([label, rank, source, target, interval, worst, over])
     return Section("Summary", header, rows)
+
+
+def adapted_board(tables: Tables) -> Section:
+    """Entries that were adapted with healthy maps of each target: another protocol, and so a leaderboard of its own."""
+    header = ["entry", "k", "rank", "target mean", "95 % interval", "gain over source only", *BESIDE, "worst target"]
+    rows = []
+    for one in tables.adapted:
+        label, rank, target, interval, _, _, worst, *_ = _standing(one.standing)
+        beside = [f"{number(after)} ({number(before)})" for before, after in one.gain.beside.values()]
+        rows.append([label, str(one.k), rank, target, interval, difference(one.gain.auroc), *beside, worst])
+    notes = [
+        f"Protocol k_normals: each target gave k healthy training maps, none of them reported and no label read; means "
+        f"over draws. It is never ranked with source only; the rank (paired tests, Holm-adjusted p < {ALPHA:g}) is "
+        "within a k.",
+        "gain = target mean less that of the same runs source only, on the same maps [95 % interval]; in brackets what "
+        "source only reaches. FPR and TPR: mean over targets at the threshold that allows 1 % on the source.",
+    ]
+    return Section("Leaderboard with healthy maps of the target", header, rows, notes)
 
 
 def _incomplete(tables: Tables) -> Section:
@@ -156,7 +147,11 @@ def _incomplete(tables: Tables) -> Section:
 
 def _tests(tables: Tables) -> Section:
     rows = [
-        [f"{one} over {other}", f"{c.difference:+.3f}", f"{c.low:+.3f} to {c.high:+.3f}", _p(p), number(c.detectable)]
+        [
+            f"{one} over {other}",
+            f"{c.difference:+.3f}",
+            *(["-"] * 3 if c.few else [f"{c.low:+.3f} to {c.high:+.3f}", p_value(p), number(c.detectable)]),
+        ]
         for one, other, c, p in tables.pairs
     ]
     note = (
@@ -164,10 +159,6 @@ def _tests(tables: Tables) -> Section:
         "(test at 5 %, not adjusted): what lies below it may be there and not show."
     )
     return Section("Paired tests", ["pair", "difference", "95 % interval", "adjusted p", "detectable"], rows, [note])
-
-
-def _p(value: float) -> str:
-    return "< 0.001" if value < 0.001 else f"{value:.3f}"
 
 
 def _travels(tables: Tables) -> Section:
@@ -202,6 +193,26 @@ def _travels(tables: Tables) -> Section:
     return Section("Thresholds that travelled", header, rows, notes)
 
 
+def _needed(tables: Tables) -> Section:
+    """How many healthy maps a machine needs: false alarms over k by entry and chain, and from which k on they stay."""
+    counts, rows = sorted({k for curve in tables.curves for k in curve.points}), []
+    for curve in tables.curves:
+        points, need = list(curve.points.values()), curve.enough
+        alarms = [percent(curve.points.get(k, {}).get(FALSE_ALARMS)) for k in counts]
+        ends = [f"{number(points[0].get(n))} to {number(points[-1].get(n))}" for n in ("image_AUROC", "pooled_AUROC")]
+        there = None if need is None else curve.points[need].get(FOUND)
+        rows.append([curve.label, curve.chain, *alarms, number(need, 0), percent(there), *ends])
+    header = ["entry", "adapters", *(f"k = {k}" for k in counts), "enough", "TPR there", "AUROC", "pooled AUROC"]
+    notes = [
+        "k = how many healthy maps each target gave (0: source only); below it the false alarms on the targets at the "
+        "threshold that allows 1 % on the source, mean over runs, targets and draws.",
+        f"enough = the smallest k after which more maps save less than {POINT:.0%} of false alarms; TPR = faults found "
+        "with so many (-: even the largest k raises no alarm); AUROC of each target, and pooled over all domains, "
+        "from the smallest k to the largest.",
+    ]
+    return Section(NEEDED, header, rows, notes)
+
+
 def _picks(tables: Tables) -> Section:
     """One row per source: what each rule picks, what the oracle would, and the regret of each rule."""
     picks = {(pick.source, pick.rule): pick for pick in tables.picks}
@@ -220,6 +231,30 @@ def _picks(tables: Tables) -> Section:
     return Section("Choosing a model without target labels", header, rows, notes)
 
 
+def _agreement(tables: Tables) -> Section:
+    """Whether another validation strategy would have chosen the same, and what that costs on the targets."""
+    rows, notes = [], []
+    for one in tables.agreements:
+        chosen = [one.own, number(one.reached), one.other, number(one.other_reached)]
+        regrets = [number(one.best - value) for value in (one.reached, one.other_reached)]
+        rows.append([one.source, one.strategy, str(one.entries), *chosen, *regrets, number(one.tau, 2, sign=True)])
+    for strategy in dict.fromkeys(one.strategy for one in tables.agreements):
+        some = [one for one in tables.agreements if one.strategy == strategy]
+        same = sum(one.own == one.other for one in some)
+        own, other = (sum(one.best - getattr(one, name) for one in some) / len(some) for name in REACHED)
+        notes.append(
+            f"`{strategy}` chooses as `{tables.validation}` does on {same} of {len(some)} "
+            f"source{'s' * (len(some) > 1)}; mean regret {other:.3f}, of `{tables.validation}` {own:.3f}."
+        )
+    notes.append(
+        f"Both choose by validation AUROC; target means are those of the `{tables.validation}` runs. tau = Kendall's "
+        "tau-b between the validation AUROCs of both over the entries."
+    )
+    header = ["source", "other strategy", "entries", f"picked by {tables.validation}", "its target mean"]
+    header += ["picked by the other", "its target mean", "regret", "regret of the other", "tau"]
+    return Section("Agreement of validation strategies", header, rows, notes)
+
+
 def _cost(tables: Tables) -> Section:
     seeds = {e.label: sorted({seed for _, seed in e.runs}) for e in tables.grid.entries}
     weights = {entry.label: weights_of(entry) or "-" for entry in tables.grid.entries}
@@ -229,14 +264,16 @@ def _cost(tables: Tables) -> Section:
             weights[s.label],
             str(s.runs),
             ", ".join(map(str, seeds[s.label])),
+            "-" if s.train_maps is None else f"{s.train_maps:,.0f}",
             number(s.fit_seconds, 1),
             number(s.evaluate_seconds, 1),
             number(s.peak_mb, 0),
         ]
         for s in (*tables.leaderboard, *tables.incomplete)
     ]
-    header = ["entry", "weights", "runs", "seeds", "fit, mean s", "evaluate, mean s", "peak memory of fit, MB"]
-    return Section("Runs and cost", header, rows)
+    header = ["entry", "weights", "runs", "seeds", "maps trained on", "fit, mean s", "evaluate, mean s"]
+    note = "maps trained on = how many maps were in a batch, each as often as it was; the mean over runs."
+    return Section("Runs and cost", [*header, "peak memory of fit, MB"], rows, [note])
 
 
 def _shift(tables: Tables) -> Section:
@@ -249,8 +286,10 @@ def _shift(tables: Tables) -> Section:
     for (source, domain), card in sorted(found.items()):
         row = [f"{source} to {domain}", number(card["intensity"]), number(card["feature_MMD"])]
         for label in columns:
-            own, there = (tables.matrices[label].get((source, to)) for to in (source, domain))
-            row.append(number(own.mean - there.mean, sign=True) if own and there else "-")
+            cells = tables.matrices[label]
+            own = mean(cell.mean for to in sources_of(source) if (cell := cells.get((source, to))))
+            there = cells.get((source, domain))
+            row.append("-" if own is None or there is None else number(own - there.mean, sign=True))
         rows.append(row)
     note = "Without labels: Wasserstein distance of pixels in units of the source's mean; squared MMD of features."
     header = ["shift", "intensity", "feature MMD", *(f"AUROC drop, {label}" for label in columns)]
@@ -291,5 +330,5 @@ def details(tables: Tables) -> list[Section]:
 
 def matrix_rows(tables: Tables, label: str) -> list[list[str]]:
     """Source x domain, one row per source."""
-    cells, domains = tables.matrices[label], tables.grid.domains
-    return [[source, *(cell_text(cells.get((source, d))) for d in domains)] for source in tables.grid.sources]
+    grid = tables.grid
+    return [[row, *(cell_text(tables.cell(label, row, d)) for d in grid.domains)] for row in grid.rows]

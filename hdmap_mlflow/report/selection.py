@@ -11,7 +11,7 @@ from hdmap_mlflow.runs.history import RunRecord
 
 def validation_auroc(runs: Sequence[RunRecord]) -> float | None:
     """Mean AUROC of an entry's runs on their source's validation maps; None where one is undefined."""
-    values = [auroc(run.part("val", run.source)) for run in runs]
+    values = [auroc(run.part("val", run.source)) for run in runs]  # of several sources their mean
     return None if None in values else mean(values)
 
 

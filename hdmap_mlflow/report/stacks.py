@@ -9,14 +9,15 @@ import numpy as np
 import pandas as pd
 
 from hdmap_mlflow.evaluation.intervals import Comparison, Interval, auroc_interval, compare, mean_interval
+from hdmap_mlflow.evaluation.metrics import raw
 from hdmap_mlflow.evaluation.sample import enough
-from hdmap_mlflow.report.arrange import Entry, reported
+from hdmap_mlflow.report.arrange import Entry, each_draw, reported
 from hdmap_mlflow.runs.history import same_maps
 
 
 @dataclass(frozen=True)
 class Stack:
-    """Scores (runs, n) of the same n maps; `maps` is one of their tables."""
+    """Scores (runs, or runs x draws, n) of the same n maps; `maps` is one of their tables."""
 
     maps: pd.DataFrame
     scores: np.ndarray
@@ -37,7 +38,7 @@ def stacked(tables: Sequence[pd.DataFrame], column: str = "score") -> Stack | No
         return None
     if not all(same_maps(tables[0], table) for table in tables):
         return None
-    return Stack(tables[0], np.stack([table[column].to_numpy(float) for table in tables]))
+    return Stack(tables[0], np.stack([raw(one)[1] for table in tables for one in each_draw(table, column)]))
 
 
 def of_targets(entry: Entry, keys: Sequence[tuple[str, int]], column: str = "score") -> dict[str, Stack]:
@@ -71,9 +72,10 @@ def interval(tables: Sequence[pd.DataFrame]) -> tuple[float, float] | None:
     return found.low, found.high
 
 
-def mean_over(stacks: Mapping[str, Stack]) -> Interval:
-    """The mean AUROC over domains, with its interval."""
-    return mean_interval({d: (one.label, one.scores) for d, one in stacks.items()}, _units(stacks))
+def mean_over(stacks: Mapping[str, Stack], independent: bool = False) -> Interval:
+    """The mean AUROC over domains, with its interval; `independent`: as if each map were a recording of its own."""
+    cells = {domain: (one.label, one.scores) for domain, one in stacks.items()}
+    return mean_interval(cells, None if independent else _units(stacks))
 
 
 def _units(stacks: Mapping[str, Stack]) -> dict[str, np.ndarray]:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from itertools import combinations
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -14,14 +15,18 @@ from hdmap_mlflow.evaluation.intervals import (
     Comparison,
     Interval,
     holm,
-    rate_expected,
     with_seeds,
 )
-from hdmap_mlflow.evaluation.metrics import TRIVIAL, carry_over, decisions, image_metrics, raw, thresholds
-from hdmap_mlflow.names import Scope, metric_name
-from hdmap_mlflow.report.arrange import Entry, Grid, auroc, mean, reported, sample_of
+from hdmap_mlflow.evaluation.metrics import METRICS, TRIVIAL, carry_over, image_metrics, thresholds
+from hdmap_mlflow.names import Scope, metric_name, sources_of, target_scope
+from hdmap_mlflow.report.adapted import Gain, gain
+from hdmap_mlflow.report.agreement import Agreement, agreements
+from hdmap_mlflow.report.arrange import VIEW, Entry, Grid, auroc, mean, reported, sample_of
+from hdmap_mlflow.report.curves import Curve, curves
 from hdmap_mlflow.report.selection import Pick, picks, target_auroc
+from hdmap_mlflow.report.several import Several, several
 from hdmap_mlflow.report.stacks import Stack, differing, interval, mean_over, of_targets, stacked, target_tables, versus
+from hdmap_mlflow.report.travels import Travel, travel
 from hdmap_mlflow.runs.history import RunRecord
 
 ALPHA = 0.05
@@ -56,26 +61,19 @@ class Standing:
     lacks: Sequence[tuple[str, int]]  # (source, seed) pairs of the ranked entries that it has no run of
     over_trivial: Comparison | None
     beats_trivial: bool  # by the interval's lower bound, for each trivial score
+    train_maps: float | None  # a map counts each time it was in a batch
     fit_seconds: float | None
     evaluate_seconds: float | None
     peak_mb: float | None
 
 
 @dataclass(frozen=True)
-class Travel:
-    """What an entry's 99 % threshold does on targets: realised rates, means over runs and targets, the worst FPR.
+class Adapted:
+    """An entry in the leaderboard of runs that were adapted with k healthy maps of each target; ranked within a k."""
 
-    `normals` is the least number of healthy validation maps that set a threshold; a threshold of such a number shows
-    an FPR between the bounds `expected`, 95 %, on as many reported healthy maps of the same domain as there are.
-    """
-
-    label: str
-    normals: int | None
-    expected: tuple[float, float] | None
-    source_fpr: float | None
-    fpr: float | None
-    tpr: float | None
-    worst_fpr: tuple[str, float] | None
+    k: int
+    standing: Standing
+    gain: Gain
 
 
 @dataclass(frozen=True)
@@ -95,6 +93,15 @@ class Tables:
     data_digest: str
     simulated: bool
     oracles: Sequence[RunRecord] = ()
+    views: Mapping[int, Grid] = field(default_factory=dict)  # of the runs with k maps of each target, by k
+    adapted: Sequence[Adapted] = ()  # the fewest maps first, and of one number the best
+    curves: Sequence[Curve] = ()
+    agreements: Sequence[Agreement] = ()
+    several: Sequence[Several] = ()
+
+    def cell(self, label: str, row: str, domain: str) -> Cell | None:
+        """A cell of an entry's matrix by its row (see `Grid.rows`) and its column; None where it is undefined."""
+        return self.matrices[label].get((self.grid.source_of(row, domain), domain))
 
     @property
     def sample(self) -> str:
@@ -102,35 +109,70 @@ class Tables:
         return sample_of(self.grid.runs[0]).name
 
 
-def tabulate(grid: Grid, left_out: Sequence[str] = (), oracles: Sequence[RunRecord] = ()) -> Tables:
-    """All tables of a grid; `left_out` are lines on runs that could not be read, `oracles` runs kept apart."""
-    ranked = grid.complete or grid.entries
-    stacks = {entry.label: of_targets(entry, grid.compared(entry)) for entry in ranked}
-    pairs = _pairs(stacks) if grid.common else []
-    matrices = {entry.label: matrix(grid, entry) for entry in grid.entries}
-    board: list[Standing] = []
-    incomplete: list[Standing] = []
-    for entry in grid.entries:
-        own = stacks if entry.label in stacks else {entry.label: of_targets(entry, grid.compared(entry))}
-        standing = _standing(grid, entry, matrices[entry.label], own, pairs)
-        (board if own is stacks else incomplete).append(standing)
-    board.sort(key=lambda s: (s.rank is None, -(s.target.value if s.target else 0), s.label))
-    first = grid.runs[0]
+def tabulate(
+    grid: Grid,
+    left_out: Sequence[str] = (),
+    oracles: Sequence[RunRecord] = (),
+    views: Mapping[int, Grid] | None = None,
+    strategies: Mapping[str, Grid] | None = None,
+) -> Tables:
+    """All tables of a grid; `left_out` are lines on runs that could not be read, `oracles` runs kept apart.
+
+    `views` are the runs with k maps of each target, by k; `strategies` those of other validation strategies, by name.
+    """
+    ranking, first = _rank(grid), grid.runs[0]
     return Tables(
         grid,
-        matrices,
-        board,
-        incomplete,
+        ranking.matrices,
+        ranking.board,
+        ranking.incomplete,
         _trivial(grid),
-        pairs,
+        ranking.pairs,
         picks(grid),
-        [_travel(entry) for entry in grid.entries],
-        [*grid.missing(), *_unlike(grid, stacks), *left_out],
+        [travel(entry) for entry in grid.entries],
+        [*grid.missing(), *_unlike(grid, ranking.stacks), *left_out],
         first.tag("validation"),
         first.tag("data_digest"),
         any(run.tag("simulated") == "true" for run in grid.runs),
         oracles,
+        views or {},
+        [one for k, some in (views or {}).items() for one in _adapted(k, some)],
+        curves(grid),
+        agreements(grid, strategies or {}),
+        several(grid, views or {}),
     )
+
+
+class _Ranking(NamedTuple):
+    """The entries of a grid beside one another: the complete ones with their ranks, and the others."""
+
+    matrices: dict[str, dict[tuple[str, str], Cell]]
+    stacks: dict[str, dict[str, Stack]]
+    pairs: list[tuple[str, str, Comparison, float]]
+    board: list[Standing]
+    incomplete: list[Standing]
+
+
+def _rank(grid: Grid) -> _Ranking:
+    stacks = {entry.label: of_targets(entry, grid.compared(entry)) for entry in grid.complete or grid.entries}
+    pairs = _pairs(stacks) if grid.common else []
+    matrices = {entry.label: matrix(grid, entry) for entry in grid.entries}
+    found = _Ranking(matrices, stacks, pairs, [], [])
+    for entry in grid.entries:
+        own = stacks if entry.label in stacks else {entry.label: of_targets(entry, grid.compared(entry))}
+        standing = _standing(grid, entry, matrices[entry.label], own, pairs)
+        (found.board if own is stacks else found.incomplete).append(standing)
+    found.board.sort(key=lambda s: (s.rank is None, -(s.target.value if s.target else 0), s.label))
+    return found
+
+
+def _adapted(k: int, views: Grid) -> list[Adapted]:
+    """Views of runs with k maps of each target, ranked among themselves; last those that lack runs."""
+    ranking, entries = _rank(views), {entry.label: entry for entry in views.entries}
+    return [
+        Adapted(k, standing, gain(entries[standing.label], views.compared(entries[standing.label])))
+        for standing in (*ranking.board, *ranking.incomplete)
+    ]
 
 
 def matrix(grid: Grid, entry: Entry) -> dict[tuple[str, str], Cell]:
@@ -168,10 +210,15 @@ def _pairs(stacks: Mapping[str, Mapping[str, Stack]]) -> list[tuple[str, str, Co
         result = versus(stacks[one], stacks[other])
         if result is not None:
             better = result.difference >= 0
-            opposite = Comparison(-result.difference, -result.high, -result.low, result.p)
+            opposite = replace(result, difference=-result.difference, low=-result.high, high=-result.low)
             found.append((one, other, result) if better else (other, one, opposite))
     adjusted = holm([result.p for _, _, result in found])
     return [(one, other, result, p) for (one, other, result), p in zip(found, adjusted, strict=True)]
+
+
+def told_apart(found: Comparison, p: float) -> bool:
+    """Whether a paired test, with its adjusted p-value, tells two entries apart."""
+    return p < ALPHA and not found.few
 
 
 def _standing(grid: Grid, entry: Entry, cells: Mapping, stacks: Mapping, pairs: Sequence) -> Standing:
@@ -179,14 +226,14 @@ def _standing(grid: Grid, entry: Entry, cells: Mapping, stacks: Mapping, pairs: 
     target = mean_over(mine) if mine else None
     against = [found for name in TRIVIAL if (found := versus(mine, of_targets(entry, keys, name)))]
     unlike = any(differing(mine, other) for other in stacks.values())
-    source = mean(cell.mean for (s, d), cell in cells.items() if s == d)
-    others = {f"{s} to {d}": cell.mean for (s, d), cell in cells.items() if s != d}
+    source = mean(cell.mean for (s, d), cell in cells.items() if d in sources_of(s))
+    others = {f"{s} to {d}": cell.mean for (s, d), cell in cells.items() if d not in sources_of(s)}
     carried, unproven = carry_over(source, target.value if target else None), unproven_source(entry)
     seeds = sorted({seed for _, seed in keys})
     a_seed = [target_auroc([entry.runs[key] for key in keys if key[1] == seed]) for seed in seeds]
     by_seed = [value for value in a_seed if value is not None]
     sd = float(np.std(by_seed, ddof=1)) if len(by_seed) > 1 else None
-    beaten = sum(1 for _, other, _, p in pairs if other == entry.label and p < ALPHA)
+    beaten = sum(1 for _, other, found, p in pairs if other == entry.label and told_apart(found, p))
     runs = [entry.runs[key] for key in keys]
     return Standing(
         label=entry.label,
@@ -203,8 +250,9 @@ def _standing(grid: Grid, entry: Entry, cells: Mapping, stacks: Mapping, pairs: 
         unproven=unproven,
         lacks=lacks,
         over_trivial=min(against, key=lambda found: found.difference) if against else None,
-        beats_trivial=bool(against) and all(found.low > 0 for found in against),
+        beats_trivial=bool(against) and all(found.low > 0 and not found.few for found in against),
         fit_seconds=_cost(runs, "fit_seconds", np.mean),
+        train_maps=_cost(runs, "train_maps", np.mean),
         evaluate_seconds=_cost(runs, "evaluate_seconds", np.mean),
         peak_mb=_cost(runs, "fit_peak_MB", np.max),
     )
@@ -216,10 +264,11 @@ def unproven_source(entry: Entry) -> str | None:
     Also None where no source has an AUROC. Where runs hold different maps of a source, each must clear it alone.
     """
     cells: dict[str, list[pd.DataFrame]] = {}
-    for (source, _), run in entry.runs.items():
-        table = reported(run, source)
-        if table["label"].nunique() == 2:
-            cells.setdefault(source, []).append(table)
+    for (of, _), run in entry.runs.items():
+        for source in run.sources:
+            table = reported(run, source)
+            if table["label"].nunique() == 2:
+                cells.setdefault(f"{of}/{source}", []).append(table)
     if all(stacked(tables) for tables in cells.values()):
         return _below(list(cells.values())) if cells else None
     reasons = [_below([[table]]) for tables in cells.values() for table in tables]
@@ -232,7 +281,7 @@ def _below(cells: Sequence[Sequence[pd.DataFrame]]) -> str | None:
     found = mean_over({str(i): stack for i, stack in enumerate(stacks)})
     trivial = {name: [auroc(tables[0], column) for tables in cells] for column, name in TRIVIAL.items()}
     bars = {name: float(np.mean(values)) for name, values in trivial.items() if None not in values}  # type: ignore[arg-type]
-    return uncleared(found.bounds(), {"chance": 0.5} | bars)
+    return uncleared(None if found.few else found.bounds(), {"chance": 0.5} | bars)
 
 
 def _cost(runs: Sequence[RunRecord], name: str, join: Callable[[Sequence[float]], float]) -> float | None:
@@ -256,40 +305,24 @@ def _trivial(grid: Grid) -> dict[str, tuple[float, tuple[str, float]]]:
     return out
 
 
-def _travel(entry: Entry) -> Travel:
-    own, fpr, tpr, counts = [], [], [], []
-    by_pair: dict[str, list[float | None]] = {}
-    for (source, _), run in entry.runs.items():
-        cut = thresholds(run.part("val", source)).get("normal_q99")
-        if cut is None:
-            continue
-        own.append(decisions(reported(run, source), cut).get("FPR"))
-        normal = raw(run.part("val", source).query("label == 0"))[1]
-        counts.append((len(normal), int((normal >= cut).sum()), int((reported(run, source)["label"] == 0).sum())))
-        for domain in run.targets:
-            rates = decisions(reported(run, domain), cut)
-            by_pair.setdefault(f"{source} to {domain}", []).append(rates.get("FPR"))
-            fpr.append(rates.get("FPR"))
-            tpr.append(rates.get("TPR"))
-    defined = {name: rate for name, rates in sorted(by_pair.items()) if (rate := mean(rates)) is not None}
-    worst = max(defined.items(), key=lambda item: item[1]) if defined else None
-    fewest = min(counts, default=None)
-    expected = rate_expected(*fewest) if fewest and fewest[2] else None
-    return Travel(entry.label, fewest[0] if fewest else None, expected, mean(own), mean(fpr), mean(tpr), worst)
-
-
-def long_table(grid: Grid) -> pd.DataFrame:
-    """One row per run and domain with its settings, metrics and run id: what the CSV holds."""
+def long_table(grid: Grid, views: Mapping[int, Grid] | None = None) -> pd.DataFrame:
+    """One row per run and domain with its settings, metrics and run id; of views one per target. The CSV holds it."""
     rows = []
-    for entry in grid.entries:
-        for (source, seed), run in entry.runs.items():
-            cuts = thresholds(run.part("val", source))
-            for domain in sorted(run.scores):
-                maps = reported(run, domain)
-                own: dict[str, object] = {"entry": entry.label, "model": run.tag("model")}
-                own |= {"condition": run.tag("condition")}
-                own |= {"source": source, "domain": domain, "role": "source" if domain == source else "target"}
-                own |= {"seed": seed, "split_seed": run.params.get("data.split_seed", "")}
-                own |= {"validation": run.tag("validation"), "simulated": run.tag("simulated"), "maps": len(maps)}
-                rows.append({**own, **image_metrics(maps, cuts), "run_id": run.run_id})
+    for k, of in {0: grid, **(views or {})}.items():
+        for entry, run, domain in ((e, r, d) for e in of.entries for r in e.runs.values() for d in sorted(r.scores)):
+            maps, role = reported(run, domain), "source" if domain in run.sources else "target"
+            if k and role == "source":
+                continue  # as it was
+            named = {"model": run.tag("model"), "condition": run.tag("condition"), "source": run.source}
+            seeds = {"seed": int(run.params.get("train.seed", 0)), "split_seed": run.params.get("data.split_seed", "")}
+            about = {"validation": run.tag("validation"), "simulated": run.tag("simulated"), "maps": len(maps)}
+            way = {"protocol": "k_normals" if k else "source_only", "adapters": run.tags.get(VIEW, ""), "k": k}
+            scope = metric_name(target_scope(domain), "")
+            measured = (
+                {name: value for name in METRICS if (value := run.metrics.get(scope + name)) is not None}
+                if k
+                else image_metrics(maps, thresholds(run.part("val", run.source)))
+            )
+            own = {"entry": entry.label, **named, "domain": domain, "role": role, **seeds, **about}
+            rows.append({**own, **measured, "run_id": run.run_id, **way})
     return pd.DataFrame(rows)

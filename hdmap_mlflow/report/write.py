@@ -5,20 +5,24 @@ from __future__ import annotations
 import base64
 import contextlib
 from collections import Counter
+from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path
 
 from hdmap_mlflow.console import harmless
 from hdmap_mlflow.errors import BadInput
 from hdmap_mlflow.names import Artifact, Tag
-from hdmap_mlflow.report.arrange import Grid, arrange, is_oracle
+from hdmap_mlflow.report.adapted import views_of
+from hdmap_mlflow.report.arrange import Grid, arrange, choose, is_oracle
 from hdmap_mlflow.report.charts import charts
 from hdmap_mlflow.report.citations import bibtex
 from hdmap_mlflow.report.latex import latex
 from hdmap_mlflow.report.page import html, markdown
 from hdmap_mlflow.report.tables import Tables, long_table, tabulate
 from hdmap_mlflow.runs import history
+from hdmap_mlflow.runs.history import RunRecord
 
+OPTIMISTIC = "source_test"  # validates on what it reports, so its choice is none
 MAX_PICTURES = 6  # a heat map is about 70 kB; the page stays below a megabyte
 
 
@@ -29,9 +33,26 @@ def compare(uri: str, experiment: str, validation: str | None = None, data_diges
     nothing to compare, and where runs cannot be ranked together.
     """
     records, left_out = history.read_experiment(uri, experiment, kinds=("run",))  # a study's trials see no targets
-    grid = arrange([one for one in records if not is_oracle(one)], validation, data_digest)
+    plain = [one for one in records if not is_oracle(one)]
+    views, lost = views_of(choose(plain, validation, data_digest))
+    grid = arrange([*plain, *views.pop(0, ())], validation, data_digest)  # without target maps: it is source only, too
     oracles = [one for one in records if is_oracle(one) and one.tag("data_digest") == grid.runs[0].tag("data_digest")]
-    return tabulate(grid, left_out, oracles)
+    strategies, refused = _strategies(plain, grid)
+    kept = {k: arrange(some) for k, some in views.items()}
+    return tabulate(grid, [*left_out, *lost, *refused], oracles, kept, strategies)
+
+
+def _strategies(records: Sequence[RunRecord], grid: Grid) -> tuple[dict[str, Grid], list[str]]:
+    """The runs of other validation strategies on the same data, by name; and why those of a strategy are left out."""
+    own, digest = grid.runs[0].tag("validation"), grid.runs[0].tag("data_digest")
+    same = [one for one in records if one.tag("data_digest") == digest]
+    out, lines = dict[str, Grid](), []
+    for name in sorted({one.tag("validation") for one in same} - {own, OPTIMISTIC}):
+        try:
+            out[name] = arrange(same, name)
+        except BadInput as problem:
+            lines.append(f"agreement with {name}: {problem}")
+    return out, lines
 
 
 def write_report(
@@ -57,7 +78,7 @@ def write_report(
         out.mkdir(parents=True, exist_ok=True)
         for name, content in files.items():
             (out / name).write_text(content, encoding="utf-8")
-        long_table(grid).map(harmless).to_csv(out / "report.csv", index=False)
+        long_table(grid, tables.views).map(harmless).to_csv(out / "report.csv", index=False)
     except OSError as error:
         raise BadInput(f"cannot write the report to {out} ({error.strerror}); give --out another folder") from None
     tags = {

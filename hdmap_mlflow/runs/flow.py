@@ -7,62 +7,34 @@ import platform
 import sys
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
+from hdmap_mlflow.adaptation import chain, outcome
 from hdmap_mlflow.config import CheckedConfig, RunConfig
+from hdmap_mlflow.config.layers import RENAMED
 from hdmap_mlflow.data.dataset import Dataset, read
 from hdmap_mlflow.errors import BadInput, OutOfMemory
 from hdmap_mlflow.evaluation import scoring, shift
 from hdmap_mlflow.evaluation.scoring import Scores
 from hdmap_mlflow.names import Artifact, Scope, Tag, metric_name
-from hdmap_mlflow.runs import workdir
+from hdmap_mlflow.process import using_cache
+from hdmap_mlflow.runs import trained, workdir
 from hdmap_mlflow.runs.extras import Extras
 from hdmap_mlflow.runs.identity import identity_tags
 from hdmap_mlflow.runs.meter import Meter
 from hdmap_mlflow.runs.result import Distances, Result, summarise
-from hdmap_mlflow.runs.setup import check_maps
+from hdmap_mlflow.runs.setup import check_maps, spend
+from hdmap_mlflow.runs.steps import Prepared, Run, Scored, prepare, score
 
 if TYPE_CHECKING:
-    from hdmap_mlflow.data.datamodule import MultiDomainHDMAPDataModule
-    from hdmap_mlflow.runs.train import AnomalibModule, Fitted
     from hdmap_mlflow.tracking import Record
 
-PACKAGES = ("anomalib", "torch", "torchvision", "lightning", "timm", "mlflow", "numpy", "scikit-learn", "tifffile")
 OnEpoch = Callable[[Mapping[str, float], int], None]
 
 
-@dataclass(frozen=True)
-class Prepared:
-    """A new model, the maps that it is fitted to and scored on, its device, and its weights: source and digest."""
-
-    model: AnomalibModule
-    datamodule: MultiDomainHDMAPDataModule
-    device: str
-    weights: str
-
-
-class Scored(NamedTuple):
-    """Raw scores of the source (validation and reported maps) and of every target (reported maps)."""
-
-    source: Scores
-    targets: list[Scores]
-
-
-@dataclass
-class Run:
-    """What exists of a run by now: the value of each step that it came through."""
-
-    config: CheckedConfig
-    folder: Path
-    prepared: Prepared | None = None
-    fitted: Fitted | None = None
-    scored: Scored | None = None
-    result: Result | None = None
-
-
+@using_cache()
 def execute(
     config: CheckedConfig,
     *,
@@ -91,6 +63,7 @@ def execute(
     with meter.phase("read"):
         data = read(config)
         check_maps(config, data)
+        config = spend(config, data)
     run = Run(config, workdir.create(config))
     identity = identity_tags(config, data)
     planned = (tags or {}).get(Tag.FINGERPRINT, identity[Tag.FINGERPRINT])
@@ -100,17 +73,30 @@ def execute(
             f"{identity[Tag.FINGERPRINT]}, planned {planned}); make them the same"
         )
     tags = {**(tags or {}), Tag.KIND: kind, **identity}
-    with tracking.start(uri, config.tracking.experiment, config.name, tags, parent, folder=run.folder) as record:
+    place, keep = (uri, config.tracking.experiment), config.tracking.keep_local
+    with tracking.start(*place, config.name, tags, parent, folder=run.folder, keep_local=keep) as record:
         say(f"run {config.name}, id {record.run_id}")
         with workdir.logged(run.folder, record, say), _memory(config):
-            extras = Extras(say)
+            extras, known = Extras(say), set[str]()
             record_inputs(record, config, data)
             try:
-                return _flow(run, data, record, meter, extras, on_epoch)
+                _name_twins(record, identity[Tag.FINGERPRINT], known, say)
+                result = _flow(run, data, record, meter, extras, on_epoch)
+                _name_twins(record, identity[Tag.FINGERPRINT], known, say)
+                return result
             finally:
                 record.metrics({metric_name(Scope.COST, name): value for name, value in meter.results.items()})
                 if extras.left_out:
                     record.tags({Tag.LEFT_OUT: "; ".join(extras.left_out)})
+
+
+def _name_twins(record: Record, fingerprint: str, known: set[str], say: Callable[[str], None]) -> None:
+    """Say which other runs do the same meanwhile, but for those that are `known`, to which they are added."""
+    from hdmap_mlflow import tracking
+
+    for other in tracking.twins(record.client, record.run_id, fingerprint) - known:
+        say(f"run {other} does the same meanwhile; both go on")
+        known.add(other)
 
 
 def _flow(run: Run, data: Dataset, record: Record, meter: Meter, extras: Extras, on_epoch: OnEpoch | None) -> Result:
@@ -128,6 +114,7 @@ def _flow(run: Run, data: Dataset, record: Record, meter: Meter, extras: Extras,
         ending.callback(record_run, record, run)
         with meter.phase("build"):
             run.prepared = ready = prepare(config, data, extras)
+            chain.check_model(config.adapt.adapters, ready.model, config.model.name)
         with meter.phase("fit"), builder.downloads(config.model.name):
             trains = builder.trains(config, ready.model)
             run.fitted = train.fit(
@@ -140,11 +127,17 @@ def _flow(run: Run, data: Dataset, record: Record, meter: Meter, extras: Extras,
                 progress=progress,
             )
         with meter.phase("evaluate"):
-            run.scored = score(ready, data.names, progress)
+            several, pictures = len(config.data.sources), config.tracking.heatmaps
+            run.scored = score(ready, data.names[:several], data.names[several:], config.adapt, progress, pictures)
+        if chain.model_adapter(chain.working(config.adapt.adapters, config.adapt.k)):
+            with meter.phase("adapt"):
+                run.scored = Scored(
+                    *outcome.score(ready.model, ready.datamodule, *run.scored, config.adapt, ready.device, progress)
+                )
         with meter.phase("record"):
             distances: Distances = {}
             with extras("the domain-shift card"):
-                distances = shift.of_domains(data.domains)
+                distances = shift.of_domains(data.domains, len(config.data.sources))
             run.result = summarise(
                 *run.scored,
                 distances,
@@ -154,58 +147,38 @@ def _flow(run: Run, data: Dataset, record: Record, meter: Meter, extras: Extras,
                 config=config,
                 simulated=data.simulated,
             )
+            if config.tracking.model == "best":
+                with extras("the MLflow model"):
+                    healthy = data.domains[0].table.query("split == 'train'")
+                    moved = trained.package(
+                        run.folder,
+                        run.result,
+                        identity_tags(config, data),
+                        run.scored.source,
+                        data.domains[0].read(healthy.iloc[:1]),
+                        run.fitted.checkpoint,
+                    )
+                    run.fitted = run.fitted._replace(checkpoint=moved)
             ending.close()
     with meter.phase("pictures"):
         record_pictures(record, run.folder, ready, run.scored, run.result, extras)
     return run.result
 
 
-def prepare(config: CheckedConfig, data: Dataset, extras: Extras) -> Prepared:
-    """Build the model from its seed, and the sets of maps. Raises BadInput if its device or weights are not there."""
-    from hdmap_mlflow.data.datamodule import MultiDomainHDMAPDataModule
-    from hdmap_mlflow.models import backbones, builder
-    from hdmap_mlflow.models.parts import features
-    from hdmap_mlflow.runs import train
-
-    device = train.accelerator(config.train.device)
-    train.seed(config.train)
-    model = builder.build(config)
-    with extras("the cache of features"):
-        features.reuse(model, config.data.feature_cache_mb, config.data.image_size)
-    datamodule = MultiDomainHDMAPDataModule(data.domains, config.data, config.train.limit_val_batches)
-    return Prepared(model, datamodule, device, f"{config.model.weights}:{backbones.weights_digest(model)}")
-
-
-def score(ready: Prepared, domains: list[str], progress: bool) -> Scored:
-    """Score every map of the domains, the source first, with the fitted model."""
-
-    def one(domain: str, split: str) -> Scores:
-        loader = ready.datamodule.scoring_dataloader(domain, split)
-        return scoring.score(ready.model, loader, domain, split, ready.device, progress)
-
-    source, *targets = domains
-    tested = one(source, "test")
-    # With validation=source_test both are the same maps, scored once.
-    val, test = (ready.datamodule.scored[source, split]["path"] for split in ("val", "test"))
-    return Scored(
-        scoring.join(tested.as_split("val") if val.equals(test) else one(source, "val"), tested),
-        [one(name, "test") for name in targets],
-    )
-
-
 # --------------------------------------------------------------------------------------------------- the record
 def record_inputs(record: Record, config: RunConfig, data: Dataset) -> None:
     """What the run starts from: parameters, configuration, versions and the data it read."""
-    record.params(config.flat())
+    settings = config.flat()
+    record.params(settings | {before: settings[name] for before, name in RENAMED.items()})  # old names stay readable
     record.json(config.model_dump(mode="json"), Artifact.CONFIG)
-    versions = {name: metadata.version(name) for name in ("hdmap_mlflow", *PACKAGES)}
+    versions = {name: metadata.version(name) for name in ("hdmap_mlflow", *trained.PACKAGES)}
     machine = {"python": platform.python_version(), "platform": platform.platform(), "machine": platform.machine()}
     record.json({**machine, "packages": versions}, Artifact.ENVIRONMENT)
     for domain in data.domains:
         counts = domain.table.groupby(["split", "label"]).size()
         parts = zip(counts.index.tolist(), counts, strict=True)
         profile = {f"{split}/{'fault' if label else 'good'}": int(n) for (split, label), n in parts}
-        context = "training" if domain.name == config.data.source_domain else "testing"
+        context = "training" if domain.name in config.data.sources else "testing"
         record.dataset(domain.name, domain.digest()[:16], str(domain.folder), context, profile)
 
 
@@ -213,10 +186,13 @@ def record_run(record: Record, run: Run) -> None:
     """Write all that exists of a run, but for its pictures; of one that failed half-way that is less."""
     tracking, result = run.config.tracking, run.result
     if run.prepared:
-        record.tags({Tag.WEIGHTS: run.prepared.weights})
+        record.tags({Tag.WEIGHTS: run.prepared.weights, Tag.ENGINE: run.prepared.engine})
+    if run.fitted:
+        trained = {"train_steps": run.fitted.training.total_steps, "train_maps": run.fitted.training.maps_seen}
+        record.metrics({metric_name(Scope.COST, name): float(value) for name, value in trained.items()})
     if result:
         record.metrics(result.metrics)
-    for scores in (run.scored.source, *run.scored.targets) if run.scored else ():
+    for scores in run.scored.apart() if run.scored else ():
         with _file_of(scores, run.folder) as file:
             record.artifact(file, Artifact.SCORES)
     if result and run.fitted:
@@ -224,7 +200,9 @@ def record_run(record: Record, run: Run) -> None:
         record.json(result.cards, Artifact.CARDS)
         record.note(result.markdown())
         record.tags({Tag.SAMPLE: result.sample} | ({Tag.GRADE: result.grade} if result.grade else {}))
-    if run.fitted and tracking.checkpoint == "best":
+    if (run.folder / Artifact.MODEL).is_dir():
+        record.checkpoint(run.folder / Artifact.MODEL, tracking.max_checkpoint_mb)
+    elif run.fitted and tracking.model == "best":
         record.checkpoint(run.fitted.checkpoint, tracking.max_checkpoint_mb)
 
 
@@ -259,10 +237,10 @@ def record_pictures(
     if tracking.figures:
         with extras(Artifact.FIGURES):
             for path, figure in figures.of_run(
-                result.config.name, everything, *result.bars(), result.cards["repair"], result.simulated
+                result.config.name, everything, *result.bars(), result.cards, result.simulated
             ):
                 figure.savefig(below(path), dpi=90)
-    for scores in everything if tracking.heatmaps else ():
+    for scores in scored.apart() if tracking.heatmaps else ():
         with extras(f"{Artifact.HEATMAPS}/{scores.domain}"):
             for path, picture in pictures.of_domain(
                 scores, ready.model, ready.datamodule, ready.device, threshold, tracking.heatmaps, result.simulated

@@ -15,10 +15,11 @@ from pydantic import BaseModel, FiniteFloat, ValidationError
 from hdmap_mlflow import config as configuration
 from hdmap_mlflow.config import CheckedConfig
 from hdmap_mlflow.config.documents import read_json as read_plain
+from hdmap_mlflow.data.sources import join
 from hdmap_mlflow.errors import BadInput, one_line
 from hdmap_mlflow.evaluation.cards import Cards
-from hdmap_mlflow.evaluation.scoring import Scores, not_finite
-from hdmap_mlflow.names import PREFIX, Artifact, Tag, domain_flaw
+from hdmap_mlflow.evaluation.scoring import Scores, not_finite, of_sources
+from hdmap_mlflow.names import PREFIX, Artifact, Tag, domain_flaw, sources_of
 
 if TYPE_CHECKING:
     from hdmap_mlflow.tracking.client import Run
@@ -34,12 +35,19 @@ class _Saturation(BaseModel, strict=True):
     clamped_AUROC: FiniteFloat
 
 
+class _Adaptation(BaseModel, strict=True, extra="allow"):
+    chain: str
+    k: int
+    curve: dict[str, dict[str, dict[str, dict[str, dict[str, FiniteFloat | list[FiniteFloat]]]]]]
+
+
 class _Cards(BaseModel, strict=True, extra="allow"):
     """What is read of the cards that a run kept."""
 
     __pydantic_extra__: dict[str, dict[str, Any]]
     shift: dict[str, dict[str, FiniteFloat]] = {}
     saturation: dict[str, _Saturation] = {}
+    adaptation: _Adaptation | None = None
 
 
 @dataclass(frozen=True)
@@ -64,8 +72,19 @@ class RunRecord:
 
     def part(self, split: str, domain: str) -> pd.DataFrame:
         """The scores of a domain's `val` or `test` maps."""
-        table = self.scores[domain]
+        table = self.table(domain)
         return table[table["split"] == split]
+
+    def table(self, domain: str) -> pd.DataFrame:
+        """The scores of a domain; of the source, where there are several, those of all (see `data.sources`)."""
+        if domain in self.scores or domain != self.source:
+            return self.scores[domain]
+        return join({name: self.scores[name] for name in self.sources})
+
+    @property
+    def sources(self) -> list[str]:
+        """The domains that `source` names."""
+        return sources_of(self.source)
 
     @property
     def source(self) -> str:
@@ -73,8 +92,8 @@ class RunRecord:
 
     @property
     def targets(self) -> list[str]:
-        """Domains with scores beside the source, sorted."""
-        return sorted(set(self.scores) - {self.source})
+        """Domains with scores beside the sources, sorted."""
+        return sorted(set(self.scores) - set(self.sources))
 
 
 def read_run(uri: str, run_id: str, scores: bool = True) -> RunRecord:
@@ -115,7 +134,7 @@ def read_experiment(
 def _record(uri: str, run: Run, scores: bool) -> RunRecord:
     data, info = run.data, run.info
     found = read_scores(uri, info.run_id) if scores else {}
-    if scores and (flaw := _disagree(data.tags, found)):
+    if scores and (flaw := disagree(data.tags, found)):
         raise BadInput(f"run {info.run_id} {flaw}; train it again")
     seed = data.params.get("train.seed", "0")
     if not re.fullmatch("[0-9]{1,10}", seed):
@@ -149,20 +168,22 @@ def read_scores(uri: str, run_id: str) -> dict[str, pd.DataFrame]:
     """`scores/<domain>.parquet` of a run. Raises BadInput that names the maps if a score is NaN or infinite."""
     from hdmap_mlflow import tracking
 
-    files = sorted(tracking.artifacts(uri, run_id, Artifact.SCORES).iterdir())
+    return read_tables(tracking.artifacts(uri, run_id, Artifact.SCORES), f"run {run_id}")
+
+
+def read_tables(folder: Path, who: str) -> dict[str, pd.DataFrame]:
+    """The tables of scores in a folder, by domain; `who` names it in what is raised."""
     found = {}
-    for path in files:
+    for path in sorted(folder.iterdir()) if folder.is_dir() else []:
         try:
             found[path.stem] = pd.read_parquet(path)
         except Exception as error:  # whatever the reader makes of a damaged file
-            raise BadInput(
-                f"run {run_id}: scores/{path.name} cannot be read ({one_line(error)}); train it again"
-            ) from None
+            raise BadInput(f"{who}: scores/{path.name} cannot be read ({one_line(error)}); train it again") from None
     for domain, table in found.items():
         if problem := domain_flaw(domain) or _flaw(domain, table):
-            raise BadInput(f"run {run_id}: scores/{domain}.parquet {problem}; train it again")
+            raise BadInput(f"{who}: scores/{domain}.parquet {problem}; train it again")
     if not found:
-        raise BadInput(f"run {run_id} keeps no scores; train it again")
+        raise BadInput(f"{who} keeps no scores; train it again")
     return {domain: table if "group" in table else table.assign(group="") for domain, table in found.items()}
 
 
@@ -183,18 +204,21 @@ def _flaw(domain: str, table: pd.DataFrame) -> str:
     return "" if (table["split"] == "test").any() else "has no reported maps (split test)"
 
 
-def _disagree(tags: Mapping[str, str], found: Mapping[str, pd.DataFrame]) -> str:
+def disagree(tags: Mapping[str, str], found: Mapping[str, pd.DataFrame]) -> str:
     """What the tags of a run lack, or have that its scores have not; empty where they agree."""
     if lost := [tag for tag in PROTOCOL if not tags.get(tag)]:
         return f"has no tag {lost[0]}"
-    source = tags[Tag.SOURCE]
+    sources = sources_of(tags[Tag.SOURCE])
     if flaw := configuration.name_problem(tags[Tag.CONDITION]):  # they become names of files
         return f"has a tag {Tag.CONDITION} that {flaw}"
-    if flaw := domain_flaw(source):
-        return f"has a tag {Tag.SOURCE} that {flaw}"
-    if source not in found:
-        return f"keeps no scores of its source {source}"
-    return "" if (found[source]["split"] == "val").any() else f"keeps no validation scores of its source {source}"
+    for source in sources:
+        if flaw := domain_flaw(source):
+            return f"has a tag {Tag.SOURCE} that {flaw}"
+        if source not in found:
+            return f"keeps no scores of its source {source}"
+        if not (found[source]["split"] == "val").any():
+            return f"keeps no validation scores of its source {source}"
+    return ""
 
 
 def same_maps(one: pd.DataFrame, other: pd.DataFrame) -> bool:
@@ -208,9 +232,10 @@ def same_maps(one: pd.DataFrame, other: pd.DataFrame) -> bool:
 
 def as_scores(record: RunRecord) -> tuple[Scores, list[Scores]]:
     """The scores of the source and of the targets, as a run had them."""
-    if record.source not in record.scores:
-        raise BadInput(f"run {record.run_id} keeps no scores of its source {record.source}; train it again")
-    return Scores(record.source, record.scores[record.source]), [Scores(d, record.scores[d]) for d in record.targets]
+    if lost := set(record.sources) - set(record.scores):
+        raise BadInput(f"run {record.run_id} keeps no scores of its source {min(lost)}; train it again")
+    source = of_sources([Scores(name, record.scores[name]) for name in record.sources])
+    return source, [Scores(d, record.scores[d]) for d in record.targets]
 
 
 def read_json(uri: str, run_id: str, name: str) -> Any:
@@ -221,6 +246,14 @@ def read_json(uri: str, run_id: str, name: str) -> Any:
         return read_plain(Path(tracking.artifacts(uri, run_id, name)).read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise BadInput(f"run {run_id}: {name} cannot be read ({one_line(error)}); train it again") from None
+
+
+def read_file(path: Path) -> Any:
+    """A JSON file. Raises BadInput that names it."""
+    try:
+        return read_plain(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise BadInput(f"{path} cannot be read ({one_line(error)}); export the run again") from None
 
 
 def read_config(uri: str, run_id: str) -> CheckedConfig:

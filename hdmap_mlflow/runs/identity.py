@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from hdmap_mlflow import config as configuration
+from hdmap_mlflow.adaptation import chain
 from hdmap_mlflow.config import RunConfig
 from hdmap_mlflow.data.dataset import Dataset
 from hdmap_mlflow.names import Tag
@@ -18,7 +19,9 @@ def identity_tags(config: RunConfig, data: Dataset, code: str = "") -> dict[str,
         Tag.CONDITION: config.condition,
         Tag.SOURCE: config.data.source_domain,
         Tag.VALIDATION: config.data.validation,
+        Tag.PROTOCOL: chain.protocol(config.adapt.adapters, config.adapt.k),
         Tag.FINGERPRINT: configuration.fingerprint(config, data.by_name, code),
         Tag.DATA_DIGEST: data.digest,
         Tag.SIMULATED: str(data.simulated).lower(),
+        **({Tag.BUILT: data.built} if data.built else {}),
     }

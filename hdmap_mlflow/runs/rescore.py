@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 from dataclasses import dataclass, replace
 from math import isclose
 
+from hdmap_mlflow.adaptation import outcome
 from hdmap_mlflow.errors import BadInput
 from hdmap_mlflow.names import Artifact, Tag
 from hdmap_mlflow.runs import history
@@ -22,6 +24,7 @@ class Rescored:
     run_id: str
     new: list[str]
     changed: list[str]
+    adapted: bool = True  # False: the run keeps no scores of healthy maps that adapters could draw from
 
 
 def rescore(uri: str, record: RunRecord, sample: str | None = None) -> Rescored:
@@ -45,7 +48,14 @@ def rescore(uri: str, record: RunRecord, sample: str | None = None) -> Rescored:
         simulated=simulated,
         sample=sample,
     )
-    measured, known = result.metrics, record.metrics
+    measured, known = {**result.metrics}, record.metrics
+    if "adaptation" in record.cards and "adaptation" in result.cards:  # `hdmap adapt` may have added to it
+        card = result.cards["adaptation"]
+        card["curve"] = outcome.joined(record.cards["adaptation"]["curve"], card["curve"])
+        for chain, k in outcome.made(known):
+            with contextlib.suppress(BadInput):  # of maps that only `hdmap adapt` saw
+                again = outcome.of_chain(chain, k, source, targets, config.adapt)
+                measured |= {name: value for name, value in again.items() if name in known}
     new = sorted(name for name in measured if name not in known)
     changed = sorted(n for n in measured if n in known and not isclose(measured[n], known[n], rel_tol=1e-9))
     written = tracking.reopen(uri, record.run_id)
@@ -54,7 +64,7 @@ def rescore(uri: str, record: RunRecord, sample: str | None = None) -> Rescored:
     written.json(result.cards, Artifact.CARDS)
     written.tags({Tag.SAMPLE: result.sample})
     written.note(replace(result, metrics={**known, **measured}).markdown())
-    return Rescored(record.name, record.run_id, new, changed)
+    return Rescored(record.name, record.run_id, new, changed, "adaptation" in result.cards)
 
 
 def _distances(uri: str, run_id: str) -> dict[str, dict[str, float]]:

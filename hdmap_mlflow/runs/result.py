@@ -5,8 +5,10 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
+from hdmap_mlflow.adaptation import chain
+from hdmap_mlflow.adaptation.outcome import COLUMNS, AdaptationCard, outcome, rows
 from hdmap_mlflow.config import CheckedConfig, packaged_conditions
 from hdmap_mlflow.config.conditions import DEFAULT_CONDITION
 from hdmap_mlflow.config.protocols import PROTOCOLS
@@ -17,7 +19,18 @@ from hdmap_mlflow.evaluation.metrics import METRICS, TRIVIAL
 from hdmap_mlflow.evaluation.sample import FEWEST, MAPS, choose
 from hdmap_mlflow.evaluation.scoring import Scores
 from hdmap_mlflow.models.registry import REGISTRY
-from hdmap_mlflow.names import AUROC, MEAN_AUROC, ROW, SOURCE_AUROC, WORST_AUROC, Scope, metric_name, target_scope
+from hdmap_mlflow.names import (
+    AUROC,
+    MEAN_AUROC,
+    ROW,
+    SOURCE_AUROC,
+    WORST_AUROC,
+    Scope,
+    metric_name,
+    source_scope,
+    sources_of,
+    target_scope,
+)
 
 if TYPE_CHECKING:
     from hdmap_mlflow.runs.train import TrainingRecord
@@ -74,14 +87,20 @@ class Result:
     def rows(self) -> list[list[str]]:
         """The transfer table: one row per domain, `-` where a metric is undefined."""
         rows, shown = [], [name for name, metric in METRICS.items() if metric.heading]
-        for domain in self.domains:
-            values = [self.metrics.get(metric_name(self.scope(domain), name)) for name in shown]
+        for domain, role, scope in self._lines():
+            values = [self.metrics.get(metric_name(scope, name)) for name in shown]
             cells = ["-" if value is None else f"{value:.3f}" for value in values]
             bounds = bounds_of(self.cards, domain)
             cells.insert(1, f"{bounds[0]:.3f}-{bounds[1]:.3f}" if bounds else "-")
-            role = "source" if domain == self.domains[0] else "target"
             rows.append([domain, role, str(self.counts[domain]), *cells])
         return rows
+
+    def _lines(self) -> list[tuple[str, str, str]]:
+        """Domain, role and scope of each row of the table; several sources stand below their mean."""
+        source, *targets = self.domains
+        several = [(one, "source", source_scope(one)) for one in sources_of(source) if one != source]
+        first = (source, "mean of sources" if several else "source", Scope.SOURCE)
+        return [first, *several, *((domain, "target", target_scope(domain)) for domain in targets)]
 
     def bars(self) -> tuple[list[tuple[str, float, Bounds]], dict[str, float]]:
         """(domain, AUROC, interval) of every domain that has one, and the best trivial score of each domain."""
@@ -89,8 +108,10 @@ class Result:
         for domain in self.domains:
             auroc, bounds = self.metrics.get(metric_name(self.scope(domain), AUROC)), bounds_of(self.cards, domain)
             if auroc is not None and bounds:
-                rows.append((domain, auroc, bounds))
-                trivial[domain] = max(self._trivial(domain))
+                several = sources_of(domain)
+                label = f"mean of {len(several)} sources" if len(several) > 1 else domain
+                rows.append((label, auroc, bounds))
+                trivial[label] = max(self._trivial(domain))
         return rows, trivial
 
     def _trivial(self, domain: str) -> list[float]:
@@ -118,6 +139,13 @@ class Result:
             f"gap {gap:+.3f}, skill {'undefined' if skill is None else f'{skill:.3f}'}"
         )
 
+    def adaptation(self) -> AdaptationCard | None:
+        """The card of the run's own chain; None where it changes nothing, or could not be used."""
+        card = cast(AdaptationCard | None, self.cards.get("adaptation"))
+        if card is None or not chain.changes(self.config.adapt.adapters, card["k"]):
+            return None
+        return card if str(card["k"]) in card["curve"].get(card["chain"], {}) else None
+
     def remarks(self) -> list[str]:
         """What a reader must know beside the figures."""
         undefined = [row[0] for row in self.rows() if row[3] == "-"]
@@ -129,6 +157,7 @@ class Result:
                 f"On the source the model is not shown to beat chance and the trivial scores ({why}): a transfer ratio "
                 "and a grade would mean nothing."
             )
+        lines += [f"Not adapted: {why}" for why in self._not_adapted()]
         lines += self._dependent()
         for domain, confound in self.cards.get("confounds", {}).items():
             lines += confounds.told(domain, confound)
@@ -148,6 +177,12 @@ class Result:
         if self._trivial(self.domains[0]) and metric_name(Scope.SOURCE, ROW) not in self.metrics:
             lines.append("No row ratio is known of the source: two trivial scores are compared; hdmap verify adds it.")
         return [line for line in lines if line]
+
+    def _not_adapted(self) -> list[str]:
+        """Why the run's own chain is not in its record, though it was asked for."""
+        adapt, card = self.config.adapt, self.cards.get("adaptation", {})
+        why = card.get("left_out", {}).get(f"{chain.words(adapt.adapters)} {adapt.k}")
+        return [why] if why and chain.changes(adapt.adapters, adapt.k) else []
 
     def _dependent(self) -> list[str]:
         """What the intervals know, or do not know, of maps that resemble one another."""
@@ -199,6 +234,9 @@ class Result:
         """The description of the run that the MLflow UI shows."""
         lines = [f"**{self.config.name}** ({self.config.data.validation}) {self.config.description}".strip(), ""]
         lines += markdown_table(self.header(), self.rows(), left=2)
+        if (card := self.adaptation()) is not None:
+            lines += ["", f"{card['chain']} with {card['k']} healthy maps of each target (source only -> adapted):", ""]
+            lines += markdown_table(["", *COLUMNS], rows(card, card["chain"], card["k"]))
         return "\n".join([*lines, "", self.verdict(), "", *(f"- {line}" for line in (*self.remarks(), COMPARE))])
 
     def record(self, training: TrainingRecord, checkpoint: Path, path: Path) -> dict[str, object]:
@@ -242,14 +280,20 @@ def summarise(
 
     `sample` takes the place of the configured one.
     """
-    tables = {scores.domain: scores.table for scores in (source, *targets)}
+    tables = {scores.domain: scores.table for scores in (source, *targets)}  # the source first
     chosen = choose(sample or config.evaluation.sample, tables)
+    repaired, built = (
+        outcome(source, targets, config.adapt, chosen),
+        cards.build(source, targets, distances, chosen),
+    )
+    if repaired.card:
+        built["adaptation"] = {**repaired.card}
     return Result(
         config=config,
         domains=list(tables),
-        counts={scores.domain: len(scores.part("test")) for scores in (source, *targets)},
-        metrics=metrics.summary(source, targets),
-        cards=cards.build(source, targets, distances, chosen),
+        counts={scores.domain: len(scores.part("test")) for scores in (*source.apart(), source, *targets)},
+        metrics={**metrics.summary(source, targets), **repaired.metrics},
+        cards=built,
         sample=chosen.name,
         **run,
     )

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import signal
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from datetime import timedelta
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -16,13 +18,16 @@ from anomalib.data import AnomalibDataModule
 from anomalib.engine import Engine
 from anomalib.models.components import AnomalibModule
 from lightning.pytorch import Callback, LightningModule, Trainer, seed_everything
+from lightning.pytorch.callbacks import Timer
 from lightning.pytorch.callbacks.early_stopping import EarlyStopping, EarlyStoppingReason
 from lightning.pytorch.loggers import TensorBoardLogger
 
 from hdmap_mlflow.config import RunConfig, TrainConfig
+from hdmap_mlflow.config.budget import Budget
 from hdmap_mlflow.errors import BadInput
 from hdmap_mlflow.models.builder import load_checkpoint
-from hdmap_mlflow.names import Artifact
+from hdmap_mlflow.models.parts.engine import at_rest
+from hdmap_mlflow.names import DOMAIN_BYTES, Artifact
 
 for _name in ("lightning", "lightning_fabric"):  # what these say goes to the run's log, not between our lines
     logging.getLogger(_name).handlers.clear()
@@ -40,15 +45,19 @@ OnEpoch = Callable[[Mapping[str, float], int], None]
 
 @dataclass(frozen=True)
 class TrainingRecord:
-    """How the training went. `best_val_image_AUROC` is None for models that one pass fits."""
+    """How the training went.
 
-    completion: Literal["fitted", "max_epochs", "early_stopped"]
+    `maps_seen` counts a map each time it was in a batch. `best_val_image_AUROC` is None for models that one pass fits.
+    """
+
+    completion: Literal["fitted", "max_epochs", "early_stopped", "budget"]
     max_epochs_configured: int
     last_epoch: int
     total_steps: int
     early_stopped: bool
     reason: str
     best_val_image_AUROC: float | None
+    maps_seen: int
 
 
 class Fitted(NamedTuple):
@@ -101,7 +110,7 @@ def fit(
     gets every epoch's losses and validation metrics and may raise to stop the run.
     """
     settings = config.train
-    stem = f"{config.model.name.replace(':', '.')}_multi_domain_{config.data.source_domain}"
+    stem = f"{config.model.name.replace(':', '.')}_multi_domain_{config.data.source_domain[:DOMAIN_BYTES]}"
     early_stopping = EarlyStopping(MONITOR, mode="max", patience=settings.early_stopping_patience)
     name = f"{stem}_{{epoch:02d}}_{{{MONITOR}:.4f}}" if trains else stem
     watch: Any = {"monitor": MONITOR, "mode": "max"} if trains else {}
@@ -114,6 +123,9 @@ def fit(
         if MONITOR not in names:
             raise BadInput(f"{config.model.name} does not compute {MONITOR}, which its training watches; has: {names}")
         callbacks = [early_stopping, best, _OptimizerSettings(settings)]
+    budget = Budget.of(settings.budget) if settings.budget and trains else None
+    if budget and budget.unit == "seconds":
+        callbacks.append(Timer(timedelta(seconds=budget.amount), interval="epoch", verbose=False))
     callbacks += [_EpochReport(on_epoch)] if on_epoch else []
     callbacks += [_Interrupt()]
     engine = Engine(
@@ -134,9 +146,12 @@ def fit(
         limit_val_batches=settings.limit_val_batches if trains else 0,
     )
     try:
-        engine.fit(model=model, datamodule=datamodule)
-    except SystemExit:  # what Lightning makes of an interrupt and of SIGTERM; the run must end as KILLED
-        raise KeyboardInterrupt from None
+        with at_rest(model) if trains else contextlib.nullcontext():
+            engine.fit(model=model, datamodule=datamodule)
+    except SystemExit as end:
+        if isinstance(end.__context__, KeyboardInterrupt):  # Lightning makes this of it; the run must end as KILLED
+            raise KeyboardInterrupt from None
+        raise
     trainer = engine.trainer
     checkpoint = Path(best.best_model_path or workdir / Artifact.CHECKPOINT / f"{stem}.ckpt")
     if not best.best_model_path:  # a zero-shot model: anomalib validates it only, and nothing was saved
@@ -151,15 +166,24 @@ def fit(
     why = reasons.get(early_stopping.stopping_reason, "") if trains else ""
     score = best.best_model_score if trains else None
     record = TrainingRecord(
-        completion="early_stopped" if why else "max_epochs" if trains else "fitted",
+        completion="early_stopped" if why else "budget" if budget else "max_epochs" if trains else "fitted",
         max_epochs_configured=settings.max_epochs,
         last_epoch=max(trainer.current_epoch - 1, 0),
         total_steps=trainer.global_step,
         early_stopped=bool(why),
         reason=why,
         best_val_image_AUROC=float(score) if score is not None and torch.isfinite(score) else None,
+        maps_seen=_maps_seen(trainer),
     )
     return Fitted(checkpoint, record)
+
+
+def _maps_seen(trainer: Trainer) -> int:
+    loader = trainer.train_dataloader
+    if loader is None:  # a zero-shot model has seen none
+        return 0
+    epoch = min(len(loader.dataset), int(trainer.num_training_batches) * (loader.batch_size or 1))
+    return epoch * trainer.current_epoch
 
 
 class _EpochReport(Callback):

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
-import logging
 import tempfile
-from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -14,13 +11,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
-from hdmap_mlflow.data import dataset
-from hdmap_mlflow.errors import BadInput, one_line
-from hdmap_mlflow.models.registry import REGISTRY
+from hdmap_mlflow.errors import BadInput
 from hdmap_mlflow.names import Artifact, Tag
-from hdmap_mlflow.runs import history
+from hdmap_mlflow.process import using_cache
+from hdmap_mlflow.runs import history, trained
 from hdmap_mlflow.runs.history import RunRecord
 from hdmap_mlflow.runs.rescore import rescore
+from hdmap_mlflow.runs.trained import rebuilding
 
 if TYPE_CHECKING:
     from hdmap_mlflow.data.datamodule import MultiDomainHDMAPDataModule
@@ -41,6 +38,7 @@ class Verified:
         return all(difference <= TOLERANCE for difference in self.differences.values())
 
 
+@using_cache()
 def verify(uri: str, run_id: str, maps: int = 16, data_root: str | None = None, trust_model: bool = False) -> Verified:
     """Score `maps` reported maps of every domain again and stamp the run with the tag `hdmap.verified`.
 
@@ -52,47 +50,24 @@ def verify(uri: str, run_id: str, maps: int = 16, data_root: str | None = None, 
     from hdmap_mlflow import tracking
     from hdmap_mlflow.data.datamodule import MultiDomainHDMAPDataModule
     from hdmap_mlflow.evaluation import scoring
-    from hdmap_mlflow.models import builder
-    from hdmap_mlflow.runs import train
 
-    logging.getLogger("timm").setLevel(logging.ERROR)  # tells of the classifier's weights, which no backbone needs
-    record = history.read_run(uri, run_id)
-    config = history.read_config(uri, run_id)
-    if config.model.name not in REGISTRY and not trust_model:
-        raise BadInput(
-            f"run {run_id[:8]} names {config.model.name}, whose module would be imported and run here; "
-            "look at it, then give --trust-model"
-        )
-    if data_root:
-        config = config.model_copy(update={"data": config.data.model_copy(update={"root": data_root})})
-    checkpoint = next(tracking.artifacts(uri, run_id, Artifact.CHECKPOINT).iterdir(), None)
-    if checkpoint is None:
-        raise BadInput(f"run {run_id} keeps no checkpoint; train it again")
-    data = dataset.read(config)
-    if data.digest != record.tag("data_digest"):
-        raise BadInput(
-            f"the data in {data.root} (digest {data.digest}) is not what run {run_id[:8]} read "
-            f"({record.tag('data_digest')}); give --data-root FOLDER"
-        )
-    train.seed(config.train)
-    with _rebuilding(run_id, Artifact.CONFIG):
-        model = builder.build(config, fetch=False)
-    with _rebuilding(run_id, "its checkpoint"):
-        train.load_checkpoint(model, checkpoint)
-    module, device = MultiDomainHDMAPDataModule(data.domains, config.data), train.accelerator(config.train.device)
+    run = trained.load(uri, run_id, trust_model)
+    record, config, model = run.record, run.config, run.model
+    data = run.data(data_root)
+    module, device = MultiDomainHDMAPDataModule(data.domains, config.data), run.device
     differences = {}
     if lost := sorted(set(data.names) - set(record.scores)):
         raise BadInput(f"run {run_id[:8]} keeps no scores of {', '.join(lost)}; train it again")
     for domain in data.names:
         stored = record.scores[domain].query("split == 'test'").reset_index(drop=True)
         rows = np.unique(np.linspace(0, len(stored) - 1, maps).round().astype(int))
-        with _rebuilding(run_id, Artifact.CONFIG):
+        with rebuilding(run_id, Artifact.CONFIG):
             loader = module.chosen_dataloader(domain, rows.tolist())
             again = scoring.score(model, loader, domain, "test", device, False)
-        kept = stored.iloc[rows]
-        if not history.same_maps(again.table, kept):  # of another version, which ordered or split them otherwise
+        chosen = stored.iloc[rows]
+        if not history.same_maps(again.table, chosen):  # of another version, which ordered or split them otherwise
             raise BadInput(f"the reported maps of {domain} are not those that run {run_id[:8]} scored; train it again")
-        gap = np.abs(again.table["score"].to_numpy(float) - kept["score"].to_numpy(float)).max()
+        gap = np.abs(again.table["score"].to_numpy(float) - chosen["score"].to_numpy(float)).max()
         differences[domain] = float(gap / (stored["score"].astype(float).std() or 1.0))
     if any("image_row" not in table for table in record.scores.values()):
         _add_row_ratio(uri, record, module)
@@ -120,19 +95,7 @@ def _add_row_ratio(uri: str, record: RunRecord, module: MultiDomainHDMAPDataModu
                 if not history.same_maps(again.assign(label=module.scored[domain, str(split)]["label"]), kept):
                     raise BadInput(f"the {split} maps of {domain} are not those that the run scored; train it again")
                 row[kept.index] = again["image_row"].to_numpy()
-            complete = table.assign(image_row=row.astype(np.float32), recording=table.get("recording", ""))[
-                scoring.COLUMNS
-            ]
+            complete = table.assign(image_row=row.astype(np.float32), recording=table.get("recording", ""))
+            complete = complete[scoring.COLUMNS + [name for name in table if name not in scoring.COLUMNS]]
             written.artifact(scoring.write(scoring.Scores(domain, complete), Path(folder)), Artifact.SCORES)
     rescore(uri, history.read_run(uri, record.run_id))
-
-
-@contextlib.contextmanager
-def _rebuilding(run_id: str, part: str) -> Iterator[None]:
-    """Whatever the libraries raise of a record that does not fit together, in one line."""
-    try:
-        yield
-    except BadInput:
-        raise
-    except Exception as error:
-        raise BadInput(f"run {run_id}: {part} cannot be used ({one_line(error)}); train it again") from None

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from hdmap_mlflow.config import RunConfig
 from hdmap_mlflow.errors import BadInput, masked
 from hdmap_mlflow.files import try_to_write
-from hdmap_mlflow.names import Artifact
+from hdmap_mlflow.names import DOMAIN_BYTES, Artifact
 
 if TYPE_CHECKING:
     from hdmap_mlflow.tracking import Record
@@ -28,7 +28,7 @@ def create(config: RunConfig) -> Path:
     """A new folder below `tracking.output_dir`. Raises BadInput where it cannot be made."""
     stamp = datetime.now().strftime("%Y%m%d_%H%M%S_%f")
     base = Path(config.tracking.output_dir) / config.model.name.replace(":", ".")
-    folder = base / f"{config.condition}_{config.data.source_domain}_s{config.train.seed}_{stamp}"
+    folder = base / f"{config.condition}_{config.data.source_domain[:DOMAIN_BYTES]}_s{config.train.seed}_{stamp}"
     with _writing(config):
         folder.mkdir(parents=True)
     return folder

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import math
 import os
 import shlex
 import socket
@@ -20,15 +21,17 @@ from mlflow.tracking import MlflowClient
 from mlflow.utils import name_utils
 from sqlalchemy.exc import SQLAlchemyError
 
-from hdmap_mlflow import sqlite
+from hdmap_mlflow import interrupt, sqlite
 from hdmap_mlflow.errors import BadInput, masked, one_line
 from hdmap_mlflow.names import Tag
 from hdmap_mlflow.process import is_gone, process_name
-from hdmap_mlflow.tracking import database, patience
+from hdmap_mlflow.tracking import database, fetched, patience
 
 os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
+os.environ["MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT"] = "true"  # an address that may hold a password
 logging.getLogger("mlflow.store.db.utils").setLevel(logging.WARNING)  # "Creating initial database tables" and the like
 Entity = TypeVar("Entity")
+ANSWER_SECONDS = 4
 PAGE = 1000  # entries of a listing that a store is asked for at once
 
 
@@ -62,14 +65,14 @@ def connect(uri: str) -> MlflowClient:
     return MlflowClient(tracking_uri=uri)
 
 
-def check_store(uri: str, experiment: str) -> None:
-    """Raises BadInput, in seconds, where `open_store` would; a store that is missing is not made."""
+def check_store(uri: str, experiment: str) -> bool:
+    """Whether the store has the experiment; neither is made. Raises BadInput, in seconds, where `open_store` would."""
     patience.seconds()
     with _answering(uri, "change tracking.uri") as way_out, contextlib.ExitStack() as stack:
         if not sqlite.file_of(uri):
             stack.enter_context(database.turn(uri))  # another process may be making its tables
-        if not database.is_database(uri) or database.check(uri, way_out):
-            _experiment(connect(uri), uri, experiment)
+        there = not database.is_database(uri) or database.check(uri, way_out)
+        return there and _experiment(connect(uri), uri, experiment) is not None
 
 
 def open_store(uri: str, experiment: str) -> tuple[MlflowClient, str]:
@@ -116,7 +119,7 @@ def _answering(uri: str, way_out: str) -> Iterator[str]:
 
     Yields the way out. Raises BadInput if nothing answers, or if what answers is no store.
     """
-    wanted = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1", "MLFLOW_HTTP_REQUEST_TIMEOUT": "4"}
+    wanted = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1", "MLFLOW_HTTP_REQUEST_TIMEOUT": str(ANSWER_SECONDS)}
     before = {name: os.environ.get(name) for name in wanted}
     os.environ.update({name: value for name, value in wanted.items() if before[name] is None})
     silent = logging.root.manager.disable
@@ -149,19 +152,44 @@ def close_unstarted(client: MlflowClient) -> None:
             _kill(client, run, "interrupted before it began")
 
 
+def twins(client: MlflowClient, run_id: str, fingerprint: str) -> set[str]:
+    """Ids of other runs of a fingerprint that went on since a run began; none where the store does not say."""
+    with patience.asked_once(ANSWER_SECONDS), contextlib.suppress(*patience.FAILURES):
+        own, same = client.get_run(run_id).info, f"tags.\"{Tag.FINGERPRINT}\" = '{fingerprint}'"
+        found = every(client.search_runs, experiment_ids=[own.experiment_id], filter_string=same)
+        late = [one for one in found if (one.info.end_time or math.inf) > own.start_time]
+        live = [one for one in late if one.info.end_time or not is_gone(one.data.tags.get(Tag.PROCESS, ""))]
+        return {one.info.run_id for one in live} - {run_id}
+    return set()
+
+
 def _running(client: MlflowClient, process: str) -> list[Run]:
     running = f"attributes.status = 'RUNNING' and tags.\"{Tag.PROCESS}\" LIKE '{process}'"
     ids = [one.experiment_id for one in every(client.search_experiments)]
     return list(every(client.search_runs, experiment_ids=ids, filter_string=running))
 
 
+@interrupt.held()
 def _kill(client: MlflowClient, run: Run, reason: str) -> None:
+    """End a run as KILLED, unless it has ended since it was listed, or another process writes it by now."""
+    now = client.get_run(run.info.run_id)
+    if now.info.status != "RUNNING" or now.data.tags.get(Tag.PROCESS) != run.data.tags[Tag.PROCESS]:
+        return
     client.set_tag(run.info.run_id, Tag.STATUS, "killed")
     client.set_tag(run.info.run_id, Tag.REASON, reason)
     client.set_terminated(run.info.run_id, "KILLED")
 
 
 # ------------------------------------------------------------------------------------------- reading back
+def forget(client: MlflowClient, run_id: str, tag: str) -> None:
+    """Remove a tag of a run, which another process may have done meanwhile."""
+    try:
+        client.delete_tag(run_id, tag)
+    except MlflowException as error:
+        if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+            raise
+
+
 def find_runs(uri: str, experiment: str) -> list[Run]:
     """All runs of an experiment, the newest first. Raises BadInput that names the experiments there are."""
     client, known = read_store(uri, experiment)
@@ -170,7 +198,7 @@ def find_runs(uri: str, experiment: str) -> list[Run]:
 
 def read_store(uri: str, experiment: str) -> tuple[MlflowClient, str]:
     """A client and the id of an experiment that is there. Raises BadInput that names the experiments there are."""
-    client = _reader(uri)
+    client = reader(uri)
     if known := _experiment(client, uri, experiment):
         return client, known
     names = ", ".join(one.name for one in every(client.search_experiments)) or "none"
@@ -189,14 +217,14 @@ def every(search: Callable[..., PagedList[Entity]], size: int | None = None, **w
 def get_run(uri: str, run_id: str) -> Run:
     """One run by its id. Raises BadInput for an id that the store does not know."""
     try:
-        return _reader(uri).get_run(run_id)
+        return reader(uri).get_run(run_id)
     except MlflowException:
         raise BadInput(
             f"no run {run_id} in {masked(uri)}; `mlflow ui` shows the ids, --uri names another store"
         ) from None
 
 
-def _reader(uri: str) -> MlflowClient:
+def reader(uri: str) -> MlflowClient:
     """A client for a store that exists: reading makes none. Raises BadInput if it does not answer."""
     with _answering(uri, "give --uri") as way_out:
         if database.is_database(uri) and not database.check(uri, way_out, write=False):
@@ -209,7 +237,7 @@ def _reader(uri: str) -> MlflowClient:
 
 
 def artifacts(uri: str, run_id: str, path: str) -> Path:
-    """Local path of an artifact file or folder, fetched where it is remote. Raises BadInput if the run has none.
+    """Local path of an artifact file or folder, to be read only. Raises BadInput if the run has none.
 
     Folders are those whose names have no suffix.
     """
@@ -219,7 +247,7 @@ def artifacts(uri: str, run_id: str, path: str) -> Path:
         raise BadInput(f"run {run_id} keeps no {path}; it did not finish, or an older version wrote it")
     if kept[path] == bool(Path(path).suffix):
         raise BadInput(f"run {run_id}: {path} is damaged ({'a folder' if kept[path] else 'a file'}); train it again")
-    return Path(client.download_artifacts(run_id, path))
+    return fetched.local(client.get_run(run_id).info.artifact_uri, path, uri)
 
 
 def project_run() -> str | None:
@@ -227,9 +255,19 @@ def project_run() -> str | None:
     return os.environ.get("MLFLOW_RUN_ID") or None
 
 
+def own_run(client: MlflowClient, run_id: str) -> Run:
+    """The run that `mlflow run` started. Raises BadInput where the store does not have it."""
+    try:
+        return client.get_run(run_id)
+    except MlflowException as error:
+        if error.error_code not in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
+            raise
+        raise BadInput(f"MLFLOW_RUN_ID={run_id:.80} names no run of this store; unset it") from None
+
+
 def chosen_name(client: MlflowClient, run_id: str) -> str | None:
     """The name that somebody gave a run; None for one that MLflow drew, such as `upset-shrike-42`."""
-    name = client.get_run(run_id).info.run_name or ""
+    name = own_run(client, run_id).info.run_name or ""
     first, _, rest = name.partition("-")
     second, _, count = rest.partition("-")
     drawn = first in name_utils._GENERATOR_PREDICATES and second in name_utils._GENERATOR_NOUNS and count.isdecimal()

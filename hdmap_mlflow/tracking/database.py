@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 import sqlalchemy
@@ -66,22 +67,30 @@ def engine(uri: str) -> sqlalchemy.Engine:
     return SqlAlchemyStore._engine_map.setdefault(uri, create_sqlalchemy_engine(uri))
 
 
+@cache
+def _versions() -> tuple[str | None, frozenset[str]]:
+    """The schema of this MLflow, and it with all before it: files that take longer to read than a store to open."""
+    from alembic.script import ScriptDirectory
+
+    scripts = ScriptDirectory.from_config(_get_alembic_config(""))
+    return scripts.get_current_head(), frozenset(one.revision for one in scripts.walk_revisions())
+
+
 def _flaw(uri: str, names: set[str]) -> str:
     """Why tables are no store of this MLflow, and what to do; empty if they are one."""
     from alembic.migration import MigrationContext
-    from alembic.script import ScriptDirectory
     from mlflow.store.db.base_sql_model import Base
 
     if "experiments" not in names:
         return f"is a database of something else, with tables {', '.join(sorted(names)[:3])};"
-    versions = ScriptDirectory.from_config(_get_alembic_config(""))
+    head, versions = _versions()
     with engine(uri).connect() as connection:
         version = MigrationContext.configure(connection).get_current_revision()
         used = "runs" in names and connection.execute(sqlalchemy.text("SELECT 1 FROM runs LIMIT 1")).first()
-    current, missing = version == versions.get_current_head(), sorted(set(Base.metadata.tables) - names)
+    current, missing = version == head, sorted(set(Base.metadata.tables) - names)
     if current and not missing:
         return ""
-    if version and version not in {one.revision for one in versions.walk_revisions()}:
+    if version and version not in versions:
         return f"is the store of a newer MLflow (schema {version}); pip install -U mlflow,"
     if not used:
         return "was half made, or by an older MLflow, and holds no run; remove it and start again,"

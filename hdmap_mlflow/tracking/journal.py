@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,7 +13,9 @@ from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, RunT
 from mlflow.tracking import MlflowClient
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from hdmap_mlflow import interrupt
 from hdmap_mlflow.errors import BadInput
+from hdmap_mlflow.tracking import model
 
 FILE, LOCK = "record.jsonl", ".recording"
 Status = Literal["FINISHED", "FAILED", "KILLED"]
@@ -45,19 +48,28 @@ class Entry(_Line):
     content: dict[str, Any] | None = None  # of a JSON file
     to: str = ""  # the folder of the artifact; of `content` its name
     extra: bool = False  # the run stands without it
+    model: bool = False  # `file` is the folder of its model
     begin: str = ""  # the run's name: it is written from here on
     end: Status | None = None
 
-    def names(self, folder: Path) -> list[str]:
-        """The artifacts that it makes."""
+    def files(self, folder: Path) -> dict[str, Path]:
+        """The files that it sends, by the names of the artifacts that they become."""
         path, below = folder / self.file, f"{self.to}/" if self.to else ""
         if not self.file:
-            return [self.to] if self.content is not None else []
-        files = [one.relative_to(path).as_posix() for one in path.rglob("*") if one.is_file()]  # none, of a file
-        return [f"{below}{name}" for name in files or [path.name]]
+            return {}
+        files = {one.relative_to(path).as_posix(): one for one in path.rglob("*") if one.is_file()}  # none, of a file
+        return {f"{below}{name}": one for name, one in (files or {path.name: path}).items()}
+
+    def names(self, folder: Path) -> list[str]:
+        """The artifacts that it makes."""
+        return [self.to] if self.content is not None else list(self.files(folder))
 
     def send(self, client: MlflowClient, run_id: str, folder: Path) -> None:
         """Record it."""
+        with contextlib.nullcontext() if self.file else interrupt.held():  # an upload may take its time
+            self._send(client, run_id, folder)
+
+    def _send(self, client: MlflowClient, run_id: str, folder: Path) -> None:
         if self.begin:
             client.update_run(run_id, status="RUNNING", name=self.begin)
         if self.params or self.metrics or self.tags:
@@ -71,7 +83,9 @@ class Entry(_Line):
             data = self.dataset
             entity = Dataset(data.name, data.digest, "local", data.source, profile=data.profile)
             client.log_inputs(run_id, [DatasetInput(entity, [InputTag("mlflow.data.context", data.context)])])
-        if self.file:
+        if self.model:
+            model.send(client, run_id, folder / self.file)
+        elif self.file:
             path = folder / self.file
             (client.log_artifacts if path.is_dir() else client.log_artifact)(run_id, str(path), self.to or None)
         if self.content is not None:
@@ -160,6 +174,10 @@ class Kept:
         return {name: value for entry in self.entries for name, value in entry.tags.items()}
 
     @property
+    def params(self) -> dict[str, str]:
+        return {name: value for entry in self.entries for name, value in entry.params.items()}
+
+    @property
     def metrics(self) -> dict[str, float]:
         """The last value of each."""
         return {name: value for entry in self.entries for name, value in entry.metrics.items()}
@@ -169,14 +187,18 @@ class Kept:
         """How the run ended; None where its process did not come to say so."""
         return next((entry for entry in self.entries[::-1] if entry.end), None)
 
-    def check(self) -> None:
-        """Raises BadInput for a file that is missing, or that lies outside: no run sends what it did not make."""
+    def check(self, whole: bool = False) -> None:
+        """Raises BadInput for a file that is missing, or that lies outside: no run sends what it did not make.
+
+        Of one that is recorded files may be missing, unless it must be `whole`: its store has them.
+        """
+        way_out = f"run {self.recorded} has it; fetch it from there" if self.recorded else "put it back"
         for entry in self.entries:
             path = self.folder / entry.file
             if not path.resolve().is_relative_to(self.folder.resolve()):
                 raise BadInput(f"{self.folder / FILE} names {entry.file}, which lies outside; take it out of the file")
-            if not path.exists() and not entry.extra:
-                raise BadInput(f"{self.folder} misses {entry.file}, which the run wrote; put it back")
+            if not path.exists() and not entry.extra and (whole or not self.recorded):
+                raise BadInput(f"{self.folder} misses {entry.file}, which the run wrote; {way_out}")
 
 
 def _entries(lines: list[str]) -> Iterator[Entry]:

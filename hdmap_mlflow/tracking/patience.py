@@ -16,6 +16,7 @@ from hdmap_mlflow.errors import BadInput
 
 # Of MLflow's error codes, those that another try may not meet; a proxy's page of HTML has no code of its own.
 PASSING = {"INTERNAL_ERROR", "TEMPORARILY_UNAVAILABLE", "REQUEST_LIMIT_EXCEEDED", "DEADLINE_EXCEEDED", "ABORTED"}
+RACE = "INSERT INTO datasets"  # two runs that record the same data at once: the second finds it at the next try
 NO_JSON = "Response body: '"
 LASTING = ("disk is full", "No space left", "readonly database")  # said by SQLite and by the system
 FAILURES = (MlflowException, RequestException, SQLAlchemyError)  # of a store, and of nothing in this program
@@ -35,7 +36,7 @@ def seconds() -> float:
 def is_refusal(error: BaseException) -> bool:
     """Whether a store answered, and will answer so again."""
     code = error.error_code if isinstance(error, MlflowException) else "INTERNAL_ERROR"
-    return code not in PASSING and NO_JSON not in str(error)
+    return code not in PASSING and NO_JSON not in str(error) and RACE not in str(error)
 
 
 def is_away(error: BaseException) -> bool:

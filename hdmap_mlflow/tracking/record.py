@@ -23,7 +23,8 @@ from hdmap_mlflow.files import to_json, write_whole
 from hdmap_mlflow.names import Artifact, Tag
 from hdmap_mlflow.process import process_name
 from hdmap_mlflow.tracking import patience
-from hdmap_mlflow.tracking.client import absolute_uri, chosen_name, close_gone, connect, open_store, project_run
+from hdmap_mlflow.tracking.client import absolute_uri, chosen_name, close_gone, connect, forget, open_store, project_run
+from hdmap_mlflow.tracking.copies import drop, listed
 from hdmap_mlflow.tracking.journal import Entry, Head, Input, Journal, Kept, Recorded
 
 NOTE = "mlflow.note.content"
@@ -37,8 +38,11 @@ class Record:
     """One MLflow run that is being written.
 
     With a `journal` everything is written to the run's own folder first. A record that is `kept` does not disturb its
-    run: what the store does not take at once waits until the end. Any other waits for the store, and raises.
+    run: what the store does not take at once waits until the end. Any other waits for the store, and raises. Unless it
+    is to `keep_local` what was recorded, the run's folder ends without what the store has whole.
     """
+
+    keep_local = True
 
     def __init__(
         self, client: MlflowClient, run_id: str, uri: str, journal: Journal | None = None, kept: bool = False
@@ -56,8 +60,9 @@ class Record:
     def params(self, values: Mapping[str, str]) -> None:
         self._write(params={name: masked(value)[:MAX_VALUE] for name, value in values.items()})
 
-    def metrics(self, values: Mapping[str, float], step: int = 0) -> None:
-        self._write(metrics=dict(values), step=step)
+    def metrics(self, values: Mapping[str, float], step: int = 0, when: int = 0) -> None:
+        """Metrics of a step, as of now or of a time in milliseconds since 1970."""
+        self.write(Entry(metrics=dict(values), step=step, time=when or _now()))
 
     def tags(self, values: Mapping[str, str]) -> None:
         self._write(tags={name: masked(str(value))[:MAX_VALUE] for name, value in values.items()})
@@ -88,12 +93,13 @@ class Record:
         self._write(file=self._place(path), to=name)
 
     def checkpoint(self, path: Path, max_mb: float) -> None:
-        """Upload a checkpoint. One too large, or refused by the store, is said in a tag and never loses the run."""
-        size = path.stat().st_size / 1e6
+        """Upload a checkpoint, or a model's folder. One too large, or refused, is said in a tag and loses no run."""
+        size = sum(file.stat().st_size for file in (path, *path.rglob("*")) if file.is_file()) / 1e6
         if size > max_mb:
             self.tags(_not_uploaded(path, f"{size:.0f} MB is over tracking.max_checkpoint_mb={max_mb:g}"))
         else:
-            self._write(file=self._place(path), to=Artifact.CHECKPOINT, extra=True)
+            to = Artifact.MODEL if path.is_dir() else Artifact.CHECKPOINT
+            self._write(file=self._place(path), to=to, extra=True, model=path.is_dir())
 
     def write(self, entry: Entry) -> None:
         """Record an entry: in the journal, and in the store, now or at the end."""
@@ -148,6 +154,8 @@ class Record:
             raise NotRecorded(f"the store {masked(self.uri)} refused a part of the record ({self._refused[0]})")
         if self.journal:
             self.journal.append(Recorded(recorded=self.run_id))
+            if not self.keep_local:
+                drop(self.client, self.home)
 
     def _write(self, **what: Any) -> None:
         self.write(Entry(time=_now(), **what))
@@ -206,13 +214,8 @@ class Record:
 
     def _lost(self) -> list[Entry]:
         """The entries whose artifacts the store does not list, and which were not sent since."""
-        names = {name for entry in self._taken for name in entry.names(self.home)}
-        there = {
-            one.path
-            for folder in {name.rpartition("/")[0] for name in names}
-            for one in self.client.list_artifacts(self.run_id, folder or None)
-        }
-        lost = [entry for entry in self._taken if not there.issuperset(entry.names(self.home))]
+        there = listed(self.client, self.run_id, {name for entry in self._taken for name in entry.names(self.home)})
+        lost = [entry for entry in self._taken if not there.keys() >= set(entry.names(self.home))]
         self._taken = [entry for entry in self._taken if entry not in lost]
         return lost
 
@@ -249,6 +252,7 @@ def start(
     parent: str | None = None,
     resume: str | None = None,
     folder: Path | None = None,
+    keep_local: bool = True,
 ) -> Iterator[Record]:
     """A run that ends as it truly ended: FINISHED, FAILED with its reason, or KILLED.
 
@@ -266,9 +270,10 @@ def start(
     if not run_id:
         run_id = client.create_run(experiment_id, now, links, name).info.run_id
     elif Tag.REASON in client.get_run(run_id).data.tags:  # why it ended before
-        client.delete_tag(run_id, Tag.REASON)
+        forget(client, run_id, Tag.REASON)
     head = Head(run_id=run_id, name=name, uri=masked(uri), experiment=experiment, started=now, links=links)
     record = Record(client, run_id, uri, Journal(folder, head) if folder else None, kept=True)
+    record.keep_local = keep_local
     begun = {Tag.PROCESS: process_name(), **{k: masked(str(v)) for k, v in tags.items()}, Tag.STATUS: "running"}
     record.write(Entry(begin=name, tags=begun, time=_now()))
     try:
@@ -310,26 +315,28 @@ def send(kept: Kept, uri: str) -> tuple[str, bool]:
     """
     with Journal(kept.folder) as journal:
         client, experiment_id = open_store(uri, kept.head.experiment)
-        run = _again(client, experiment_id, kept)
-        if kept.recorded == run.info.run_id and RunStatus.is_terminated(RunStatus.from_string(run.info.status)):
+        run, head = _again(client, experiment_id, kept), kept.head
+        if run and kept.recorded == run.info.run_id and RunStatus.is_terminated(RunStatus.from_string(run.info.status)):
             return run.info.run_id, True
-        Record(client, run.info.run_id, uri, journal, kept=True).replay(kept)
+        kept.check(whole=True)
+        links = head.links | {Tag.UPLOADED_FROM: head.run_id}
+        run = run or client.create_run(experiment_id, head.started, links, head.name)
+        record = Record(client, run.info.run_id, uri, journal, kept=True)
+        record.keep_local = kept.params.get("tracking.keep_local") != "false"  # runs of before do not say it
+        record.replay(kept)
         for name in {Tag.REASON, Tag.LOG_TAIL} & run.data.tags.keys() - kept.tags.keys():  # of a run that was given up
-            client.delete_tag(run.info.run_id, name)
+            forget(client, run.info.run_id, name)
         return run.info.run_id, False
 
 
-def _again(client: MlflowClient, experiment_id: str, kept: Kept) -> Run:
-    """The run that a folder is of, or the one that an upload made in its place, or a new one."""
-    head = kept.head
+def _again(client: MlflowClient, experiment_id: str, kept: Kept) -> Run | None:
+    """The run that a folder is of, or the one that an upload made in its place, if there is one."""
     with contextlib.suppress(MlflowException):
-        run = client.get_run(head.run_id)
+        run = client.get_run(kept.head.run_id)
         if run.info.lifecycle_stage == "active":
             return run
-    same = f"tags.\"{Tag.UPLOADED_FROM}\" = '{head.run_id}'"
-    if found := client.search_runs([experiment_id], same):
-        return found[0]
-    return client.create_run(experiment_id, head.started, head.links | {Tag.UPLOADED_FROM: head.run_id}, head.name)
+    same = f"tags.\"{Tag.UPLOADED_FROM}\" = '{kept.head.run_id}'"
+    return next(iter(client.search_runs([experiment_id], same)), None)
 
 
 def fail_project_run(reason: str) -> None:

@@ -10,10 +10,11 @@ from mlflow.entities import Run
 from mlflow.exceptions import MlflowException
 from mlflow.tracking.context.registry import resolve_tags
 
+from hdmap_mlflow import interrupt
 from hdmap_mlflow.errors import masked
 from hdmap_mlflow.names import PREFIX, Artifact, Scope, Tag, metric_name
 from hdmap_mlflow.process import is_gone
-from hdmap_mlflow.tracking.client import close_gone, close_unstarted, every, open_store, project_run
+from hdmap_mlflow.tracking.client import close_gone, close_unstarted, every, open_store, own_run, project_run
 from hdmap_mlflow.tracking.database import turn
 from hdmap_mlflow.tracking.record import MAX_VALUE, PARENT, Record
 
@@ -46,7 +47,7 @@ class Store:
         self.uri, self.experiment = uri, experiment
         self.client, self.experiment_id = open_store(uri, experiment)
         if run_id := project_run():  # `mlflow run` chose the experiment
-            self.experiment_id = self.client.get_run(run_id).info.experiment_id
+            self.experiment_id = own_run(self.client, run_id).info.experiment_id
             self.experiment = self.client.get_experiment(self.experiment_id).name
 
     def runs(self, *, newest: int | None = None, **tags: str) -> list[Past]:
@@ -58,6 +59,7 @@ class Store:
         )
         return [_past(run) for run in itertools.islice(found, newest)]
 
+    @interrupt.held()
     def create(self, name: str, tags: Mapping[str, str], parent: str | None) -> str:
         """Id of a new run for a child process to write; it is RUNNING until the child or `close` ends it."""
         links = {PARENT: parent, Tag.PART_OF: self.client.get_run(parent).info.run_name} if parent else {}

@@ -1,4 +1,4 @@
-"""Saved views of an experiment in MLflow's UI: runs, means over seeds, and studies, each as one link.
+"""Saved views of an experiment in MLflow's UI: runs, means over seeds, adapted runs and studies, each as one link.
 
 MLflow 3.15 and later keep a view as a tag of the experiment, which an older one ignores: the state of the page as
 deflated JSON, in the form that the page itself writes when somebody shares it.
@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import base64
 import json
+import re
 import time
 import zlib
 from collections.abc import Iterable, Mapping
@@ -62,32 +63,39 @@ VIEWS = {
         VAL_AUROC,
     ),
 }
-COMPARISON, STUDIES = "hdmap-models", "hdmap-studies"
+COMPARISON, STUDIES, ADAPTED = "hdmap-models", "hdmap-studies", "hdmap-adapted"
+MEAN_FPR = metric_name(Scope.TARGET_MEAN, "FPR_at_normal_q99")
+OF_ADAPTED = re.compile(rf"({Scope.ADAPTED}/[^/]+/k(\d+))/{Scope.TARGET_MEAN}/.+")
 
 
 def share(client: MlflowClient, experiment_id: str) -> None:
     """Bring the views of an experiment up to date.
 
-    There is a column for every target domain of the newest runs and for those that the views had.
+    There is a column for every target domain of the newest runs and for those that the views had. Where some of the
+    newest were adapted, there is a view of that, too, with columns for every chain of adapters and number of maps.
     """
     experiment = client.get_experiment(experiment_id)
     newest = client.search_runs([experiment_id], FINISHED, max_results=RUNS)
+    names = {name for run in newest for name in run.data.metrics}
     prefix = target_scope("")
-    domains = {
-        name.removeprefix(prefix).partition("/")[0]
-        for run in newest
-        for name in run.data.metrics
-        if name.startswith(prefix)
-    }
+    domains = {name.removeprefix(prefix).partition("/")[0] for name in names if name.startswith(prefix)}
     domains |= set(json.loads(experiment.tags.get(Tag.DOMAINS, "[]")))
     now = int(time.time() * 1000)
-    for key, view in VIEWS.items():
+    for key, view in (VIEWS | _adapted(names)).items():
         tag = f"{TAG}{key}"
         created = json.loads(experiment.tags[tag])["createdAt"] if tag in experiment.tags else now
         packed = base64.b64encode(zlib.compress(json.dumps(_state(view, sorted(domains))).encode())).decode()
         content = {"name": view.title, "createdAt": created, "updatedAt": now, "state": f"deflate;{packed}"}
         client.set_experiment_tag(experiment_id, tag, json.dumps(content))
     client.set_experiment_tag(experiment_id, Tag.DOMAINS, json.dumps(sorted(domains)))
+
+
+def _adapted(names: Iterable[str]) -> dict[str, View]:
+    """The view of adapted runs, beside them as they were: source, then every chain, the fewest maps first."""
+    found = {(int(match[2]), match[1]) for name in names if (match := OF_ADAPTED.fullmatch(name))}
+    scopes = ["", *(f"{scope}/" for _, scope in sorted(found))]
+    columns = (SOURCE_AUROC, *(f"{scope}{name}" for scope in scopes for name in (MEAN_AUROC, MEAN_FPR)))
+    return {ADAPTED: View("hdmap: with k healthy maps of the target", FINISHED, IDENTITY[:3], columns)} if found else {}
 
 
 def link(server: str, experiment_id: str, view: str = COMPARISON) -> str:
@@ -122,7 +130,7 @@ def _state(view: View, domains: list[str]) -> Mapping[str, object]:
     aurocs = [SOURCE_AUROC, *(metric_name(target_scope(name), AUROC) for name in domains), MEAN_AUROC, WORST_AUROC]
     metrics = view.metrics or (*aurocs, GAP, FIT_SECONDS)
     columns = [*(f"tags.`{name}`" for name in view.tags), *(f"metrics.`{name}`" for name in metrics)]
-    widths = {column: 190 if column.startswith("metrics") else 110 for column in columns}
+    widths = {column: max(190, 7 * len(column) - 70) if column.startswith("metrics") else 110 for column in columns}
     groups = [{"mode": "tag", "groupByData": tag} for tag in view.groups]
     return {
         "searchFilter": view.runs,
@@ -143,7 +151,9 @@ def _state(view: View, domains: list[str]) -> Mapping[str, object]:
         "hideEmptyCharts": True,
         "groupsExpanded": {},
         "groupBy": {"aggregateFunction": "average", "groupByKeys": groups} if groups else None,
-        **(_bars("Trials", view.metrics) if view.metrics else _charts(aurocs)),
+        **(
+            _bars("Trials" if view.order == VAL_AUROC else "Adapted", view.metrics) if view.metrics else _charts(aurocs)
+        ),
     }
 
 

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from itertools import product
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, TypeAdapter, ValidationError
 
 from hdmap_mlflow import config as configuration
+from hdmap_mlflow.adaptation import chain
 from hdmap_mlflow.config import RunConfig, Seed, with_values
 from hdmap_mlflow.data import dataset
 from hdmap_mlflow.errors import BadInput, nearest, quoted
@@ -27,6 +29,7 @@ from hdmap_mlflow.tuning.storage import StudyStorage
 from hdmap_mlflow.tuning.study import Asked, check_sampler
 
 MOST_SEEDS = 100
+ADAPTED_MEAN = re.compile(rf"{Scope.ADAPTED}/[^/]+/k[0-9]+/{MEAN_AUROC}")
 SEEDS: TypeAdapter[tuple[Seed, ...]] = TypeAdapter(Annotated[tuple[Seed, ...], Field(max_length=MOST_SEEDS)])
 DIRECTIONS: dict[str, Literal["minimize", "maximize"]] = {
     "val_auroc": "maximize",
@@ -74,9 +77,9 @@ class Search:
 
     def trial(self, asked: Asked) -> tuple[RunConfig, dict[str, str]]:
         """A trial as a run, to be checked, and its tags: without targets, big files and pictures of maps."""
-        config = self.space.place(asked.settings, checkpoint="none", heatmaps=0)
+        config = self.space.place(asked.settings, model="none", heatmaps=0)
         if not self.oracle:
-            config = with_values(config, {"data.target_domains": []})
+            config = with_values(config, {"data.target_domains": [], "adapt.k": 0})  # adapters need targets
         tags = {Tag.STUDY: self.name, Tag.TRIAL: str(asked.number), Tag.ORACLE: str(self.oracle).lower()}
         return config.model_copy(update={"condition": f"{self.config.condition}-trial-{asked.number}"}), tags
 
@@ -102,22 +105,28 @@ class Search:
         )
 
     def values(self, metrics: Mapping[str, float]) -> list[float]:
-        """The objectives from a run's metrics. Raises KeyError for one that the run does not have."""
+        """The objectives from a run's metrics. Raises KeyError for one that the run does not have.
+
+        The target mean of a run that was adapted is that with its adapters.
+        """
 
         def cost(name: str) -> list[float]:
             return [metrics[metric_name(Scope.COST, f"{phase}_{name}")] for phase in ("fit", "evaluate")]
 
         of = {
             "val_auroc": lambda: metrics[VAL_AUROC],
-            "target_mean": lambda: metrics[MEAN_AUROC],
+            "target_mean": lambda: metrics[next(filter(ADAPTED_MEAN.fullmatch, metrics), MEAN_AUROC)],
             "seconds": lambda: sum(cost("seconds")),
             "memory": lambda: max(cost("peak_MB")),
         }
         return [of[name]() for name in self.objectives]
 
 
-def check(wanted: SearchRequest) -> Search:
-    """Check everything that can be checked before a trial starts; the maps are read. Raises BadInput."""
+def check(wanted: SearchRequest, composed: Callable[[], None] | None = None) -> Search:
+    """Check everything that can be checked before a trial starts; the maps are read. Raises BadInput.
+
+    `composed` is called before the model's class checks its settings, which costs the import of torch.
+    """
     from hdmap_mlflow import tracking
     from hdmap_mlflow.models import signature
     from hdmap_mlflow.models.registry import find_model
@@ -152,7 +161,16 @@ def check(wanted: SearchRequest) -> Search:
     condition = configuration.find_condition(
         wanted.model, wanted.condition, Path(wanted.condition_file) if wanted.condition_file else None
     )
+    if composed:
+        composed()
     space = spaces.read(wanted.model, condition, wanted.flags, wanted.overrides)
+    unseen = next((name for name in space.dimensions if name.startswith("adapt.")), None)
+    if unseen and "target_mean" not in objectives:
+        raise BadInput(
+            f"search: {unseen} changes targets alone, which source validation never sees; compare its values with "
+            "hdmap grid --adapters and --k, or search them as an oracle with --objective target_mean"
+        )
+    adapted = _check_adapters(space)
     tracked = setup.anchored(space.config).tracking
     if place.url == tracked.uri:
         raise BadInput(f"--storage {wanted.storage} is the file of tracking.uri; give the study a file of its own")
@@ -160,11 +178,25 @@ def check(wanted: SearchRequest) -> Search:
     tracking.check_store(str(tracked.uri), tracked.experiment)
     workdir.check(space.config)
     data, code = dataset.read(space.config), signature.code_digest(entry.path)
-    setup.check_maps(space.config, data)
+    setup.check_maps(adapted, data)
     builder.reach([space.config])
     config = setup.anchored(with_values(space.config, {"data.root": str(data.root)}))
     space = replace(space, config=config)
     return Search(wanted, study_name(wanted, config), place, condition, space, data, code, objectives, pruner, seeds)
+
+
+def _check_adapters(space: Space) -> RunConfig:
+    """The run with the most healthy maps of the targets that a trial may ask for; all pairs of values are checked."""
+    names = [name for name in ("adapt.adapters", "adapt.k") if name in space.dimensions]
+    ends = [space.dimensions[name].ends() for name in names]
+    found = [space.place(dict(zip(names, values, strict=True))) for values in product(*ends)]
+    for config in found:
+        try:
+            chain.check(config.adapt.adapters, config.adapt.k)
+            setup.check_adapters(config, [config.adapt.adapters])
+        except BadInput as problem:
+            raise BadInput(f"search: {problem}") from None
+    return max(found, key=lambda config: config.adapt.k)
 
 
 def refit_seeds(text: str) -> tuple[int, ...]:

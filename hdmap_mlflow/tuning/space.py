@@ -28,6 +28,10 @@ NEVER = {
     "train.seed",
     "train.device",
     "model.name",
+    "adapt.draws",
+    "adapt.seed",
+    "adapt.pool",
+    "adapt.from",
 }
 
 

@@ -19,6 +19,7 @@ from sqlalchemy.pool import NullPool
 from hdmap_mlflow import sqlite
 from hdmap_mlflow.errors import BadInput, masked, nearest, one_line
 from hdmap_mlflow.files import expanded
+from hdmap_mlflow.tracking.database import missing_driver
 
 WAITS = {"connect_timeout": 4}  # seconds for each address of a server's name
 WAY_OUT = "change --storage"
@@ -118,9 +119,8 @@ class StudyStorage:
         try:
             yield
         except (SQLAlchemyError, OptunaError, ImportError, OSError, RuntimeError, ValueError) as error:
-            raise BadInput(
-                f"study storage {self.shown} does not answer ({one_line(error)}); start it or {WAY_OUT}"
-            ) from None
+            why = missing_driver(self.url) or one_line(error)
+            raise BadInput(f"study storage {self.shown} does not answer ({why}); start it or {WAY_OUT}") from None
 
     @staticmethod
     def _make(file: Path) -> None:

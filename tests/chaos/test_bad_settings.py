@@ -1,5 +1,6 @@
 """Settings, options and files of settings that cannot be: refused before anything starts."""
 
+import importlib.util
 import json
 
 import pytest
@@ -42,6 +43,16 @@ TRAIN = [
     (["--overrides", "data.val_fraction=.nan"], ["data.val_fraction", "nan"]),
     (["--overrides", "model.coreset_sampling_ratio=.inf"], ["model.coreset_sampling_ratio", "inf"]),
     (["--overrides", "model.coreset_sampling_ratio=true"], ["model.coreset_sampling_ratio", "True"]),
+    # numbers of a model that its class takes, and then fails on or computes nonsense with
+    (["--overrides", "model.coreset_sampling_ratio=2"], ["model.coreset_sampling_ratio=2", "0 to 1"]),
+    (["--overrides", "model.num_neighbors=0"], ["model.num_neighbors=0", "1 or more"]),
+    (["--overrides", "model.num_neighbors=-1"], ["model.num_neighbors=-1", "1 or more"]),
+    (["padim", "--overrides", "model.n_features=0"], ["model.n_features=0", "1 or more"]),
+    (["dfm", "--overrides", "model.pca_level=-1"], ["model.pca_level=-1", "0 to 1"]),
+    (["dfm", "--overrides", "model.pca_level=2"], ["model.pca_level=2", "0 to 1"]),
+    (["dfkde", "--overrides", "model.n_pca_components=0"], ["model.n_pca_components=0", "1 or more"]),
+    (["cfa", "--overrides", "model.num_nearest_neighbors=0"], ["model.num_nearest_neighbors=0", "1 or more"]),
+    (["--overrides", "model.name=padim"], ["model.name='padim'", "patchcore"]),
     # what does not go together
     (["padim", "--overrides", "data.max_train=1"], ["data.max_train", "1", "2"]),
     (["padim", "--overrides", "train.limit_train_batches=1,data.batch_size=1"], ["train.limit_train_batches"]),
@@ -51,6 +62,9 @@ TRAIN = [
     ),
     (["--overrides", "train.precision=16-mixed,train.device=cpu"], ["train.precision", "16-mixed", "32-true"]),
     (["--overrides", "train.device=cuda"], ["train.device", "cuda", "auto"]),
+    (["--overrides", "train.engine=tensorrt"], ["train.engine", "tensorrt", "openvino"]),
+    (["draem", "--overrides", "train.engine=openvino"], ["draem", "train.engine=openvino", "no frozen backbone"]),
+    (["--overrides", "train.engine=openvino,train.device=cuda"], ["train.engine=openvino", "train.device=cuda"]),
     (["--overrides", "train.learning_rate=0.1"], ["patchcore", "train.learning_rate"]),
     (["--target-domains", "domain_B,domain_B"], ["target_domains", "twice"]),
     (["--target-domains", "domain_A"], ["domain_A"]),
@@ -73,6 +87,13 @@ TRAIN = [
 @pytest.mark.parametrize(("arguments", "says"), TRAIN, ids=lambda one: " ".join(one)[:60])
 def test_a_run_is_refused(refused, maps, arguments, says):
     refused("train", *arguments, "--data-root", maps, says=says)
+
+
+def test_an_engine_that_is_not_installed_is_refused(refused, maps, monkeypatch):
+    find = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name, *more: None if name == "openvino" else find(name))
+    arguments = ["train", "--overrides", "train.engine=openvino", "--data-root", maps]
+    refused(*arguments, says=["train.engine=openvino", "pip install", "auto"])
 
 
 TUNE = [
@@ -372,6 +393,9 @@ PATHS = [
     ["weights", "fetch", "resnet18", "--out", NOBODY],
     ["import-mat", NOBODY, "--source", ".", "--out", "new"],
     ["import-mat", "spec.yaml", "--source", NOBODY, "--out", "new"],
+    ["build-maps", NOBODY, "--out", "new"],
+    ["build-maps", "spec.yaml", "--source", NOBODY, "--out", "new"],
+    ["build-maps", "spec.yaml", "--out", NOBODY],
     ["train", "--condition-file", NOBODY],
     ["train", "--data-root", NOBODY],
     ["train", "--overrides", f"tracking.output_dir={NOBODY}"],

@@ -1,6 +1,7 @@
 """What an extra brings and is not installed: one line with the command that installs it, before any work."""
 
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -25,6 +26,14 @@ def test_a_database_without_its_driver_names_the_package(refused, monkeypatch, m
     assert "secret" not in line
 
 
+@pytest.mark.parametrize(("url", "module", "way_out"), STORES, ids=[module for _, module, _ in STORES])
+@pytest.mark.parametrize("arguments", [["tune", "padim"], ["tune", "padim", "--status"]], ids=" ".join)
+def test_a_storage_without_its_driver_names_the_package(refused, monkeypatch, maps, arguments, url, module, way_out):
+    monkeypatch.setitem(sys.modules, module, None)
+    line = refused(*arguments, "--data-root", maps, "--storage", url, says=[module, way_out, "change --storage"])
+    assert "secret" not in line
+
+
 @pytest.mark.parametrize("arguments", WITHOUT_RAY, ids=" ".join)
 def test_a_grid_without_ray_names_its_extra(refused, monkeypatch, maps, arguments):
     monkeypatch.setattr("hdmap_mlflow.execution.launch.find_spec", lambda name: None)
@@ -38,5 +47,5 @@ def test_a_model_without_its_package_names_its_extra(refused, monkeypatch, maps)
 
 def test_a_plan_needs_no_ray(exit_code, monkeypatch, maps, capsys):
     monkeypatch.setattr("hdmap_mlflow.execution.launch.find_spec", lambda name: None)
-    assert exit_code("grid", "--plan", "--data-root", str(maps)) == 0
+    assert exit_code("grid", "--plan", "--data-root", str(maps)) == 0 and not Path("mlflow.db").exists()
     assert "Nothing was started" in capsys.readouterr().out

@@ -116,7 +116,9 @@ def test_a_cache_that_is_full_before_maps_are_packed_is_one_true_line(train, dis
 def test_a_cache_that_is_full_when_features_are_kept_costs_them_alone(train, disk, tmp_path, monkeypatch):
     at(monkeypatch, "prepare", disk.fill)
     code, lines, _ = train(
-        cache=disk.place, model="patchcore", overrides=",data.image_size=[64,64],model.weights=random"
+        cache=disk.place,
+        model="patchcore",
+        overrides=",data.image_size=[64,64],model.weights=random,model.backbone=resnet18,model.layers=[layer1]",
     )
     assert code == 0 and lines == []
     assert recorded(tmp_path).info.status == "FINISHED"
@@ -134,7 +136,7 @@ def test_a_store_that_is_full_from_some_step_on_loses_nothing(train, disk, tmp_p
     store = disk.place / step
     store.mkdir()
     at(monkeypatch, step, disk.fill)
-    code, lines, _ = train(store=store)
+    code, lines, _ = train(store=store, overrides=",tracking.figures=false")
     assert code == 1 and len(lines) == 1 and "hdmap upload" in lines[0]
     disk.free()
     (folder,) = (tmp_path / "out").glob("*/*/record.jsonl")

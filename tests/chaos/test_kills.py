@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
+import sys
 import time
 from pathlib import Path
 
@@ -11,7 +13,8 @@ import numpy as np
 import psutil
 import pytest
 import starts
-from fakes import until
+import toys
+from fakes import LONG, until
 from filelock import FileLock
 from maps import write_domain
 from mlflow import MlflowClient
@@ -25,10 +28,11 @@ CONDITIONS = {
         "search": {"model.rate": {"type": "float", "low": 0.01, "high": 0.2}},
     }
 }
-LONG = {"image_size": [31, 95], "max_epochs": 10**6, "early_stopping_patience": 10**6}
-ENDLESS = {"quick": CONDITIONS["quick"] | {"config": LONG}}
+LENGTH = {"image_size": [31, 95], "max_epochs": 10**6, "early_stopping_patience": 10**6}
+ENDLESS = {"quick": CONDITIONS["quick"] | {"config": LENGTH}}
 MODEL = "toys:Trained"
-COMMON = ("--data-root", "maps", "--condition-file", "quick.json", "--overrides", "tracking.heatmaps=0")
+COMMON = ("--data-root", "maps", "--condition-file", "quick.json", "--overrides")
+COMMON += ("tracking.heatmaps=0,tracking.figures=false",)
 COMMANDS = {
     "train": ("train", MODEL, "--condition", "quick", "--source-domain", "domain_A", *COMMON),
     "grid": ("grid", "--models", MODEL, "--conditions", "quick", "--sources", "domain_A", "--seeds", "0,1,2")
@@ -88,7 +92,7 @@ class Calm(dict[str, tuple[dict[str, dict[str, float]], float]]):
     def __missing__(self, command: str) -> tuple[dict[str, dict[str, float]], float]:
         folder, began = self.folder / f"calm {command}", time.monotonic()
         process = start(command, folder)
-        assert process.wait(180) == 0, process.log.read_text()
+        assert process.wait(LONG) == 0, process.log.read_text()
         took, found = time.monotonic() - began, results(folder)
         assert len(found) == UNDISTURBED[command], process.log.read_text()
         self[command] = found, took
@@ -104,7 +108,7 @@ def test_killed_again_and_again_it_ends_as_if_it_never_was(command, calm, disk):
         process.wait((moment + rng.uniform()) / KILLS * took)
         process.kill()
     last = start(command, folder)
-    assert last.wait(180) == 0, last.log.read_text()
+    assert last.wait(LONG) == 0, last.log.read_text()
     assert results(folder) == expected
     client = MlflowClient(f"sqlite:///{folder / 'mlflow.db'}")
     states = {run.info.run_id: run.info.status for run in client.search_runs(["1"])}
@@ -128,12 +132,12 @@ GOES_ON = {
 def test_interrupted_during_a_fit_it_says_so_at_once_and_closes_every_run(command, how, disk):
     folder = disk / f"{how.name} {command}"
     process = start(command, folder, ENDLESS)
-    until(lambda: list(folder.glob("**/tensorboard_logs")), 60)  # a run is being fitted
+    until(lambda: list(folder.glob("**/tensorboard_logs")))  # a run is being fitted
     process.send(how)
     (line,) = until(lambda: [line for line in process.log.read_text().splitlines() if "interrupted" in line], 5)
     assert line.startswith("interrupted; ") and GOES_ON[command] in line
     assert ("Ctrl-C once more ends at once" in line) == (how == signal.SIGINT)
-    assert process.wait(60) == 130, process.log.read_text()
+    assert process.wait(LONG) == 130, process.log.read_text()
     assert process.log.read_text().count("interrupted") == 1, "by nobody else, and not again"
     assert set(states(folder)) == {"KILLED"}
     for lock in folder.rglob(".recording"):
@@ -145,16 +149,38 @@ def test_ctrl_c_once_more_ends_what_hears_no_signal(command, disk):
     """A run that is in C code obeys nothing; of a grid and a study the driver waits for it."""
     folder = disk / f"deaf {command}"
     process = start(command, folder, ENDLESS, "toys:Deaf")
-    until(lambda: list(folder.glob("**/tensorboard_logs")), 60)
+    until(lambda: list(folder.glob("**/tensorboard_logs")))
     time.sleep(0.5)
     process.send(signal.SIGINT)
     until(lambda: "interrupted; Ctrl-C once more ends at once" in process.log.read_text(), 5)
     assert process.wait(1) is None
     process.send(signal.SIGINT)
     assert process.wait(5) == 130
-    runs = [one for one in psutil.process_iter(["cwd"]) if one.info["cwd"] == str(folder)]
+    left = [one for one in psutil.process_iter(["cwd"]) if one.info["cwd"] == str(folder)]
+    runs = [one for one in left if os.getsid(one.pid) == one.pid]  # the server that forks them goes by itself
     for log in folder.rglob("output_exp_*.log"):
         until(lambda log=log: "the process that watched this run is gone" in log.read_text(), 10)
     assert len(runs) == len(list(folder.rglob("output_exp_*.log")))
     for run in runs:  # they would end by themselves, in 20 s
         run.kill()
+
+
+@pytest.mark.parametrize("where", ["__init__", "training_step", "on_train_end", "forward"])
+@pytest.mark.parametrize("code", [0, 3])
+def test_a_model_whose_code_ends_the_program_is_one_line_and_a_failed_run(
+    exit_code, capfd, maps, store, monkeypatch, where, code
+):
+    """Lightning ends a fit that was interrupted by the same exception."""
+
+    def leave(*_given, **_more):
+        sys.exit(code)
+
+    monkeypatch.setattr(toys.Distance if where == "forward" else toys.Fitted, where, leave)
+    Path("quick.json").write_text(json.dumps({"quick": {"name": "quick", "config": {"image_size": [31, 95]}}}))
+    given = ["train", "toys:Fitted", "--condition", "quick", "--condition-file", "quick.json", "--data-root", str(maps)]
+    assert exit_code(*given) == 1
+    (line,) = [line for line in capfd.readouterr().err.splitlines() if line.startswith("hdmap: ")]
+    place = f"test_kills.py, line {leave.__code__.co_firstlineno + 1}"
+    assert place in line and f"ended the command by sys.exit({code}); take that line out" in line
+    (run,) = store.client.search_runs(["1"])
+    assert run.info.status == "FAILED" and run.data.tags["hdmap.reason"] == f"SystemExit: {code}"

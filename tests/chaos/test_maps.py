@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import sys
 
 import numpy as np
 import pytest
@@ -355,6 +356,7 @@ def test_a_run_whose_maps_change_during_the_fit_fails_in_one_line(
     put("domain_B/test/masks/000001.tif", tiff(MARKED))(root)
     (tmp_path / "meddler.py").write_text(MEDDLER)
     monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.delitem(sys.modules, "meddler", raising=False)  # that of another test is gone by now
     overrides = f"model.victim={root / place},data.packed=false,data.workers={workers},train.device=cpu"
     command = [
         "train",

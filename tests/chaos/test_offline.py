@@ -32,6 +32,8 @@ ROWS = [
     ("uninet", f"model.teacher_backbone=mixer_b16_224,{RANDOM}", ["no layer at stride 4, 8", "blocks.0 16"]),
     ("uninet", "model.student_backbone=resnet50", ["tf_efficientnet_lite0", "model.student_backbone=resnet50"]),
     ("reverse_distillation", "model.layers=[blocks.2]", ["two or more", "blocks.0 2"]),
+    ("patchcore", f"{RANDOM},model.layers=[]", ["model.layers=[]", "one layer or more"]),
+    ("padim", f"{RANDOM},model.layers=[blocks.2,blocks.1,blocks.2]", ["blocks.2", "each once"]),
     # a network that is not what its name lets anomalib think, or that timm does not know
     ("patchcore", f"model.backbone=mobilevit_s,{RANDOM}", ["mobilevit_s", "vision transformer", "another"]),
     ("fastflow", f"model.backbone=tiny_vit_5m_224,{RANDOM}", ["tiny_vit_5m_224", "vision transformer", "another"]),

@@ -86,7 +86,7 @@ def test_two_identical_grids_on_a_server_run_every_cell_once(tmp_path, monkeypat
 
 
 def test_what_a_dead_launch_had_claimed_is_run_by_the_next():
-    order(0, "sleep 60")
+    order(0, "sleep 3600")
     assert starts.killed(starts.grid, 2, when=lambda: len(notes(1)) == 2, after=1), logs()
     order(0, "sleep 0.2")
     assert starts.at_once(starts.grid, 2, count=1) == [0], logs()
@@ -105,9 +105,9 @@ def test_two_drivers_of_a_fresh_study_make_one_run_of_it(maps):
     flags = {"data.root": str(maps), "data.source_domain": "domain_A", "train.seed": 0}
     small = "data.image_size=[32,96],model.weights=random,model.backbone=resnet18,model.layers=[layer1]"
     search = check(
-        SearchRequest("patchcore", "baseline", flags=flags, overrides=small, trials=6, refit_seeds="", study="s")
+        SearchRequest("patchcore", "baseline", flags=flags, overrides=small, trials=4, refit_seeds="", study="s")
     )
     assert starts.at_once(starts.tune, search, count=2) == [0, 0], logs()
     store = Store(os.environ["MLFLOW_TRACKING_URI"], "hdmap")
-    assert len(store.runs(kind="study")) == 1 and len(store.runs(kind="trial")) == 6
-    assert len(trial_notes("begin")) == 6
+    assert len(store.runs(kind="study")) == 1 and len(store.runs(kind="trial")) == 4
+    assert len(trial_notes("begin")) == 4

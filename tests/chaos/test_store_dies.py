@@ -67,10 +67,10 @@ class Server:
         with contextlib.closing(sqlite3.connect(folder / "mlflow.db")) as database, database:
             database.execute("UPDATE experiments SET artifact_location = 'mlflow-artifacts:/' || experiment_id")
         self.running = None
-        self.start()
+        self.start(command=True)
 
-    def start(self):
-        self.running = mlflow_server(self.backend, self.folder / "artifacts", self.port, 1)
+    def start(self, command=False):
+        self.running = mlflow_server(self.backend, self.folder / "artifacts", self.port, command)
         self.uri = self.running.__enter__()
 
     def kill(self):
@@ -165,6 +165,7 @@ def proxy(server, monkeypatch):
     monkeypatch.setattr(recording, "PAUSE", 0.0)
     monkeypatch.setattr(patience, "WAIT", wait_fixed(0.1))
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "1")
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_BACKOFF_JITTER", "0")
     with Proxy(server.uri) as one:
         yield one
 
@@ -201,6 +202,7 @@ def test_an_answer_of_another_is_no_upload(proxy, server, calm, tmp_path):
     assert [how for _, _, how in proxy.seen].count("is_html") == 3
 
 
+NO_PICTURES = "tracking.heatmaps=0,tracking.figures=false"
 MANY = {
     "tune": ("tune", "toys:Trained", "--condition", "quick", "--source-domain", "domain_A")
     + ("--sampler", "random", "--storage", "sqlite:///study.db", "--trials"),
@@ -231,14 +233,14 @@ def test_what_many_runs_computed_while_the_store_was_dead_is_recorded_by_the_nex
     monkeypatch.setenv("HDMAP_CACHE", str(tmp_path / "cache"))
     Path("quick.json").write_text(json.dumps([FEW]))
     given = {"grid": "5,6" if last else "7,8,9", "tune": "2" if last else "3"}[command]
-    output = f"tracking.uri={server.uri},tracking.output_dir={tmp_path / 'out'},tracking.heatmaps=0"
+    output = f"tracking.uri={server.uri},tracking.output_dir={tmp_path / 'out'},{NO_PICTURES}"
     common = ("--no-ray", "--jobs", "1", "--data-root", str(maps), "--condition-file", "quick.json")
     refits = ("--refit-seeds", "0" if last else "1") if command == "tune" else ()  # the server may have the others'
     words = (*MANY[command], given, *refits, *common, "--overrides", output)
     before, _ = finished(server.uri, tmp_path)
 
     def strike():
-        until(lambda: len(list((tmp_path / "out").glob("*/*/record.jsonl"))) == 2, 120)
+        until(lambda: len(list((tmp_path / "out").glob("*/*/record.jsonl"))) == 2)
         server.kill()
 
     killer = threading.Thread(target=strike)

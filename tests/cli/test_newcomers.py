@@ -48,10 +48,10 @@ def _screen(command: str, folder: Path) -> list[str]:
 
 def _plain(lines: list[str]) -> str:
     """Without what differs from launch to launch."""
-    text = re.sub(r"\b[0-9a-f]{32}\b", "ID", "\n".join(lines))
+    text = re.sub(r"\b[0-9a-f]{32}\b", "ID", "\n".join(lines).replace(str(ROOT), "CLONE"))
     text = re.sub(r"(?m)^Epoch .*$", "Epoch ...", text)  # a bar, and how long is left: as quick as the machine
     text = re.sub(r"\d+(?:[.,]\d+)*", "#", text)
-    return re.sub(r" {2,}", "  ", text).replace(str(ROOT), "CLONE")
+    return re.sub(r" {2,}", "  ", text)
 
 
 @pytest.mark.parametrize("journey", JOURNEYS)

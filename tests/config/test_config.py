@@ -125,7 +125,7 @@ def test_a_flat_key_belongs_to_the_section_that_knows_it_and_to_the_model_otherw
 def test_flags_that_are_not_given_and_keys_of_the_model_itself_change_nothing():
     built = build_config(
         "patchcore",
-        {"name": "patchcore_x", "description": "words", "config": {"weights": "random", "name": "padim"}},
+        {"name": "patchcore_x", "description": "words", "config": {"weights": "random"}},
         defaults={"data.batch_size": 5, "train.seed": 2},
         flags={"data.batch_size": None, "train.seed": 0},
     )

@@ -13,7 +13,7 @@ from torch.nn.functional import interpolate
 
 from hdmap_mlflow.config import DataConfig
 from hdmap_mlflow.data import datamodule, layout
-from hdmap_mlflow.data.datamodule import MapDataset, MultiDomainHDMAPDataModule
+from hdmap_mlflow.data.datamodule import MapDataset, MultiDomainHDMAPDataModule, on_device, resize
 from hdmap_mlflow.data.faults import NATIVE, CutPaste
 from hdmap_mlflow.errors import BadInput
 
@@ -293,3 +293,29 @@ def test_the_mask_of_a_map_is_found_where_paths_have_other_slashes(own, monkeypa
     monkeypatch.setattr(datamodule, "read_mask", lambda path, content, pixels: seen.append(path) or LEFT)
     MapDataset(table.assign(file=file, synthetic=False))[0]
     assert list(map(str, seen)) == [file, r"C:\data\domain_A\test\masks\000002.png"]
+
+
+def test_what_travels_to_a_device_is_one_channel():
+    maps = torch.rand(4, 1, 31, 95).repeat(1, 3, 1, 1)
+    there, bigger = on_device(maps, "cpu"), resize(DataConfig(image_size=(64, 48)))
+    assert torch.equal(bigger(there), bigger(maps))
+    assert torch.equal(there, maps) and there.stride(1) == 0
+    assert on_device(maps, "meta").shape == maps.shape
+
+
+@pytest.mark.parametrize("fits", [True, False])
+def test_a_map_is_resized_once_where_all_of_them_fit_and_is_the_same_in_every_epoch(fits, maps, monkeypatch):
+    module = MultiDomainHDMAPDataModule(layout.read_domains(maps, ["domain_A"]), DataConfig(image_size=(16, 24)))
+    count = len(module.train_maps)
+    monkeypatch.setattr(datamodule, "HELD", 4 * 16 * 24 * count - (not fits))
+    resized = []
+    own = module.transform.forward
+    monkeypatch.setattr(module.transform, "forward", lambda image: resized.append(1) or own(image))
+    data = module.train_dataloader().dataset
+    epochs = [[data[i] for i in range(count)] for _ in range(2)]
+    assert len(resized) == (count if fits else 2 * count)
+    for first, again in zip(*epochs, strict=True):
+        assert torch.equal(first.image, again.image) and first.image.shape == (3, 16, 24)
+        assert first.gt_label == again.gt_label and first.image_path == again.image_path
+        again.image.zero_()  # what a model does to its batch
+    assert all(torch.equal(one.image, data[i].image) for i, one in enumerate(epochs[0]))

@@ -12,7 +12,7 @@ import yaml
 
 from hdmap_mlflow import __version__
 from hdmap_mlflow.data import layout, matfiles
-from hdmap_mlflow.data.matfiles import EXAMPLE_SPEC, import_mat, load_spec
+from hdmap_mlflow.data.matfiles import EXAMPLE_SPEC, Spec, import_mat, load_spec
 from hdmap_mlflow.errors import BadInput
 
 H, W = 3, 5
@@ -232,6 +232,27 @@ def test_several_files_of_a_split_are_joined_in_their_order(tmp_path, raw, spec,
     np.testing.assert_allclose(np.stack(list(maps.values())), (whole - whole.mean()) / whole.std(), atol=1e-6)
 
 
+@pytest.mark.parametrize(
+    ("recordings", "train", "fault"),
+    [("files", [0] * 7 + [1] * 3 + [2], [0, 0, 0]), (4, [0] * 4 + [1] * 4 + [2] * 3, [0, 0, 0]), (2, None, [0, 0, 1])],
+)
+def test_recordings_are_files_or_so_many_maps_in_a_row(tmp_path, raw, spec, small_blocks, recordings, train, fault):
+    save_73(raw / "more.mat", numbered(3, 7.0))
+    save_5(raw / "last.mat", numbered(1, 10.0))
+    import_mat(spec({"train": ["train.mat", "more.mat", "last.mat"]}, recordings=recordings), raw, tmp_path / "out")
+    found = layout.read_domain(tmp_path / "out", "domain_A").table.sort_values("path")
+    for folder, numbers in (("train/good", train), ("test/fault", fault)):
+        own = found[found["path"].str.startswith(folder)]["recording"].tolist()
+        assert numbers is None or own == [f"{folder.replace('/', '-')}-{number:03d}" for number in numbers]
+
+
+def test_a_sample_keeps_the_recordings_of_its_maps(tmp_path, raw, spec):
+    import_mat(spec(recordings=2, samples={"train": 3}), raw, tmp_path / "out")
+    found = layout.read_domain(tmp_path / "out", "domain_A").table.sort_values("path")
+    for path, recording in found[["path", "recording"]].itertuples(index=False):
+        assert int(recording[-3:]) == int(Path(path).stem) // 2
+
+
 # ------------------------------------------------------------------------------------- memory, record
 def test_a_matlab_5_file_is_loaded_once_though_statistics_are_needed(tmp_path, raw, spec, monkeypatch):
     loaded, load = [], scipy.io.loadmat
@@ -288,7 +309,7 @@ def test_the_same_spec_gives_the_same_bytes(tmp_path, raw, spec):
 
 # ------------------------------------------------------------------------------------------------ spec
 def test_the_example_spec_imports_a_raw_tree_of_the_published_shape(tmp_path):
-    example = load_spec(EXAMPLE_SPEC)
+    example = load_spec(EXAMPLE_SPEC, Spec, EXAMPLE_SPEC)
     maxima = {name: domain.user_max for name, domain in example.domains.items()}
     assert maxima == {"domain_A": 0.324670, "domain_B": 1.324418, "domain_C": 0.087341, "domain_D": 0.418999}
     top = tmp_path / "KRISS_share_nipa2023"
@@ -310,7 +331,7 @@ def test_json_indented_by_tabs_says_the_same_as_yaml(tmp_path, spec):
     as_yaml = spec({"user_max": 1e-3}, scaling="minmax", samples={"train": 2})
     as_json = tmp_path / "spec.json"
     as_json.write_text(json.dumps(yaml.safe_load(as_yaml.read_text()), indent="\t"), encoding="utf-8")
-    assert load_spec(as_json) == load_spec(as_yaml)
+    assert load_spec(as_json, Spec, as_json) == load_spec(as_yaml, Spec, as_yaml)
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,7 @@ from frames import frame
 from sklearn.metrics import roc_auc_score
 
 from hdmap_mlflow.evaluation import cards
+from hdmap_mlflow.evaluation.figures import CURVE, adaptation_figure
 from hdmap_mlflow.evaluation.metrics import thresholds
 from hdmap_mlflow.evaluation.pixels import PixelHistogram
 from hdmap_mlflow.evaluation.scoring import Scores
@@ -116,3 +117,15 @@ def test_pixel_metrics_without_a_fault_are_absent():
     histogram = PixelHistogram()
     histogram.update(pixel_maps(0)[0], np.zeros((6, 31, 95), bool))
     assert histogram.metrics() == {}
+
+
+def test_the_curve_over_k_is_drawn_for_every_chain_that_the_card_has_and_ticks_every_k():
+    figure = {"mean": 0.5, "sd": 0.1}
+    points = {"target_mean": dict.fromkeys([name for _, name, *_ in CURVE], figure), "pooled": {"image_AUROC": figure}}
+    curve = {"z": {"0": points, "16": points}, "robust_z": {"4": {"pooled": {"image_AUROC": {"mean": 0.7}}}}}
+    axes = adaptation_figure("a run", curve, simulated=True).axes
+    assert len(axes) == len(CURVE) and [text.get_text() for text in axes[0].get_xticklabels()] == ["0", "4", "16"]
+    assert [text.get_text() for text in axes[0].get_legend().get_texts()] == ["z", "robust_z"]
+    pooled = axes[3].containers
+    assert [list(bars[0].get_ydata()) for bars in pooled] == [[0.5, 0.5], [0.7]]
+    assert [line.get_ydata()[0] for line in axes[1].lines if line.get_linestyle() == ":"] == [0.01]

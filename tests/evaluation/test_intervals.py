@@ -9,15 +9,21 @@ from scipy.stats import norm
 from sklearn.metrics import average_precision_score, roc_auc_score
 
 from hdmap_mlflow.evaluation.intervals import (
-    RESAMPLES,
-    _spread_over_recordings,
-    ap_interval,
     auroc_interval,
     compare,
     holm,
     mean_interval,
     placements,
     rate_interval,
+)
+from hdmap_mlflow.evaluation.pooled import partial_auroc
+from hdmap_mlflow.evaluation.resampled import (
+    RESAMPLES,
+    _precisions,
+    ap_interval,
+    drawn,
+    partial_aurocs,
+    pauroc_interval,
 )
 
 LABEL = np.repeat([0, 1], [40, 40])
@@ -105,7 +111,7 @@ def test_pairing_on_the_same_maps_beats_treating_them_as_different():
 
 def test_a_model_is_tied_with_itself():
     score = binormal(np.random.default_rng(6), 0.7)
-    assert astuple(compare({"b": (LABEL, score[None], score[None])})) == (0, 0, 0, 1)
+    assert astuple(compare({"b": (LABEL, score[None], score[None])})) == (0, 0, 0, 1, False)
 
 
 def test_the_mean_over_domains_is_surer_than_each():
@@ -135,7 +141,7 @@ def made(seed):
 
 
 def same(found, wanted):
-    np.testing.assert_allclose(astuple(found), wanted, atol=1e-8)
+    np.testing.assert_allclose(astuple(found)[:-1], wanted, atol=1e-8)
 
 
 @pytest.mark.parametrize("seed", range(40))
@@ -158,18 +164,20 @@ def test_every_interval_and_test_is_the_naive_references(seed):
 
 
 @pytest.mark.parametrize("seed", range(6))
-def test_the_ap_interval_is_the_naive_references(seed):
+def test_the_intervals_of_resamples_are_the_naive_references(seed):
     label, one, _ = made(seed)
     for some in (label, np.array([0, 1, 0, 1])):  # two maps a class are the fewest to resample
-        same(ap_interval(some, one[0, : len(some)]), reference.ap_interval(some, one[0, : len(some)]))
+        score = one[0, : len(some)]
+        same(ap_interval(some, score), reference.ap_interval(some, score))
+        same(pauroc_interval(some, score), reference.pauroc_interval(some, score))
 
 
 def test_an_interval_holds_its_value_just_below_perfect_separation():
     score = np.arange(40.0)
     score[19] = 20.5  # one good map beats one fault map
-    for interval in (ap_interval, auroc_interval):
+    for interval, least in ((ap_interval, 0.8), (auroc_interval, 0.8), (pauroc_interval, 0.7)):
         found = interval(np.repeat([0, 1], 20), score)
-        assert 0.8 < found.low < found.value < found.high < 1
+        assert least < found.low < found.value < found.high < 1
 
 
 @pytest.mark.parametrize("faults", [1, 3])
@@ -211,13 +219,27 @@ def test_recordings_of_one_map_have_delongs_variance_and_students_width(seed):
     assert wide.low < narrow.low < narrow.high < wide.high
 
 
+FIGURES = [
+    (ap_interval, _precisions, average_precision_score),
+    (pauroc_interval, partial_aurocs, reference.partial_auroc),
+]
+
+
 @pytest.mark.parametrize("seed", range(6))
-def test_the_ap_resamples_whole_recordings(seed):
+@pytest.mark.parametrize(("interval", "figures", "naive"), FIGURES)
+def test_whole_recordings_are_resampled(interval, figures, naive, seed):
     label, score, recording = recorded(seed)
-    wanted = reference.ap_spread_over_recordings(label, score, recording, RESAMPLES)
-    assert _spread_over_recordings(label, score, recording) == pytest.approx(wanted, abs=1e-12)
-    found = ap_interval(label, score, recording)
-    assert found.value == ap_interval(label, score).value and found.low < found.value < found.high
+    wanted = reference.spread_over_recordings(label, score, recording, RESAMPLES, naive)
+    assert figures(label, score, drawn(label, recording)).std(ddof=1) == pytest.approx(wanted, abs=1e-12)
+    found = interval(label, score, recording)
+    assert found.value == interval(label, score).value and found.low < found.value < found.high
+
+
+def test_the_partial_auroc_of_all_maps_once_is_scikit_learns():
+    label, score, _ = recorded(0)
+    once = np.ones((1, len(label)), int)
+    for scores in (score, np.round(score), label + 0.0, -label):
+        assert partial_aurocs(label, scores, once)[0] == pytest.approx(partial_auroc(label, scores), abs=1e-12)
 
 
 def test_maps_that_repeat_their_recording_are_worth_no_more_than_it():
@@ -227,7 +249,8 @@ def test_maps_that_repeat_their_recording_are_worth_no_more_than_it():
     many, recording = [np.repeat(row, 50) for row in (label, score, other)], np.repeat(np.arange(24), 50)
     once = np.arange(24)
     assert auroc_interval(*many[:2], recording).bounds() == pytest.approx(auroc_interval(label, score, once).bounds())
-    assert ap_interval(*many[:2], recording).bounds() == pytest.approx(ap_interval(label, score, once).bounds())
+    for interval in (ap_interval, pauroc_interval):
+        assert interval(*many[:2], recording).bounds() == pytest.approx(interval(label, score, once).bounds())
     cells = {"b": (many[0], many[1][None], many[2][None])}, {"b": (label, score[None], other[None])}
     tests = compare(cells[0], {"b": recording}), compare(cells[1], {"b": once})
     assert astuple(tests[0]) == pytest.approx(astuple(tests[1]))
@@ -245,7 +268,8 @@ def test_perfect_separation_of_few_recordings_is_not_certainty():
     label = np.repeat([0, 1], 500)
     found = auroc_interval(label, label + 0.0, np.arange(1000) // 50)
     assert found.low < 0.85 < auroc_interval(label, label + 0.0).low
-    assert ap_interval(label, label + 0.0, np.arange(1000) // 50).low < 0.9
+    for interval in (ap_interval, pauroc_interval):
+        assert interval(label, label + 0.0, np.arange(1000) // 50).low < 0.9
     rate = rate_interval(np.zeros(500, bool), np.arange(500) // 50)
     assert rate.high == pytest.approx(rate_interval(np.zeros(10, bool)).high, abs=0.1) and rate.low == 0
 
@@ -259,3 +283,11 @@ def test_one_recording_in_a_class_says_next_to_nothing():
     test = compare({"b": (label, one[None], two[None])}, {"b": recording})
     assert test.p > 0.3 and test.low < 0 < test.high
     assert rate_interval(np.arange(20) < 3, np.zeros(20, int)).bounds() == [0, 1]
+
+
+@pytest.mark.parametrize(("faults", "goods", "few"), [(6, 6, False), (5, 6, True), (6, 5, True), (None, None, False)])
+def test_of_fewer_than_six_recordings_of_a_class_it_is_said(faults, goods, few):
+    label, score = np.repeat([1, 0], 30), np.random.default_rng(0).normal(size=60)
+    units = faults and {"b": np.concatenate([np.arange(30) % faults, 100 + np.arange(30) % goods])}
+    assert mean_interval({"b": (label, score[None])}, units or None).few == few
+    assert compare({"b": (label, score[None], -score[None])}, units or None).few == few

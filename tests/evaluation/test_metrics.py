@@ -13,6 +13,7 @@ from hdmap_mlflow.config import build_config
 from hdmap_mlflow.evaluation import cards
 from hdmap_mlflow.evaluation.intervals import rate_interval
 from hdmap_mlflow.evaluation.metrics import METRICS, Metric, decisions, image_metrics, join_targets, summary, thresholds
+from hdmap_mlflow.evaluation.pooled import over_states
 from hdmap_mlflow.evaluation.scoring import Scores
 from hdmap_mlflow.names import Scope
 from hdmap_mlflow.report.arrange import arrange
@@ -147,3 +148,44 @@ def test_one_row_of_the_table_is_a_metric_with_its_column_and_its_interval_every
 def test_the_worst_target_of_a_rate_of_errors_is_the_highest(monkeypatch):
     monkeypatch.setitem(METRICS, "errors", Metric(None, higher_is_better=False, joins=(Scope.TARGET_WORST,)))
     assert join_targets({"b": {"errors": 0.25}, "c": {"errors": 0.5}, "d": {}}) == {"target_worst/errors": 0.5}
+
+
+def test_cold_against_warm_is_measured_within_every_domain_and_sees_an_offset_between_the_states():
+    label, group = np.tile([0, 1], 40), np.repeat(["cold", "warm"], 40)
+    score = label * 2.0 + (group == "warm") * 10
+    table = frame(label, score, group=group)
+    assert over_states("b", table) == {"cross/b/cold/warm/image_AUROC": 1.0, "cross/b/warm/cold/image_AUROC": 0.0}
+    source = Scores("a", table.assign(split=np.tile(["val", "val", "test", "test"], 20)))
+    named = summary(source, [Scores("b", table)])
+    assert {name for name in named if name.startswith("cross/") and name.count("/") == 4} == {
+        f"cross/{domain}/{pair}/image_AUROC" for domain in "ab" for pair in ("cold/warm", "warm/cold")
+    }
+
+
+@pytest.mark.parametrize(
+    ("groups", "pairs"),
+    [
+        (["", ""], 0),
+        (["cold", "cold"], 0),
+        (["cold", ""], 0),
+        (["cold", "warm", "hot", "idle"], 12),
+        (["0", "1", "2", "3", "4"], 0),
+        (["cold", "50 %, up"], 0),  # MLflow would refuse the name, and the run with it
+        (["cold", "x" * 61], 0),
+    ],
+)
+def test_only_groups_that_a_metric_can_name_are_crossed_and_never_many(groups, pairs):
+    label, group = np.tile([0, 1], 2 * len(groups)), np.repeat(groups, 4)
+    assert len(over_states("b", frame(label, np.arange(len(label)), group=group))) == pairs
+
+
+def test_the_worst_target_of_the_faults_found_is_the_lowest_at_both_nominal_rates():
+    rates = {"b": {"TPR_at_normal_q99": 0.2, "TPR_at_normal_q95": 0.4}, "c": {"TPR_at_normal_q99": 0.6}}
+    assert join_targets(rates) == pytest.approx(
+        {
+            "target_mean/TPR_at_normal_q99": 0.4,
+            "target_worst/TPR_at_normal_q99": 0.2,
+            "target_mean/TPR_at_normal_q95": 0.4,
+            "target_worst/TPR_at_normal_q95": 0.4,
+        }
+    )

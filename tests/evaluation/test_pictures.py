@@ -1,10 +1,14 @@
 """Which maps get a picture, and that the pictures can be drawn."""
 
+from types import SimpleNamespace
+
 import numpy as np
 from frames import frame
 
+from hdmap_mlflow.evaluation import pictures
 from hdmap_mlflow.evaluation.figures import repair_figure, score_figure, transfer_figure
 from hdmap_mlflow.evaluation.pictures import Sheet, choose, file_name, title
+from hdmap_mlflow.evaluation.scoring import Scores
 
 TABLE = frame([0, 0, 0, 0, 1, 1, 1, 1], [1, 2, 9, 6, 0, 3, 7, 8]).assign(path=[f"test/x/{i}.tiff" for i in range(8)])
 
@@ -66,3 +70,29 @@ def test_figures_say_when_maps_are_simulated_and_when_there_is_no_curve():
     assert score_figure("b", "target", TABLE, {"F1": 5.0}).axes[1].lines
     assert transfer_figure("m", [("a", 0.9, (0.8, 0.95)), ("b", 0.7, (0.6, 0.8))], {"b": 0.6}).axes[0].patches
     assert len(repair_figure({"b": {"0": {"FPR": 1, "TPR": 1}, "5": {"FPR": 0, "TPR": 1}}}).axes) == 2
+
+
+def test_pictures_show_what_scoring_kept_and_only_the_rest_is_computed(monkeypatch):
+    rng = np.random.default_rng(1)
+    heats, images = rng.random((2, len(TABLE), 6, 8)).astype(np.float32)
+    table = TABLE.assign(split="test", group="", image_mean=TABLE["score"])
+    asked, drawn = [], []
+
+    def loader(domain, rows):
+        return rows
+
+    def again(model, rows, device):
+        asked.extend(rows)
+        return [(images[row], heats[row], np.zeros((6, 8), bool)) for row in rows]
+
+    monkeypatch.setattr(pictures, "anomaly_maps", again)
+    monkeypatch.setattr(pictures, "pixels_of", lambda rows: [(images[row], np.zeros((6, 8), bool)) for row in rows])
+    monkeypatch.setattr(Sheet, "draw", lambda self, title, image, anomaly, mask: drawn.append((image, anomaly)))
+    data = SimpleNamespace(chosen_dataloader=loader, scored={("b", "test"): table.assign(mask="")})
+    chosen = choose(table, 5, 1)
+    kept = {one.row: heats[one.row] for one in chosen if one.kind != "same"}
+    found = list(pictures.of_domain(Scores("b", table, shown=kept), None, data, "cpu", 5, 1, False))
+    assert asked == [one.row for one in chosen if one.kind == "same"] and len(found) == len(chosen) == len(drawn)
+    for one, (image, heat) in zip(chosen, drawn, strict=True):
+        assert image is images[one.row] or (image == images[one.row]).all()
+        assert (heat == heats[one.row]).all()

@@ -148,7 +148,7 @@ def test_a_model_that_loses_an_anomaly_map_is_an_error():
 def test_anomaly_maps_are_brought_to_native_size_by_straight_lines(shape):
     maps = np.random.default_rng(1).normal(size=shape).astype(np.float64)
     found = scoring._native(torch.tensor(maps), (6, 9))
-    assert found.dtype == np.float32 and found.shape == (2, 6, 9)
+    assert found.dtype == torch.float32 and found.shape == (2, 6, 9)
     expected = [enlarge(one, (6, 9)) for one in maps.reshape(2, 3, 4)]
     np.testing.assert_allclose(found, expected, atol=1e-6)
 
@@ -167,6 +167,21 @@ def test_maps_anomaly_maps_and_masks_come_one_by_one_in_order(masks, anomaly):
             np.testing.assert_allclose(heat, enlarge(2 * MAPS[i][::2, ::2], (6, 8)), rtol=1e-5)
         else:
             assert heat is None
+
+
+def test_anomaly_maps_of_the_highest_and_lowest_scores_of_either_label_are_kept():
+    every = list(scoring.anomaly_maps(Model(), Loader(), "cpu"))
+    found = scoring.score(Model(), Loader(), "domain_B", "test", "cpu", progress=False, shown=1)
+    scores = found.table["score"]
+    expected = {
+        int(rows[edge]) for rows in ([0, 1], [2, 3, 4]) for rows in [sorted(rows, key=scores.get)] for edge in (0, -1)
+    }
+    assert set(found.shown) == expected and len(expected) == 4
+    for row, heat in found.shown.items():
+        np.testing.assert_array_equal(heat, every[row][1])
+    assert scoring.join(score(split="val"), found).shown.keys() == expected
+    assert not score().shown
+    assert not scoring.score(Model(anomaly=False), Loader(), "domain_B", "test", "cpu", False, shown=1).shown
 
 
 def test_validation_and_report_become_one_table_and_come_apart_again(tmp_path):

@@ -8,11 +8,11 @@ import time
 import types
 from pathlib import Path
 
-import mlflow
 import pytest
 from fakes import alive, drain, notes, order, recorded, task, until
 from pydantic import ValidationError
 
+from hdmap_mlflow import tracking
 from hdmap_mlflow.errors import BadInput, OutOfMemory, Pruned, Stopped, Unreachable
 from hdmap_mlflow.execution import child, watch
 from hdmap_mlflow.execution.gpus import Idle
@@ -41,8 +41,8 @@ def test_each_run_fails_alone_with_its_reason_and_its_log_in_mlflow(store, monke
     for run, reason in zip(runs[1:], ("ValueError: no such layer", "SIGKILL", "--run-timeout"), strict=True):
         assert reason in run.data.tags["hdmap.reason"]
         assert "line of the log" in run.data.tags["hdmap.log_tail"]
-        log = mlflow.artifacts.download_artifacts(run_id=run.info.run_id, artifact_path="logs/output.log")
-        assert "line of the log" in Path(log).read_text()
+        log = tracking.artifacts(tracking.absolute_uri(None), run.info.run_id, "logs/output.log")
+        assert "line of the log" in log.read_text()
     assert "Traceback" in outcomes[1].text
     assert runs[0].data.tags["mlflow.parentRunId"] == parent and outcomes[0].result["seed"] == "0"
     (note, _) = notes(0)

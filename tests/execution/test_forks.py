@@ -13,6 +13,7 @@ from small import SMALL, over
 
 from hdmap_mlflow.config import RunConfig
 from hdmap_mlflow.execution import forks
+from hdmap_mlflow.execution.launch import Launch
 from hdmap_mlflow.execution.local import LocalExecutor
 from hdmap_mlflow.execution.task import Share, Task
 from hdmap_mlflow.runs import setup
@@ -34,9 +35,9 @@ def config(maps, store, tmp_path) -> RunConfig:
     )
 
 
-def run(store, config, hooks, share=None, command=()):
+def run(store, config, hooks, share=None):
     tasks = [
-        Task(index=i, config=config, folder=Path("logs").absolute(), hook=hook, arguments=arguments, command=command)
+        Task(index=i, config=config, folder=Path("logs").absolute(), hook=hook, arguments=arguments)
         for i, (hook, arguments) in enumerate(hooks)
     ]
     with LocalExecutor(store, share or Share(cpus=1), jobs=1) as pool:
@@ -45,22 +46,25 @@ def run(store, config, hooks, share=None, command=()):
         return drain(pool)
 
 
-def test_a_fork_has_the_environment_session_log_and_metrics_of_a_new_interpreter(store, config, monkeypatch):
+def test_a_fork_has_what_the_new_interpreter_has_that_runs_a_task_where_none_is_allowed(store, config, monkeypatch):
     monkeypatch.setenv("HDMAP_TEST", "seen")
     monkeypatch.setenv("MLFLOW_RUN_ID", "of the driver")
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join(sys.path))
     note = ("hooks:note", {"file": str(Path("notes").absolute())})
     forked, again = run(store, config, [note, note]).values()
-    fresh = run(store, config, [note], command=FRESH)[0]
+    monkeypatch.setenv("HDMAP_FORKS", "0")
+    monkeypatch.setattr(forks, "Fork", None)
+    fresh = run(store, config, [note])[0]
     one, two, new = (json.loads(line) for line in Path("notes").read_text().splitlines())
     assert one["parent"] == two["parent"] != new["parent"] and alive(one["parent"]), "the server stays"
+    assert min(one["frozen"], two["frozen"]) > 100_000, "what the server imported is looked through for garbage"
     for facts, outcome in ((one, forked), (two, again), (new, fresh)):
         assert outcome.status == "finished" and facts["session"] == facts["pid"] != facts["parent"]
         assert facts["stdin"] == "/dev/null" and facts["output"] == str(outcome.log) and facts["threads"] == 1
         assert facts["environment"]["MLFLOW_RUN_ID"] == outcome.run_id and "id " + outcome.run_id in outcome.text
         assert facts["environment"]["HDMAP_TEST"] == "seen" and not alive(facts["pid"])
     same = [
-        {k: v for k, v in facts["environment"].items() if k not in ("MLFLOW_RUN_ID", "LC_CTYPE")}
+        {k: v for k, v in facts["environment"].items() if k not in ("MLFLOW_RUN_ID", "LC_CTYPE", "HDMAP_FORKS")}
         for facts in (one, two, new)
     ]
     assert same[0] == same[1] == same[2]
@@ -98,8 +102,27 @@ def test_a_fork_and_its_server_end_when_the_driver_is_gone(config, monkeypatch):
     until(lambda: not alive(facts["pid"]) and not alive(facts["parent"]), seconds=30)
 
 
-def test_where_nothing_can_be_forked_a_new_interpreter_runs_the_task(store, config, monkeypatch):
-    monkeypatch.setattr(forks, "possible", lambda: False)
-    monkeypatch.setattr(forks, "Fork", None)
-    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(sys.path))  # where the toy lies
-    assert run(store, config, [("", {})])[0].status == "finished"
+def test_a_server_is_not_disturbed_by_ctrl_c_and_ends_without_its_driver(monkeypatch):
+    from hdmap_mlflow.execution import preload
+
+    with preload.undisturbed():
+        signal.raise_signal(signal.SIGINT)
+    preload.end_alone()
+    monkeypatch.setattr(os, "getppid", lambda: 1)
+    with pytest.raises(KeyboardInterrupt):  # the runs that it forks obey it again
+        signal.raise_signal(signal.SIGINT)
+    with pytest.raises(SystemExit):
+        preload.end_alone()
+
+
+@pytest.mark.parametrize(
+    ("forks_allowed", "ray", "child", "warm"),
+    [("1", False, None, True), ("0", False, None, False), ("1", True, None, False), ("1", False, FRESH, False)],
+    ids=["forked", "turned off", "through Ray", "a command of its own"],
+)
+def test_the_server_imports_beside_the_check_of_what_is_to_run(monkeypatch, forks_allowed, ray, child, warm):
+    started = []
+    monkeypatch.setenv("HDMAP_FORKS", forks_allowed)
+    monkeypatch.setattr(forks.forkserver, "ensure_running", lambda: started.append(True))
+    Launch(ray=ray, child=child).warm()
+    assert bool(started) is warm

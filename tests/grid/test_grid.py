@@ -9,7 +9,9 @@ from pathlib import Path
 
 import mlflow
 import pytest
-from fakes import alive, cells, command, notes, order, until
+from fakes import LONG, alive, cells, command, notes, order, until
+from mlflow import MlflowClient
+from servers import new_store
 
 from hdmap_mlflow.config import ModelConfig
 from hdmap_mlflow.errors import BadInput, Incomplete
@@ -73,12 +75,12 @@ def test_twelve_runs_on_three_gpus_are_three_at_once_each_on_its_own(store):
 @pytest.mark.slow
 def test_what_dies_under_ray_fails_alone(store, drive):
     """A child by SIGKILL, one over its memory limit (again with half the batch), and a Ray worker by SIGKILL."""
-    for seed, text in enumerate(("die", "eat 16", "eat 0", "sleep 60", "sleep 1")):
+    for seed, text in enumerate(("die", "eat 16", "eat 0", "sleep 3600", "sleep 1")):
         order(seed, text)
     process = drive(5, 5, 500)
-    watched = until(lambda: notes(3), 60)[0]
+    watched = until(lambda: notes(3))[0]
     os.kill(watched["watcher"], signal.SIGKILL)
-    out, err = process.communicate(timeout=120)
+    out, err = process.communicate(timeout=LONG)
     assert process.returncode == 1 and "3 of 5 runs did not finish" in err and "--retry failed" in err
     until(lambda: not alive(watched["pid"]))
     last = {run.data.tags["hdmap.planned"][-1]: run for run in reversed(runs(store))}
@@ -96,12 +98,12 @@ def test_what_dies_under_ray_fails_alone(store, drive):
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT, signal.SIGTERM])
 def test_a_grid_that_was_ended_goes_on_and_repeats_nothing(store, drive, how):
     for seed in range(6):
-        order(seed, "sleep 60" if seed > 2 else "sleep 0.5")
+        order(seed, "sleep 3600" if seed > 2 else "sleep 0.5")
     process = drive(6, 3, 0, interrupt=signal.SIG_IGN if how == signal.SIGTERM else signal.SIG_DFL)
-    until(lambda: len(notes(2)) == 2 and any(notes(seed) for seed in (3, 4, 5)), 60)
+    until(lambda: len(notes(2)) == 2 and any(notes(seed) for seed in (3, 4, 5)))
     until(lambda: sum(run.info.status == "FINISHED" for run in runs(store)) == 3)
     process.send_signal(how)
-    _, err = process.communicate(timeout=60)
+    _, err = process.communicate(timeout=LONG)
     stopped = [notes(seed)[0]["pid"] for seed in (3, 4, 5) if notes(seed)]
     until(lambda: not any(map(alive, stopped)))
     if how != signal.SIGKILL:
@@ -146,7 +148,7 @@ def test_failed_runs_wait_for_retry_and_finished_ones_for_force(store, capsys):
     with pytest.raises(Incomplete, match="--retry failed"):
         carry_out(cells(2), store)
     assert len(notes(1)) == 1
-    driver.show_plan(plan.look_up(cells(2), store), store, Launch(retry=frozenset({"failed"})))
+    driver.show_plan(cells(2), Launch(retry=frozenset({"failed"})))
     shown = capsys.readouterr().out
     assert "failed: ValueError: no luck" in shown and "1 finished, 1 to run" in shown and "Nothing was started" in shown
     carry_out(cells(2), store, retry=frozenset({"failed"}))
@@ -165,7 +167,7 @@ def skipped(count):
 
 def test_a_skipped_model_is_shown_in_the_plan_and_never_run(store, capsys):
     launch = Launch(force=True)
-    driver.show_plan(plan.look_up(skipped(2), store), store, launch)
+    driver.show_plan(skipped(2), launch)
     shown = capsys.readouterr().out
     (row,) = [line for line in shown.splitlines() if line.startswith("  winclip/quick/domain_A/s0")]
     assert "skipped: winclip needs a package that is not installed" in row and " run " not in row
@@ -183,6 +185,17 @@ def test_the_end_of_a_grid_names_the_report_and_the_page_that_compare_its_runs(s
     lines = capsys.readouterr().out.splitlines()
     assert ("to report on them: hdmap report --experiment hdmap" in lines) == (failing < 2), "or nothing is there"
     assert any(line.startswith("to compare runs: http") for line in lines) == (failing < 2)
+
+
+@pytest.mark.parametrize("there", [False, True])
+def test_a_plan_makes_neither_store_nor_experiment(tmp_path, capsys, there):
+    if there:
+        MlflowClient(new_store(tmp_path / "mlflow.db")).rename_experiment("1", "of another")
+    before = sorted(tmp_path.iterdir())
+    driver.show_plan(cells(2), Launch())
+    assert "2 runs, 0 finished, 2 to run" in capsys.readouterr().out
+    assert sorted(tmp_path.iterdir()) == before
+    assert not there or [one.name for one in MlflowClient().search_experiments()] == ["of another", "Default"]
 
 
 def test_a_grid_of_which_this_machine_can_run_nothing_says_so(store, capsys):

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import tifffile
 from fakes import cells
+from maps import write_domain
 
 from hdmap_mlflow import files
 from hdmap_mlflow.errors import BadInput
@@ -40,6 +41,17 @@ def test_the_grid_is_the_product_and_every_run_has_its_own_fingerprint(maps):
         "patchcore/quickstart/domain_A/s0",
         "patchcore/quickstart/domain_A/s0 #2",
     ]
+
+
+def test_what_runs_import_is_imported_from_the_moment_that_the_settings_can_be_read(maps, monkeypatch):
+    order, check = [], plan._check
+    monkeypatch.setattr(plan, "_check", lambda config: order.append("check") or check(config))
+    flags = {"data_root": str(maps), "overrides": PATCHCORE, "seeds": "0,1", "sources": "domain_A"}
+    plan.expand(plan.read_blocks(flags), composed=lambda: order.append("begin"))
+    assert order == ["begin", "check", "check"]
+    with pytest.raises(BadInput, match="unknown key"):
+        plan.expand(plan.read_blocks(flags | {"overrides": "train.seeed=3"}), composed=lambda: order.append("late"))
+    assert "late" not in order
 
 
 def test_blocks_of_a_file_are_joined_and_a_run_of_two_blocks_is_there_once(maps):
@@ -352,3 +364,23 @@ def test_the_estimate_is_the_median_time_and_the_largest_memory_of_the_last_five
     assert plan.estimate([], store) == {}
     empty = [plan.Cell(c.config.model_copy(update={"condition": "new"}), c.tags, 0) for c in cells(1)]
     assert plan.estimate(empty, store) == {}
+
+
+def test_sources_may_be_several_and_leave_one_out_is_of_each_domain_all_others(maps):
+    found = expand(maps, sources="leave-one-out")
+    assert [cell.config.data.source_domain for cell in found] == [
+        "domain_B,domain_C",
+        "domain_A,domain_C",
+        "domain_A,domain_B",
+    ]
+    assert [cell.name for cell in expand(maps, sources="all,leave-one-out,domain_B+domain_A")][3:] == names(found)
+    [cell] = expand(maps, sources="domain_B+domain_A", targets="domain_A,domain_C")
+    assert cell.name == "patchcore/quickstart/domain_A,domain_B/s0"
+    assert cell.config.data.target_domains == ("domain_C",), "a source is no target of its own"
+
+
+def test_leave_one_out_of_two_domains_is_refused(tmp_path):
+    for name in ("A", "B"):
+        write_domain(tmp_path / "two", name)
+    with pytest.raises(BadInput, match="leave-one-out needs three domains, here are A, B"):
+        expand(tmp_path / "two", sources="leave-one-out")

@@ -4,7 +4,7 @@ import os
 from pathlib import Path
 
 import pytest
-from fakes import drain, order, recorded, task
+from fakes import drain, forked, order, recorded, task
 from servers import mlflow_server, postgresql
 
 from hdmap_mlflow.execution.local import LocalExecutor
@@ -20,8 +20,8 @@ def write_at_once(store):
         order(seed, "record")
     with LocalExecutor(store, Share(cpus=1), jobs=WRITERS) as pool:
         for seed in range(WRITERS):
-            pool.submit(task(seed, store.uri))
-        outcomes = drain(pool, 240)
+            pool.submit(task(seed, store.uri).model_copy(update={"command": forked()}))
+        outcomes = drain(pool)
     for seed, outcome in outcomes.items():
         assert outcome.status == "finished", outcome.text
         run = store.client.get_run(outcome.run_id)

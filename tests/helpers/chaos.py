@@ -20,6 +20,12 @@ def tree(folder: Path) -> dict[str, tuple[int, int]]:
     }
 
 
+def own_seconds() -> float:
+    """A clock that stands still while this process waits for a core: others do not make it late."""
+    waits = Path("/proc/self/schedstat")  # of Linux
+    return time.perf_counter() - (int(waits.read_text().split()[1]) / 1e9 if waits.exists() else 0.0)
+
+
 def at(monkeypatch: pytest.MonkeyPatch, step: str, do: Callable[[], object]) -> None:
     """Let something happen when a run comes to a step of `flow`."""
     from hdmap_mlflow.runs import flow
@@ -43,9 +49,9 @@ class Refused:
         """The line. `says` are the facts it must hold: the culprit and the way out; `leaves` names what may be new."""
         before = tree(self.folder)
         self.capfd.readouterr()
-        start = time.perf_counter()
+        start = own_seconds()
         code = self.exit_code(*map(str, arguments))
-        took = time.perf_counter() - start
+        took = own_seconds() - start
         told = self.capfd.readouterr().err
         assert code == 2, (code, told)
         lines = told.strip().splitlines()

@@ -1,5 +1,6 @@
 """Runs of the fake child: their configurations, orders and notes."""
 
+import importlib
 import json
 import os
 import sys
@@ -8,11 +9,14 @@ from pathlib import Path
 
 import mlflow
 import psutil
+import starts
 
 from hdmap_mlflow.config import CheckedConfig, DataConfig, ModelConfig, TrackingConfig, TrainConfig
+from hdmap_mlflow.execution import child, forks, watch
 from hdmap_mlflow.execution.task import Outcome, Task
 from hdmap_mlflow.grid.plan import Cell
 
+LONG = 300.0  # seconds after which what is waited for will never come, however busy the machine is
 FAKE = Path(__file__).with_name("fake_child.py")
 
 
@@ -57,9 +61,35 @@ def alive(pid):
     return psutil.pid_exists(pid) and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
 
 
-def trial_command():
+def forked(name="fake_child"):
+    """The command of a fake child that is forked from a server which has imported all that it needs."""
     Path("orders").mkdir(exist_ok=True)
-    return (sys.executable, str(FAKE.with_name("fake_trial.py")), str(Path("orders").absolute()))
+    watch._start = _start
+    return ("fork", name, str(Path("orders").absolute()))
+
+
+def _start(command, file, log, environment, interpreter=watch._start):
+    if not command or command[0] != "fork":
+        return interpreter(command, file, log, environment)
+    return Forked(command[1:], file, log, environment)
+
+
+class Forked(forks.Fork):
+    def __init__(self, command, file, log, environment):
+        self._process = starts.SERVER.Process(target=_fake, args=(*command, str(file), str(log), environment))
+        self._process.start()
+        self.pid = self._process.pid
+
+
+def _fake(name, orders, file, log, environment):
+    flow, main = importlib.import_module(name).flow, child.main
+    sys.argv = [name, orders, file]
+    child.main = lambda file: main(file, flow)
+    forks._run(file, log, environment)
+
+
+def trial_command():
+    return forked("fake_trial")
 
 
 def trial_notes(what):
@@ -69,7 +99,7 @@ def trial_notes(what):
     return [line for line in lines if line["what"] == what]
 
 
-def drain(pool, seconds=60.0):
+def drain(pool, seconds=LONG):
     """The outcomes of all that was submitted, by index."""
     deadline, outcomes = time.time() + seconds, {}
     while pool.busy and time.time() < deadline:
@@ -78,7 +108,7 @@ def drain(pool, seconds=60.0):
     return outcomes
 
 
-def until(condition, seconds=30.0):
+def until(condition, seconds=LONG):
     deadline = time.time() + seconds
     while not (found := condition()):
         assert time.time() < deadline, "it did not happen"

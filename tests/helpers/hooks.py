@@ -1,5 +1,6 @@
 """A hook that writes down the process it is called in."""
 
+import gc
 import json
 import os
 import time
@@ -13,6 +14,7 @@ def note(file, **more):
         "pid": os.getpid(),
         "parent": os.getppid(),
         "session": os.getsid(0),
+        "frozen": gc.get_freeze_count(),
         "threads": torch.get_num_threads(),
         "stdin": os.readlink("/proc/self/fd/0"),
         "output": os.readlink("/proc/self/fd/1"),

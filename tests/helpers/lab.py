@@ -12,6 +12,7 @@ import pandas as pd
 import tifffile
 from maps import SIZE, healthy
 from mlflow import MlflowClient
+from mlflow.utils.file_utils import local_file_uri_to_path
 from servers import new_store
 
 from hdmap_mlflow.runs import flow, setup
@@ -76,6 +77,7 @@ def execute(root: Path, folder: Path, model: str, condition: str, validation: st
     """Run, and gather what the run left: the MLflow run, its JSON records and score tables, what it said."""
     uri = new_store(folder / "mlflow.db")
     settings = f"tracking.uri={uri},tracking.output_dir={folder / 'out'},tracking.figures=false,tracking.heatmaps=0"
+    settings += ",tracking.keep_local=true"
     file = None
     if ":" in model:
         file = folder / "conditions.json"
@@ -85,7 +87,7 @@ def execute(root: Path, folder: Path, model: str, condition: str, validation: st
     finished = flow.execute(config, say=lambda _: None)
     client = MlflowClient(uri)
     found = client.get_run(finished.run_id)
-    kept = Path(client.download_artifacts(finished.run_id, ""))
+    kept = Path(local_file_uri_to_path(found.info.artifact_uri))
     return SimpleNamespace(
         found=found,
         client=client,

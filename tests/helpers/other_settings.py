@@ -60,6 +60,7 @@ OTHER: dict[tuple[str, str], Any] = {
         (model, "layers"): "[layer1]"
         for model in ("patchcore", "padim", "mh_patchcore", "cflow", "stfpm", "supersimplenet")
     },
+    **{(model, "row_context"): "[1,2]" for model in ("patchcore", "padim")},
     ("patchcore", "max_bank_mb"): 0.01,
     ("patchcore", "num_neighbors"): 2,
     ("mh_patchcore", "memory_bank_size"): 10,

@@ -84,7 +84,7 @@ class _Handler(BaseHTTPRequestHandler):
         self._answer(*self._upstream())
 
     def is_late(self):
-        time.sleep(1)
+        time.sleep(0.3)
         self.passes()
 
     def hangs(self):

@@ -7,7 +7,6 @@ import shutil
 import socket
 import sqlite3
 import subprocess
-import sys
 import tempfile
 import time
 import urllib.request
@@ -92,39 +91,25 @@ def postgresql() -> Iterator[str]:
 
 
 @contextlib.contextmanager
-def mlflow_server(backend: str, artifacts: Path, port: int = 0, workers: int = 2) -> Iterator[str]:
-    """URI of an MLflow server on a backend store, which takes the artifacts of its clients."""
-    uri = f"http://127.0.0.1:{port or free_port()}"
-    command = [
-        sys.executable,
-        "-m",
-        "mlflow",
-        "server",
-        "--backend-store-uri",
-        backend,
-        "--artifacts-destination",
-        str(artifacts),
-        "--host",
-        "127.0.0.1",
-        "--port",
-        uri.rpartition(":")[2],
-        "--workers",
-        str(workers),
-    ]
-    clean = {name: value for name, value in os.environ.items() if not name.startswith("MLFLOW_")}
-    clean["MLFLOW_SERVER_ENABLE_JOB_EXECUTION"] = "false"  # seven processes that no test needs
-    log = artifacts.with_name("server.log").open("w")
-    server = subprocess.Popen(command, stdout=log, stderr=log, env=clean, start_new_session=True)
+def mlflow_server(backend: str, artifacts: Path, port: int = 0, command: bool = False) -> Iterator[str]:
+    """URI of an MLflow server on a backend store, which takes the artifacts of its clients.
+
+    It is what `mlflow server` starts, or with `command` that itself, which takes seconds to import.
+    """
+    import starts
+
+    port = port or free_port()
+    uri = f"http://127.0.0.1:{port}"
+    server = starts.server(artifacts.parent, backend, artifacts, port, command)
     try:
         deadline = time.time() + 120
         while time.time() < deadline:
             with contextlib.suppress(OSError):
                 urllib.request.urlopen(f"{uri}/health", timeout=5)
                 break
-            assert server.poll() is None, Path(log.name).read_text()[-2000:]
-            time.sleep(0.5)
+            assert server.is_alive(), (artifacts.parent / "start99.log").read_text()[-2000:]
+            time.sleep(0.1)
         yield uri
     finally:
         os.killpg(server.pid, 9)  # asked kindly, it waits for clients that keep a connection
-        server.wait(30)
-        log.close()
+        server.join(30)

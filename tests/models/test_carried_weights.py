@@ -14,6 +14,8 @@ from hdmap_mlflow.errors import BadInput
 from hdmap_mlflow.models import backbones, builder, weights
 from hdmap_mlflow.runs import setup
 
+pytestmark = [pytest.mark.slow, pytest.mark.mutants]
+
 LITE = "tf_efficientnet_lite0"
 
 
@@ -174,7 +176,6 @@ def test_the_list_shows_every_checkpoint_with_its_hash(tmp_path, exit_code, caps
     assert lines[0][:3] == ["resnet18", weights.imported()[0].sha256[:16], "resnet18.pth"]
 
 
-@pytest.mark.slow
 def test_patchcore_runs_on_imported_weights(tmp_path, maps):
     from hdmap_mlflow.runs import flow
 

@@ -96,3 +96,13 @@ def test_what_fits_is_compared_in_a_projection_once_and_what_streamed_as_it_is(b
     for batch in clusters(10 * batches, 4).split(10):
         stream.add(batch)
     assert stream.result().shape == (10, 4) and seen == projected
+
+
+def test_each_domain_fills_an_equal_share_of_a_bank_however_far_its_points_lie_apart() -> None:
+    shares = coreset.Shares(9, 100, ["near", "far"])
+    generator = torch.Generator().manual_seed(0)
+    for _ in range(5):
+        shares.add("near", torch.rand(10, 4, generator=generator))
+        shares.add("far", 100 + 100 * torch.rand(10, 4, generator=generator))
+    bank = shares.result()
+    assert len(bank) == 9 and int((bank.amax(dim=1) <= 1).sum()) == 4

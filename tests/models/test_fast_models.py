@@ -45,7 +45,7 @@ def fitted_scores(config: RunConfig, folder: Path, published: bool = False, stor
     train.seed(config.train)
     model = builder.build(config)
     if published:
-        arguments = {k: v for k, v in config.model.settings.items() if k != "max_bank_mb"}
+        arguments = {k: v for k, v in config.model.settings.items() if k not in ("max_bank_mb", "row_context")}
         arguments["backbone"] = builder.backbones.resolve(config.model.weights, arguments["backbone"]).name
         parts = {"pre_processor": model.pre_processor, "post_processor": False, "visualizer": False, "evaluator": False}
         train.seed(config.train)

@@ -13,6 +13,8 @@ from hdmap_mlflow.models.parts.features import Pyramid
 from hdmap_mlflow.models.registry import REGISTRY
 from hdmap_mlflow.runs import setup
 
+pytestmark = [pytest.mark.slow, pytest.mark.mutants]
+
 # The published class, a backbone that it knows, and what makes a network of it small.
 PUBLISHED = {
     "fastflow": (Fastflow, "resnet18", "model.flow_steps=1"),

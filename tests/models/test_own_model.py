@@ -31,7 +31,7 @@ class Forgetful(MyModel):
 """
 
 
-pytestmark = pytest.mark.usefixtures("store")
+pytestmark = [pytest.mark.slow, pytest.mark.mutants, pytest.mark.usefixtures("store")]
 
 
 @pytest.fixture

@@ -226,6 +226,31 @@ def test_the_bank_and_what_is_held_follow_from_ratio_and_budget(
     assert (f"max_bank_mb={mb:g} cut it from {wanted:,}" in said) == (size < wanted)
 
 
+class Files(list):
+    """A data set that knows which domain each of its files is of."""
+
+    def __init__(self, origin: dict[str, str]) -> None:
+        super().__init__(origin)
+        self.origin = origin
+
+
+@pytest.mark.parametrize("counts", [(3, 3), (4, 3), (3, 4)])
+def test_a_bank_of_two_sources_that_fit_is_selected_once_from_all_of_them(counts: tuple[int, int]) -> None:
+    model, names = bank(maps=sum(counts)), ["A"] * counts[0] + ["B"] * counts[1]
+    paths = [f"{name}/{i}" for i, name in enumerate(names)]
+    loader = SimpleNamespace(dataset=Files(dict(zip(paths, names, strict=True))))
+    model._trainer = SimpleNamespace(train_dataloader=loader, num_training_batches=10)
+    for at in range(0, len(paths), 2):
+        of = paths[at : at + 2]
+        model.training_step(ImageBatch(image=images(len(of), at), image_path=of))
+    shares = model.gathered.of
+    assert [share.held for share in shares.values()] == [n * PATCHES for n in counts]
+    assert not any(share.streams for share in shares.values())
+    model.fit()
+    size = int(0.1 * sum(counts) * PATCHES)
+    assert model.model.memory_bank.shape == (size, 80) and model.gathered is None
+
+
 def test_patchcore_keeps_features_of_the_training_maps_and_scores_by_them(caplog) -> None:
     caplog.set_level("INFO", "hdmap_mlflow")
     model = bank(0.05, maps=5)

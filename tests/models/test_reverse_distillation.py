@@ -21,6 +21,8 @@ from hdmap_mlflow.models.parts.features import Features
 from hdmap_mlflow.models.registry import REGISTRY
 from hdmap_mlflow.runs import setup
 
+pytestmark = [pytest.mark.slow, pytest.mark.mutants]
+
 SIZE = (32, 64)
 PARTS = {"pre_processor": PreProcessor(Resize(SIZE)), "post_processor": False, "evaluator": False, "visualizer": False}
 

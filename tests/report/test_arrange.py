@@ -139,3 +139,17 @@ def test_maps_are_the_same_by_content(change, same):
     table = scores("A", 2, 0)
     assert same_maps(table, table.assign(**change)) == same
     assert not same_maps(table, table[:-1])
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "entries"),
+    [
+        ("train__budget", "null", 1),
+        ("train__budget", "maps=9", 2),
+        ("score__image", "published", 1),
+        ("score__image", "row", 2),
+    ],
+)
+def test_a_setting_that_older_runs_do_not_have_makes_another_entry_only_where_it_says_something(name, value, entries):
+    other = with_params(record("good", "B", 0, 2), "later", **{name: value})
+    assert len(arrange([FIRST, other]).entries) == entries

@@ -8,11 +8,12 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from records import grid, record
+from records import adapted, grid, record
 
 from hdmap_mlflow.errors import BadInput
 from hdmap_mlflow.evaluation.intervals import rate_expected
 from hdmap_mlflow.report import write
+from hdmap_mlflow.report.adapted import views_of
 from hdmap_mlflow.report.arrange import arrange
 from hdmap_mlflow.report.charts import charts
 from hdmap_mlflow.report.citations import bibtex
@@ -20,6 +21,8 @@ from hdmap_mlflow.report.latex import escape, latex
 from hdmap_mlflow.report.page import ORDER, html
 from hdmap_mlflow.report.sections import details, sections, short_board
 from hdmap_mlflow.report.tables import tabulate
+
+pytestmark = [pytest.mark.slow, pytest.mark.mutants]
 
 MODELS = ("reverse_distillation", "patchcore", "padim", "draem_sevnet", "efficient_ad", "supersimplenet", "dinomaly")
 ADDRESS = "http://127.0.0.1:5000/#/experiments/1/runs/"
@@ -36,7 +39,9 @@ def with_facts(one):
 def many():
     """Seven models, one of them hardly begun."""
     runs = grid([(name, 2.6 - i / 3) for i, name in enumerate(MODELS[:-1])], "AB", (0, 1))
-    return tabulate(arrange([with_facts(one) for one in [*runs, record(MODELS[-1], "A", 0, 2)]]))
+    facts = [adapted(with_facts(one), "z") for one in [*runs, record(MODELS[-1], "A", 0, 2)]]
+    views = {k: arrange(some) for k, some in views_of(facts)[0].items()}
+    return tabulate(arrange(facts), views=views, strategies={"synthetic": arrange(facts)})
 
 
 @pytest.fixture(scope="module")
@@ -48,6 +53,10 @@ def test_the_contents_lead_to_every_heading_and_to_nothing_else(page):
     headings = re.findall(r'<h2 id="([^"]+)">', page)
     assert re.findall(r'<a href="#([^"]+)"', page) == headings
     assert len(headings) == len(ORDER) - 1, "no oracle study"
+
+
+def test_no_section_is_left_out_of_the_page(many):
+    assert {one.title for one in (*sections(many), *details(many))} <= set(ORDER)
 
 
 def test_every_run_is_linked_with_its_commit(many, page):
@@ -82,7 +91,7 @@ def test_what_is_cited_is_the_paper_of_the_registry_and_a_users_own_class_is_not
 
 def test_the_tables_in_latex_hold_the_same_figures_and_no_bare_special_character(many):
     text = latex(many)
-    assert text.count(r"\begin{table}") == text.count(r"\end{table}") == 1 + len(many.matrices)
+    assert text.count(r"\begin{table}") == text.count(r"\end{table}") == 2 + len(many.matrices)
     first = text.partition(r"\midrule")[2].partition(r"\bottomrule")[0].strip().splitlines()
     rows = short_board(many).rows
     assert [line.count(" & ") for line in first] == [len(row) - 1 for row in rows]
@@ -173,7 +182,6 @@ def printed(page, tmp_path_factory):
     return SimpleNamespace(sheets=sheets, texts=[text.get_text_bounded() for _, text in sheets])
 
 
-@pytest.mark.slow
 def test_every_column_is_on_the_paper(many, printed):
     for sheet, text in printed.sheets:
         width, height = sheet.get_size()
@@ -187,7 +195,6 @@ def test_every_column_is_on_the_paper(many, printed):
             assert re.sub(r"\s", "", head) in words, (section.title, head)
 
 
-@pytest.mark.slow
 def test_the_summary_is_one_page_of_paper_with_all_that_is_to_be_cited(printed):
     first, second = printed.texts[:2]
     assert "has the highest mean target AUROC" in first and "@misc{supersimplenet" in first

@@ -17,6 +17,7 @@ from hdmap_mlflow.report.arrange import arrange, reported
 from hdmap_mlflow.report.charts import charts
 from hdmap_mlflow.report.page import html, markdown, shade
 from hdmap_mlflow.report.selection import SELECTION_RULES, Pick
+from hdmap_mlflow.report.stacks import mean_over, of_targets
 from hdmap_mlflow.report.summary import headline, remarks
 from hdmap_mlflow.report.tables import long_table, tabulate
 
@@ -139,7 +140,8 @@ def test_the_shade_of_a_cell_goes_from_white_at_chance_to_blue():
     [
         ({}, ["SIMULATED", "half of the source's test maps"], ["Random", "Training sets", "older"]),
         ({"weights": "random"}, ["Random backbone weights", "good/quick, poor/quick"], []),
-        ({"simulated": "false"}, [], ["SIMULATED"]),
+        ({"simulated": "false"}, [], ["SIMULATED", "HDMAP-style"]),
+        ({"built": "HDMAP-style maps, built from x"}, ["HDMAP-style maps, built from x"], []),
         ({"validation": "source_test"}, ["source_test", "optimistic"], ["half of"]),
         ({"validation": "synthetic"}, ["held-out healthy source maps"], ["half of", "optimistic"]),
         ({"validation": "of my own"}, ["Protocol of my own."], ["half of", "optimistic"]),
@@ -156,6 +158,29 @@ def test_repeats_and_unequal_training_sets_are_remarked(repeats, fact):
     fewer = replace(SMALL[1], params={**SMALL[1].params, "data.max_train": "10"})
     told = remarks(tabulate(arrange([SMALL[0], fewer, *again])))
     assert any(fact in line for line in told) and any("differ in size" in line for line in told)
+
+
+def recorded(one, count):
+    """A run whose maps are of so many recordings of each class."""
+    tables = one.scores.items()
+    names = {d: [f"r{label}{i % count}" for i, label in enumerate(table["label"])] for d, table in tables}
+    scores = {domain: table.assign(recording=names[domain]) for domain, table in tables}
+    return replace(retagged(one, sample="recordings"), scores=scores)
+
+
+@pytest.mark.parametrize("count", [5, 6])
+def test_of_too_few_recordings_no_interval_and_no_test_is_shown(count):
+    tables = tabulate(arrange([recorded(one, count) for one in SMALL]))
+    best, few = tables.leaderboard[0], count < 6
+    assert [standing.rank for standing in tables.leaderboard] == ([1, 1] if few else [1, 2])
+    text, page = markdown(tables), html(tables, charts(tables), {}, "today")
+    ends = f"{best.target.low:.3f} to {best.target.high:.3f}"
+    for shown in (text, page):
+        assert (ends in shown) != few and ("95 % interval " + ends in shown) != few
+    assert ("tells it apart from every other" in text) != few
+    assert ("Fewer than 6 of a class in A, B, C: too few for an interval or a test" in text) == few
+    independent = mean_over(of_targets(tables.grid.entries[0], tables.grid.common), independent=True)
+    assert (f"Were all maps independent, the mean of {best.label} would have {independent.low:.3f} to" in text) == few
 
 
 def test_the_cards_of_runs_bring_the_shift_and_the_saturation_alarm():

@@ -17,7 +17,7 @@ from hdmap_mlflow.report.write import write_report
 from hdmap_mlflow.runs import history, rescore, verify
 from hdmap_mlflow.tracking import NOTE, Store, reopen
 
-pytestmark = pytest.mark.xdist_group("finished")  # the run is made once
+pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("finished")]  # the run is made once
 
 
 @pytest.fixture(scope="module")

@@ -23,6 +23,7 @@ from hdmap_mlflow.config import (
     fingerprint,
 )
 from hdmap_mlflow.data import dataset
+from hdmap_mlflow.errors import BadInput
 from hdmap_mlflow.grid import plan
 from hdmap_mlflow.models import builder, signature
 from hdmap_mlflow.models.registry import REGISTRY
@@ -37,6 +38,7 @@ WHERE_IT_HAPPENS = {
     "data.feature_cache_mb",
     "data.eval_batch_size",
     "train.device",
+    "train.engine",
 }
 SETTINGS = [f"{part}.{name}" for part, fields in PARTS.items() for name in fields.model_fields]
 BASE = RunConfig(condition="c", model=ModelConfig(name="m", settings={"layers": ["a"], "deep": {"x": 1, "y": 2}}))
@@ -59,7 +61,7 @@ def others(annotation):
     """Values to try for a setting, from its type and then from a few that suit most."""
     for inner in typing.get_args(annotation):
         yield from [inner] if isinstance(inner, str | int) else others(inner)
-    yield from (3, 0.25, "other", ["other"], [3, 4], {"other": 1}, True, False)
+    yield from (3, 0.25, "other", "epochs=3", ["other"], [3, 4], {"other": 1}, True, False)
 
 
 def another(setting):
@@ -68,7 +70,7 @@ def another(setting):
     for value in others(PARTS[part].model_fields[name].annotation):
         try:
             changed = put(setting, value)
-        except ValidationError:
+        except (ValidationError, BadInput):
             continue
         if changed != BASE:
             return changed

@@ -22,7 +22,7 @@ import torch
 from maps import SIZE, healthy
 
 from hdmap_mlflow import tracking
-from hdmap_mlflow.evaluation import cards, intervals
+from hdmap_mlflow.evaluation import cards, resampled
 from hdmap_mlflow.execution.launch import Launch
 from hdmap_mlflow.runs import flow, setup
 from hdmap_mlflow.tuning.search import SearchRequest, check
@@ -39,7 +39,8 @@ CONDITIONS = {
 QUIET = "tracking.figures=false,tracking.heatmaps=0,data.batch_size=4,data.eval_batch_size=8"
 
 
-pytestmark = pytest.mark.xdist_group("influence")  # the runs that others are compared with are made once
+# The runs that others are compared with are made once.
+pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("influence")]
 
 
 # ------------------------------------------------------------------------------------------------ maps
@@ -142,9 +143,10 @@ def execute(tmp_path_factory):  # noqa: ANN001, ANN201
         return Ran(root, facts(result, folder, epochs))
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(intervals, "RESAMPLES", 5)
+        patch.setattr(resampled, "RESAMPLES", 5)
         patch.setattr(cards, "REPAIR_DRAWS", 5)
         patch.setattr(tracking, "start", lambda *_, **__: nullcontext(MagicMock(run_id="none", uri="none")))
+        patch.setattr(tracking, "twins", lambda *_: set())
         patch.setenv("HDMAP_CACHE", str(place / "cache"))
         yield go
 
@@ -186,6 +188,7 @@ def of_domain(name: str, *splits: str) -> str:
         rf"({scope}|transfer|pooled|harmonic|cross/({name}/.*|.*/{name})|scores/{name}/({'|'.join(splits)}))/.*"
         rf"|cards/(intervals|groups|repair|saturation|confounds|severity|dependence)/{name}/.*"
         rf"|cards/thresholds/\w+/domains/{name}/.*|cards/shift/\w+/AUROC_drop"
+        rf"|cards/adaptation/curve/\w+/\d+/({scope}|pooled)/.*"
     )
 
 
@@ -222,13 +225,14 @@ def flip_labels(root: Path, before: Ran) -> None:
 
 
 THRESHOLDS = r"val/.*|.*(image_F1|_at_normal_q9[59])|scores/domain_A/val/.*|cards/(thresholds|repair|saturation)/.*"
-THRESHOLDS += r"|cards/severity/.*TPR.*"
+THRESHOLDS += r"|cards/severity/.*TPR.*|cards/adaptation/curve/.*_at_normal_q9[59]/.*"
+THRESHOLDS += r"|cards/adaptation/curve/\w+/[1-9]\d*/pooled/.*"  # adapted scores are on the scale of validation
 CHANGES = {  # what is changed, what may move, what must
     "reported half": (change_reported, of_domain("domain_A", "test"), {"source/image_AUROC", "source/pixel_AUROC"}),
     "validation half": (change_validation, THRESHOLDS, {"val/threshold_normal_q99", "val/image_AUROC"}),
     "target": (
         change_target,
-        of_domain("domain_B", "test") + "|cards/shift/domain_B/.*",
+        of_domain("domain_B", "test", "reference") + "|cards/shift/domain_B/.*",
         {"target/domain_B/image_AUROC", "transfer/gap", "scores/domain_B/test/g03/score"},
     ),
     "labels of a target": (flip_labels, of_domain("domain_B"), {"target/domain_B/image_AUROC", "transfer/gap"}),
@@ -255,7 +259,6 @@ def test_the_maps_of_these_tests_are_hard_enough_to_show_a_leak(fitted):
 EPOCHS = [str(epoch) for epoch in range(4)]
 
 
-@pytest.mark.slow  # the quick one on a trial changes both at once
 @pytest.mark.parametrize("what", ["reported half", "target"])
 def test_what_is_reported_moves_no_epoch_no_checkpoint_and_no_threshold_of_a_model_that_trains(
     execute, trained, root, what
@@ -268,7 +271,6 @@ def test_what_is_reported_moves_no_epoch_no_checkpoint_and_no_threshold_of_a_mod
     assert any(name.startswith("epoch/") for name in trained.facts)
 
 
-@pytest.mark.slow
 def test_validation_chooses_the_epoch_and_moves_nothing_of_the_training_itself(execute, trained, root):
     change_validation(root, trained)
     after = execute(root, TRAINED)
@@ -356,7 +358,6 @@ def test_names_suffixes_orders_evaluation_batches_and_packing_move_nothing(execu
     assert sorted(name for name in found if not re.fullmatch(ORDER, name)) == []
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("what", SAME)
 def test_what_must_not_matter_moves_nothing_of_a_model_that_trains(execute, trained, root, what):
     change, settings = SAME[what]

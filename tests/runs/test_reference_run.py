@@ -14,6 +14,8 @@ from reference.network import features
 
 from hdmap_mlflow.data import dataset
 
+pytestmark = pytest.mark.slow
+
 # Of result.json: what is no number, and the training, which has tests of its own.
 NOT_NUMBERS = {
     "condition",
@@ -90,7 +92,8 @@ def test_every_number_of_a_run_is_the_references_and_none_is_without_one(done):
 def test_costs_are_those_of_the_phases(done):
     cost = {k.removeprefix("cost/"): v for k, v in done.found.data.metrics.items() if k.startswith("cost/")}
     assert set(cost) - {f"{phase}_peak_cuda_MB" for phase in PHASES} == {
-        f"{phase}_{what}" for phase in PHASES for what in ("seconds", "peak_MB")
+        *(f"{phase}_{what}" for phase in PHASES for what in ("seconds", "peak_MB")),
+        *("train_steps", "train_maps"),
     }
     info = done.found.info
     assert 0 < cost["fit_seconds"] < (info.end_time - info.start_time) / 1000
@@ -111,7 +114,13 @@ def test_the_score_tables_say_what_the_files_say(done):
         everything = {path for path, split, _ in images.files(done.lab / name) if split == "test"}
         assert set(kept.loc[kept["split"] == "test", "path"]) <= everything
         if name != SOURCE:
-            assert sorted(kept["path"]) == sorted(everything) and set(kept["split"]) == {"test"}
+            assert sorted(kept.loc[kept["split"] == "test", "path"]) == sorted(everything)
+            assert set(kept["split"]) == {"test", "reference"}
+        healthy = kept[kept["split"] == "reference"]
+        assert healthy["path"].is_unique and (healthy["label"] == 0).all()
+        trained, _, _ = split_reference.split(done.lab / name, done.validation, seed=0)
+        everything = {path for path, split, _ in images.files(done.lab / name) if split == "train"}
+        assert set(healthy["path"]) == (set(trained) if name == SOURCE else everything)
 
 
 def test_scores_are_the_models_own_of_maps_fitted_to_what_the_split_leaves(done):
@@ -151,12 +160,15 @@ def test_a_domain_of_one_class_is_absent_and_said(done):
 
 
 def test_a_model_that_one_pass_fits_has_a_plain_training_record(done):
-    training = done.result["training_info"]
+    training, cost = done.result["training_info"], done.found.data.metrics
+    steps, maps = (6, 42) if done.validation == "synthetic" else (7, 52)
+    assert (cost["cost/train_steps"], cost["cost/train_maps"]) == (steps, maps)
     assert training == {
         "completion": "fitted",
         "max_epochs_configured": 1,
         "last_epoch": 0,
-        "total_steps": {"synthetic": 6}.get(done.validation, 7),
+        "total_steps": steps,
+        "maps_seen": maps,
         "early_stopped": False,
         "reason": "",
         "best_val_image_AUROC": None,
@@ -204,7 +216,6 @@ def fitted(request, lab, tmp_path_factory):
     return SimpleNamespace(**vars(one), targets=list(TARGETS[:2]), expected=expected, model=request.param)
 
 
-@pytest.mark.slow
 def test_every_number_of_a_run_of_the_registrys_models_is_the_references(fitted):
     check_record(fitted)
     assert {name for name in fitted.expected["metrics"] if name.endswith("pixel_AUPRO")} == {
@@ -213,7 +224,6 @@ def test_every_number_of_a_run_of_the_registrys_models_is_the_references(fitted)
     }
 
 
-@pytest.mark.slow
 def test_the_epochs_of_a_model_that_trains_lead_to_its_validation_auroc(fitted):
     names = {name for name in fitted.found.data.metrics if name.startswith("epoch/")}
     training = fitted.result["training_info"]
@@ -228,3 +238,4 @@ def test_the_epochs_of_a_model_that_trains_lead_to_its_validation_auroc(fitted):
     assert max(aurocs) == pytest.approx(fitted.expected["metrics"]["val/image_AUROC"], abs=1e-6)
     assert training["best_val_image_AUROC"] == max(aurocs)
     assert training["total_steps"] == 7 * len(aurocs), "52 maps in batches of 8"
+    assert training["maps_seen"] == 52 * len(aurocs) == fitted.found.data.metrics["cost/train_maps"]

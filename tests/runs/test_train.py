@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import random
 import signal
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -193,7 +194,7 @@ def test_training_stops_after_the_patience_and_goes_back_to_the_best_epoch(tmp_p
     assert path.parent == tmp_path / "checkpoint" and not list(path.parent.glob("*-v1*"))
     assert path.name == "mine.Model_multi_domain_domain_A_epoch=01_val_image_AUROC=0.7500.ckpt"
     reason = "no better val_image_AUROC for 2 epochs"
-    assert record == train.TrainingRecord("early_stopped", 6, 3, 8, True, reason, 0.75)
+    assert record == train.TrainingRecord("early_stopped", 6, 3, 8, True, reason, 0.75, 8)
     assert [epoch for epoch, _ in told] == [0, 1, 2, 3]
     assert [values["val_image_AUROC"] for _, values in told] == AUROCS[:4]
     assert [values["train_loss"] for _, values in told] == [-0.5, -2.5, -4.5, -6.5]
@@ -233,18 +234,23 @@ def test_the_record_tells_a_training_that_stopped_early_even_after_its_first_epo
     monkeypatch.setattr(AUROC, "compute", lambda self: torch.tensor(ranks.pop(0) or float("nan")))
     last = len(ranks) - 1
     *_, record, _ = fit(tmp_path, max_epochs=6, **({"early_stopping_patience": 1} | settings))
-    assert record == train.TrainingRecord("early_stopped", 6, last, 2 * (last + 1), True, reason, best)
+    assert record == train.TrainingRecord("early_stopped", 6, last, 2 * (last + 1), True, reason, best, 2 * (last + 1))
 
 
 def test_training_that_keeps_improving_in_time_runs_to_its_last_epoch(tmp_path: Path) -> None:
     settings: dict[str, Any] = {"limit_train_batches": 1, "limit_val_batches": 1, "precision": "bf16-mixed"}
     model, path, record, told = fit(tmp_path / "run", max_epochs=6, early_stopping_patience=3, **settings)
     assert model.model["weight"].item() == -5
-    assert record == train.TrainingRecord("max_epochs", 6, 5, 6, False, "", 1.0)
+    assert record == train.TrainingRecord("max_epochs", 6, 5, 6, False, "", 1.0, 6)
     assert (len(model.trained), len(model.validated), len(told)) == (6, 6, 6)
     assert model.half == {True}
     assert list((tmp_path / "run" / "tensorboard_logs").glob("events*"))
     assert [file.name for file in tmp_path.iterdir()] == ["run"], "all that is written goes below the run's folder"
+
+
+def test_a_budget_of_seconds_ends_with_the_epoch_in_which_it_runs_out(tmp_path: Path) -> None:
+    *_, record, _ = fit(tmp_path, max_epochs=50, early_stopping_patience=50, budget="seconds=0.001")
+    assert (record.completion, record.last_epoch, record.early_stopped) == ("budget", 0, False)
 
 
 def test_the_rate_and_decay_of_the_run_are_those_of_its_steps(tmp_path: Path) -> None:
@@ -255,7 +261,7 @@ def test_the_rate_and_decay_of_the_run_are_those_of_its_steps(tmp_path: Path) ->
 
 def test_a_model_that_one_pass_fits_is_not_validated_and_keeps_what_it_has(tmp_path: Path) -> None:
     model, path, record, _ = fit(tmp_path, trains=False)
-    assert record == train.TrainingRecord("fitted", 1, 0, 2, False, "", None)
+    assert record == train.TrainingRecord("fitted", 1, 0, 2, False, "", None, 2)
     assert not model.validated and model.model["weight"].item() == -2
     assert path == tmp_path / "checkpoint" / "mine.Model_multi_domain_domain_A.ckpt"
     kept = torch.load(path, weights_only=True)
@@ -278,12 +284,18 @@ def test_a_metric_that_is_missing_is_named_before_the_first_step(tmp_path: Path)
 
 
 def test_an_interrupt_is_an_interrupt_again(tmp_path: Path, monkeypatch) -> None:
-    def stop(*_: Any, **__: Any) -> None:
-        raise SystemExit(1)
+    """Lightning ends the process for Ctrl-C; a model's code that does so is none."""
 
-    monkeypatch.setattr(train.Engine, "fit", stop)
-    with pytest.raises(KeyboardInterrupt):
-        fit(tmp_path)
+    def ctrl_c(*_: Any, **__: Any) -> None:
+        try:
+            raise KeyboardInterrupt
+        except KeyboardInterrupt:
+            sys.exit(1)
+
+    for stop, ends in ((ctrl_c, KeyboardInterrupt), (lambda *_, **__: sys.exit(0), SystemExit)):
+        monkeypatch.setattr(train.Engine, "fit", stop)
+        with pytest.raises(ends):
+            fit(tmp_path)
 
 
 def test_ctrl_c_is_heard_while_a_fit_that_was_interrupted_ends(tmp_path: Path) -> None:

@@ -1,8 +1,10 @@
 """What is read back of many runs: every page of a listing, what a past run was, and how one is closed from outside."""
 
+import socket
 from pathlib import Path
 
 import pytest
+from mlflow.exceptions import MlflowException
 from servers import back, text
 
 from hdmap_mlflow import tracking
@@ -82,6 +84,36 @@ def test_a_past_run_has_its_status_fingerprints_process_reason_time_and_memory(s
     assert shared.runs(word="past") == [Past(**unfinished, status="killed", reason="why", seconds=2.5, peak_mb=70.0)]
     bare = shared.create("bare", {"hdmap.word": "bare"}, None)
     assert shared.runs(word="bare") == [Past(bare, "bare", "running", frozenset(), "", "", 0.0, 0.0)]
+
+
+@pytest.mark.parametrize(
+    ("began", "ended", "process", "is_twin"),
+    [
+        (900, None, "another host:1:1", True),
+        (1100, None, "", True),
+        (900, None, f"{socket.gethostname()}:0:1", False),  # killed, and nobody came to say so
+        (900, 1100, f"{socket.gethostname()}:0:1", True),
+        (900, 950, "", False),
+    ],
+)
+def test_twins_are_the_runs_of_a_fingerprint_that_went_on_since_a_run_began(shared, began, ended, process, is_twin):
+    def made(start, fingerprint, process=""):
+        tags = {"hdmap.fingerprint": fingerprint, "hdmap.process": process}
+        return shared.client.create_run(shared.experiment_id, start_time=start, tags=tags).info.run_id
+
+    same = f"{began} {ended} {process}"
+    own, other, _ = made(1000, same), made(began, same, process), made(1000, f"not {same}")
+    if ended:
+        shared.client.set_terminated(other, "FAILED", ended)
+    assert tracking.twins(shared.client, own, same) == ({other} if is_twin else set())
+
+
+def test_twins_of_a_store_that_is_away_are_none(shared):
+    class Away:
+        def get_run(self, run_id):
+            raise MlflowException("nobody answers")
+
+    assert tracking.twins(Away(), "run", "f") == set()
 
 
 def test_a_run_is_made_for_a_child_below_its_parent(shared):

@@ -58,6 +58,22 @@ def test_a_new_domain_adds_its_column_and_an_old_one_stays(store):
     assert "target/B/image_AUROC" not in columns(store, STUDIES)
 
 
+def test_a_view_of_adapted_runs_is_there_where_some_were_adapted_the_fewest_maps_first(store):
+    first = finish(store, "a", ["B"])
+    invitation(store.uri, first.run_id)
+    assert "mlflow.sharedViewState.hdmap-adapted" not in store.client.get_experiment(store.experiment_id).tags
+    ways = [f"adapted/{way}/target_mean" for way in ("z/k4", "merge-z/k16", "z/k64")]
+    first.metrics({f"{way}/{name}": 0.5 for way in ways for name in ("image_AUROC", "FPR_at_normal_q99", "image_AP")})
+    first.metrics({"adapted/z/k4/target/B/image_AUROC": 0.5})
+    invitation(store.uri, first.run_id)
+    shown = [name for name in columns(store, "hdmap-adapted") if "/" in name]
+    assert shown == [
+        "source/image_AUROC",
+        *(f"{scope}/{name}" for scope in ("target_mean", *ways) for name in ("image_AUROC", "FPR_at_normal_q99")),
+    ]
+    assert "adapted/z/k4/target_mean/image_AUROC" not in columns(store), "the other views stay as they were"
+
+
 def test_seeds_are_averaged_within_what_must_not_be_mixed(store):
     invitation(store.uri, finish(store, "a", ["B"]).run_id)
     groups = [group["groupByData"] for group in saved(store, "hdmap-models")[1]["groupBy"]["groupByKeys"]]

@@ -1,20 +1,24 @@
 """What MLflow is told of a run: values, steps, files, and how it ended."""
 
+import contextlib
 import json
 import math
 import os
+import socket
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 from filelock import FileLock, Timeout
 from mlflow.exceptions import MlflowException
+from mlflow.protos.databricks_pb2 import BAD_REQUEST
 from servers import back, new_store, text
 from tenacity import wait_fixed
 
 from hdmap_mlflow import tracking
 from hdmap_mlflow.errors import BadInput, Incomplete, OutOfMemory, Stopped
-from hdmap_mlflow.tracking import NOTE, PARENT, Store, patience
+from hdmap_mlflow.tracking import NOTE, PARENT, Store, client, fetched, patience
 
 LONG = "x" * 4999 + "yz"  # a letter more than MLflow takes
 
@@ -161,6 +165,29 @@ def test_data_sets_descriptions_and_files_are_kept(record, tmp_path):
             tracking.artifacts(record.uri, record.run_id, path)
 
 
+def test_what_lies_on_this_machine_is_read_where_it_lies_and_else_fetched(record, monkeypatch, tmp_path):
+    (tmp_path / "one.txt").write_text("one")
+    record.artifact(tmp_path / "one.txt")
+    place = back(record).info.artifact_uri
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    read = tracking.artifacts(record.uri, record.run_id, "one.txt")
+    assert read.as_uri() == f"{place}/one.txt" and [path.name for path in tmp_path.iterdir()] == ["one.txt"]
+    fetched._scratch.cache_clear()
+    monkeypatch.setattr(fetched, "is_local_uri", lambda place: False)
+    first, again = (fetched.local(place, "one.txt", record.uri) for _ in range(2))
+    assert first == again and first.read_text() == "one" and first.is_relative_to(tmp_path)
+    fetched._scratch().cleanup()
+    fetched._scratch.cache_clear()
+    assert [path.name for path in tmp_path.iterdir()] == ["one.txt"]
+
+
+def test_a_tag_that_another_process_has_removed_is_gone(record):
+    record.client.set_tag(record.run_id, "hdmap.reason", "lost")
+    for _ in range(2):  # as by two drivers that go on with one study
+        client.forget(record.client, record.run_id, "hdmap.reason")
+    assert "hdmap.reason" not in back(record).data.tags
+
+
 def test_an_upload_is_tried_three_times_and_waits_longer_each_time(record, monkeypatch, tmp_path):
     tries, waits = [], []
 
@@ -256,6 +283,38 @@ def test_a_run_lies_below_its_parent_and_goes_on_where_it_is_told(shared):
     assert run.data.tags[PARENT] == "study", "it stays where it was"
 
 
+@pytest.mark.parametrize("how", ["interrupted", "killed"])
+def test_why_a_run_ended_before_is_forgotten_where_it_goes_on(shared, how):
+    """Of a grid or a study: an interrupt says why itself, a SIGKILL is found by the next launch."""
+    with contextlib.suppress(KeyboardInterrupt), tracking.start(shared.uri, "hdmap", "grid", {}) as before:
+        if how == "interrupted":
+            raise KeyboardInterrupt
+    if how == "killed":
+        shared.client.update_run(before.run_id, status="RUNNING")
+        shared.client.set_tag(before.run_id, "hdmap.process", f"{socket.gethostname()}:0:1")
+        shared.close_gone()
+    assert back(before).info.status == "KILLED" and back(before).data.tags["hdmap.reason"]
+    with tracking.start(shared.uri, "hdmap", "grid", {}, resume=before.run_id):
+        assert "hdmap.reason" not in back(before).data.tags
+    assert back(before).info.status == "FINISHED" and "hdmap.reason" not in back(before).data.tags
+
+
+@pytest.mark.parametrize("change", [{"status": "FINISHED"}, {"process": "another:1:1"}])
+def test_a_run_that_ended_or_changed_hands_since_it_was_listed_is_not_killed(shared, monkeypatch, change):
+    gone = f"{socket.gethostname()}:0:1"
+    run_id = shared.create("run", {"hdmap.process": gone}, None)
+    listed = [shared.client.get_run(run_id)]
+    assert listed[0].info.status == "RUNNING"
+    monkeypatch.setattr(client, "_running", lambda *_: listed)
+    if "status" in change:
+        shared.client.set_terminated(run_id, change["status"])
+    else:
+        shared.client.set_tag(run_id, "hdmap.process", change["process"])
+    shared.close_gone()
+    found = shared.client.get_run(run_id)
+    assert found.info.status == change.get("status", "RUNNING") and "hdmap.reason" not in found.data.tags
+
+
 @pytest.mark.parametrize(
     ("before", "after"),
     [("upset-shrike-42", "mine"), ("of my own", "of my own"), ("test-run-1", "test-run-1"), ("upset-shrike", None)],
@@ -310,3 +369,24 @@ def test_a_store_that_is_away_is_asked_again_until_the_time_is_over(monkeypatch,
                 asked.append(time.monotonic())
                 raise ConnectionError("away")
     assert (len(asked) > 3) == (seconds > 0) and asked[-1] - asked[0] <= seconds
+
+
+def test_data_that_two_runs_record_at_once_is_no_refusal():
+    said = "(sqlite3.IntegrityError) UNIQUE constraint failed: datasets.name [SQL: INSERT INTO datasets (dataset_uuid"
+    assert patience.is_away(MlflowException(said, error_code=BAD_REQUEST))
+    assert patience.is_refusal(MlflowException("Changing param values is not allowed", error_code=BAD_REQUEST))
+
+
+def test_a_model_is_written_without_a_list_of_every_installed_package(tmp_path, monkeypatch):
+    from mlflow.utils import requirements_utils
+
+    listed = []
+    monkeypatch.setattr(requirements_utils, "_MODULES_TO_PACKAGES", None)
+    monkeypatch.setattr("importlib_metadata.packages_distributions", lambda: listed.append(1) or {})
+    script, run = tmp_path / "served.py", tmp_path / "run"
+    run.mkdir()
+    script.write_text("from hdmap_mlflow.tracking import model\nmodel.serve(lambda folder, trust: len)\n")
+    packages = {"numpy": np.__version__, "psutil": "0.1"}
+    tracking.model.write(tmp_path / "model", script, run, np.zeros((1, 4, 4), np.float32), packages)
+    assert not listed and requirements_utils._MODULES_TO_PACKAGES is None, "as it was, for what the user logs"
+    assert {f"numpy=={np.__version__}", "psutil==0.1"} <= set((tmp_path / "model/requirements.txt").read_text().split())

@@ -160,6 +160,12 @@ def test_a_trial_is_judged_by_the_metrics_of_its_run(objectives, without):
         assert Search.values(search, found) == wanted
 
 
+def test_an_oracle_of_adapters_is_judged_by_the_targets_as_they_were_adapted():
+    found = {"target_mean/image_AUROC": 0.6, "adapted/merge-z/k16/target_mean/image_AUROC": 0.7}
+    found |= {"adapted/merge-z/k16/target_mean/image_AUROC_sd": 0.1, "adapted/merge-z/k16/target/B/image_AUROC": 0.9}
+    assert Search.values(SimpleNamespace(objectives=("target_mean",)), found) == [0.7]
+
+
 def test_trials_are_listed_from_the_best_down_and_those_that_did_not_complete_last():
     made = [create_trial(state=TrialState.COMPLETE, values=[value]) for value in (0.5, 0.9, 0.7)]
     pruned = create_trial(state=TrialState.PRUNED)

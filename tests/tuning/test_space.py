@@ -198,8 +198,8 @@ def test_fixed_settings_flags_and_words_reach_the_run_and_others_are_published()
     assert (found.config.condition, found.config.description) == ("mine", "d")
     assert (found.config.data.source_domain, found.config.data.batch_size) == ("x", 4)
     assert list(found.dimensions) == ["model.num_neighbors"]
-    placed = found.place({"model.num_neighbors": 5}, checkpoint="none", heatmaps=0)
-    assert (placed.model.settings["num_neighbors"], placed.tracking.checkpoint, placed.tracking.heatmaps) == (
+    placed = found.place({"model.num_neighbors": 5}, model="none", heatmaps=0)
+    assert (placed.model.settings["num_neighbors"], placed.tracking.model, placed.tracking.heatmaps) == (
         5,
         "none",
         0,
@@ -223,6 +223,8 @@ def test_fixed_settings_flags_and_words_reach_the_run_and_others_are_published()
         "train.seed",
         "train.device",
         "model.name",
+        "adapt.draws",
+        "adapt.from",
         "tracking.figures",
     ],
 )

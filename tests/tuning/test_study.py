@@ -22,6 +22,8 @@ from hdmap_mlflow.tuning.space import Space
 from hdmap_mlflow.tuning.storage import StudyStorage, look
 from hdmap_mlflow.tuning.study import GONE_SECONDS
 
+pytestmark = pytest.mark.slow
+
 
 def states(found):
     return [trial.state.name for trial in found.optuna.get_trials(deepcopy=False)]
@@ -69,7 +71,6 @@ print(asked.settings["model.n"], asked.settings["model.x"])
 """
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["sqlite", "journal"])
 def test_a_trial_whose_driver_died_is_asked_for_again_and_one_that_had_finished_is_kept(kind):
     """The dead driver had the baseline, whose run never began, and trial 1, whose run finished in MLflow."""
@@ -93,7 +94,6 @@ os.kill(os.getpid(), signal.SIGKILL)
 """
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["sqlite", "journal"])
 def test_a_driver_killed_inside_its_turn_holds_the_next_up_for_a_while_only(kind, monkeypatch):
     assert subprocess.run([sys.executable, "-c", KILLED, kind, HELPERS], check=False).returncode == -signal.SIGKILL
@@ -130,7 +130,6 @@ def test_a_journal_needs_no_locks_of_the_file_system(monkeypatch):
     assert found.best().values == [0.5] and not asked
 
 
-@pytest.mark.slow
 def test_drawn_settings_of_a_dead_driver_are_drawn_again():
     subprocess.run([sys.executable, "-c", GONE, "sqlite", HELPERS], check=True, capture_output=True)
     ours = study()
@@ -205,7 +204,6 @@ def test_only_one_driver_does_what_only_one_may():
     assert other.claim("refit")
 
 
-@pytest.mark.slow
 def test_pruning_reports_every_epoch_and_stops_what_is_worse_than_the_others():
     found = study()
     for _ in range(4):

@@ -2,41 +2,45 @@
 
 import contextlib
 import dataclasses
-import os
-import pickle
+import json
 import re
 import signal
-import subprocess
-import sys
 from pathlib import Path
 
 import optuna
 import pandas as pd
 import pytest
-from fakes import alive, trial_command, trial_notes, until
+import starts
+from fakes import LONG, alive, trial_command, trial_notes, until
 from reference import study as reference
 from servers import postgresql
 
+from hdmap_mlflow import tracking
 from hdmap_mlflow.errors import BadInput, Incomplete
+from hdmap_mlflow.execution.executor import ended_elsewhere
 from hdmap_mlflow.execution.launch import Launch
 from hdmap_mlflow.models import builder
+from hdmap_mlflow.process import process_name
 from hdmap_mlflow.runs import setup
+from hdmap_mlflow.runs.identity import identity_tags
 from hdmap_mlflow.tuning import driver
 from hdmap_mlflow.tuning.driver import status, tune
 from hdmap_mlflow.tuning.search import SearchRequest, check
 from hdmap_mlflow.tuning.storage import StudyStorage, look
+from hdmap_mlflow.tuning.study import Asked
 
 SMALL = "data.image_size=[32,96],model.weights=random,model.backbone=resnet18,model.layers=[layer1]"
 TRAINED = "data.image_size=[32,96],model.weights=random,train.max_epochs=3"
-DRIVE = Path(__file__).parents[1].joinpath("helpers", "drive_study.py")
 
 
-def search(maps, model="patchcore", trials=6, refit_seeds="", overrides=SMALL, condition="quickstart", **more):
+def search(
+    maps, model="patchcore", trials=6, refit_seeds="", overrides=SMALL, condition="quickstart", composed=None, **more
+):
     flags = {"data.root": str(maps), "data.source_domain": "domain_A", "train.seed": 0}
     wanted = SearchRequest(
         model, condition, flags=flags, overrides=overrides, trials=trials, refit_seeds=refit_seeds, study="s", **more
     )
-    return check(wanted)
+    return check(wanted, composed)
 
 
 def order(number, text):
@@ -186,6 +190,29 @@ def test_a_study_is_recorded_even_where_its_best_settings_cannot_be_trained_agai
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("ended", ["finished", "killed"])
+def test_a_refit_that_another_launch_has_is_waited_for_and_run_where_that_one_was_killed(maps, store, capsys, ended):
+    asked = search(maps, trials=1, refit_seeds="0")
+    tags = identity_tags(asked.config, asked.data, asked.code)
+    other = store.create("of a grid", tags | {"hdmap.kind": "run", "hdmap.process": process_name()}, None)
+    tracking.reopen(store.uri, other).metrics({"target_mean/image_AUROC": 0.123})
+
+    def end(elsewhere, *rest):
+        if other in elsewhere.values():
+            store.close(other, ended)
+        return ended_elsewhere(elsewhere, *rest)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(driver, "ended_elsewhere", end)
+        tune(asked, launch())
+    refits = [note for note in trial_notes("begin") if note["trial"] == "refit"]
+    assert len(refits) == (ended == "killed")
+    said = capsys.readouterr().out
+    assert f"baseline, seed 0: another launch has it: {process_name()}" in said
+    assert ("0.1230" in said) == (ended == "finished"), "its numbers are the other's"
+
+
+@pytest.mark.slow
 def test_a_study_in_which_nothing_completed_concludes_nothing(maps, store):
     order(0, "fail no such layer")
     order(1, "fail no such layer")
@@ -240,6 +267,61 @@ def test_a_wrong_search_is_refused_before_anything_starts(maps, more, message):
     assert not Path("optuna.db").exists() and not Path("mlflow.db").exists()
 
 
+def test_what_trials_import_is_imported_beside_the_check_of_the_search(maps, monkeypatch):
+    order, checked = [], builder.check
+    monkeypatch.setattr(builder, "check", lambda config: order.append("check") or checked(config))
+    search(maps, composed=lambda: order.append("begin"))
+    assert order[:2] == ["begin", "check"] and order.count("begin") == 1
+
+
+ADAPTERS = {"adapt.adapters": {"type": "categorical", "choices": ["z", "robust_z"]}}
+
+
+def test_adapters_are_searched_as_an_oracle_alone_for_validation_sees_no_target(maps, tmp_path):
+    file = tmp_path / "own.json"
+    own = {
+        "name": "patchcore_own",
+        "config": {},
+        "search": ADAPTERS | {"adapt.k": {"type": "int", "low": 2, "high": 4}},
+    }
+    file.write_text(json.dumps({"experiment_conditions": [own]}))
+    given = {"condition": "own", "condition_file": str(file)}
+    with pytest.raises(BadInput, match="adapt.adapters changes targets alone, .* --objective target_mean"):
+        search(maps, **given)
+    found = search(maps, objective="target_mean", **given)
+    config, _ = found.trial(Asked(3, 3, {"adapt.adapters": "robust_z", "adapt.k": 4}, False))
+    assert (config.adapt.adapters, config.adapt.k, config.data.target_domains) == (("robust_z",), 4, "auto")
+
+
+@pytest.mark.parametrize(
+    ("choices", "low", "high", "says"),
+    [
+        (["z", "merg"], 4, 4, "search: unknown adapter 'merg'"),
+        (["z", "robust_z"], 1, 4, "search: robust_z needs adapt.k=2"),
+        (["z", "adabn+z+z"], 4, 4, "search: .*z stands twice"),
+        (["z"], 1, 100, "adapt.k=100 is more than domain_B has"),
+    ],
+)
+def test_adapters_that_some_trial_could_not_have_are_refused_before_the_first(maps, tmp_path, choices, low, high, says):
+    file = tmp_path / "own.json"
+    law = {"adapt.adapters": {"type": "categorical", "choices": choices}}
+    own = {
+        "name": "patchcore_own",
+        "config": {},
+        "search": law | {"adapt.k": {"type": "int", "low": low, "high": high}},
+    }
+    file.write_text(json.dumps({"experiment_conditions": [own]}))
+    with pytest.raises(BadInput, match=says):
+        search(maps, objective="target_mean", condition="own", condition_file=str(file))
+    assert not Path("optuna.db").exists()
+
+
+def test_a_trial_that_sees_no_target_is_not_adapted_and_the_refit_is(maps):
+    found = search(maps, overrides=SMALL + ",adapt.k=4")
+    config, _ = found.trial(Asked(0, 0, {}, True))
+    assert (config.adapt.k, config.data.target_domains) == (0, ()) and found.config.adapt.k == 4
+
+
 @pytest.mark.parametrize(
     ("condition", "overrides", "name"),
     [
@@ -267,33 +349,24 @@ def storage(kind):
         yield f"{kind}:///{Path.cwd()}/study.db"
 
 
-def drive(asked, jobs):
-    Path("search").write_bytes(pickle.dumps(asked))
-    path = f"{DRIVE.parent}{os.pathsep}{os.environ.get('PYTHONPATH', '')}"
-    command = [sys.executable, "-W", "ignore", str(DRIVE), "search", str(jobs)]
-    return subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=os.environ | {"PYTHONPATH": path}
-    )
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ["sqlite", "journal", "postgresql"])
 def test_a_killed_study_goes_on_where_it_was_and_two_drivers_share_the_rest(maps, store, kind):
     """SIGKILL in mid-trial, then two drivers at once: every trial ends once, none is lost, none is too many."""
     for number in range(3, 7):
         order(number, "sleep 0.3")
-    order(2, "sleep 60")
+    order(2, "sleep 3600")
     with storage(kind) as url:
         asked = search(maps, trials=6, storage=url)
-        first = drive(asked, 1)
-        until(lambda: [note for note in trial_notes("begin") if note["trial"] == "2"], 60)
-        first.send_signal(signal.SIGKILL)
-        first.communicate()
+        first = starts.Work(starts.tune, asked)
+        until(lambda: [note for note in trial_notes("begin") if note["trial"] == "2"])
+        first.kill()
         before = {note["trial"] for note in trial_notes("end")}
         assert before == {"0", "1"}
-        both = [drive(asked, 2), drive(asked, 1)]
-        said = [driver.communicate(timeout=180) for driver in both]
-        assert [driver.returncode for driver in both] == [0, 0], said
+        both = [starts.Work(starts.tune, asked, jobs, number=jobs) for jobs in (2, 1)]
+        ended = [driver.wait(LONG) for driver in both]
+        said = [driver.log.read_text() for driver in both]
+        assert ended == [0, 0], said
         found = look(asked.place, "s").get_trials()
     done = [trial for trial in found if trial.state.name == "COMPLETE"]
     lost = [trial for trial in found if trial.user_attrs.get("lost")]
@@ -309,18 +382,17 @@ def test_a_killed_study_goes_on_where_it_was_and_two_drivers_share_the_rest(maps
         )
     )
     assert sorted(set(ended)) == ["FINISHED", "KILLED"] and ended.count("KILLED") == 1
-    assert len(runs(store, kind="study")) == 1 and sum("another driver" in out for out, _ in said) <= 1
+    assert len(runs(store, kind="study")) == 1 and sum("another driver" in out for out in said) <= 1
 
 
 @pytest.mark.slow
 def test_an_interrupted_study_gives_its_trial_back_at_once(maps, store):
-    order(1, "sleep 60")
+    order(1, "sleep 3600")
     asked = search(maps, trials=3)
-    driver = drive(asked, 1)
-    until(lambda: [note for note in trial_notes("begin") if note["trial"] == "1"], 60)
-    driver.send_signal(signal.SIGINT)
-    out, err = driver.communicate(timeout=60)
-    assert driver.returncode == 130 and "To go on: hdmap tune --again" in err, err
+    driver = starts.Work(starts.tune, asked)
+    until(lambda: [note for note in trial_notes("begin") if note["trial"] == "1"])
+    driver.send(signal.SIGINT)
+    assert driver.wait(LONG) == 130 and "To go on: hdmap tune --again" in driver.log.read_text()
     found = look(asked.place, "s").get_trials()
     assert [t.state.name for t in found] == ["COMPLETE", "FAIL", "WAITING"]
     (study,) = runs(store, kind="study").values()

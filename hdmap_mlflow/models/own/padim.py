@@ -7,8 +7,8 @@ to one size, not after.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from types import MethodType
+from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -17,8 +17,10 @@ from torch import Tensor
 from torch.nn.functional import interpolate
 
 from hdmap_mlflow.models.parts.blur import SeparableBlur
+from hdmap_mlflow.models.parts.context import RowContext
 from hdmap_mlflow.models.parts.features import Features
 
+ALONE = RowContext()  # a patch without its neighbours
 RIDGE = 0.01 + 1e-5  # what anomalib adds to the diagonal of every covariance
 
 
@@ -53,34 +55,51 @@ class Moments:
         return (centred / (self.count - 1)).to(self.origin)
 
 
-def embed(model: Any, features: Mapping[str, Tensor]) -> Tensor:
+def embed(model: Any, features: Mapping[str, Tensor], context: RowContext = ALONE) -> Tensor:
     """The chosen channels of all layers at the first layer's size, (B, n_features, H, W), in the order of `model.idx`.
 
-    The values of anomalib's `generate_embedding`, which enlarges every channel and then drops most of them.
+    The values of anomalib's `generate_embedding`, which enlarges every channel and then drops most of them. With a row
+    context every channel is there once more for each of its means, and `model.idx` chooses among all of these.
     """
-    size = features[model.layers[0]].shape[-2:]
+    size, total = features[model.layers[0]].shape[-2:], sum(maps.shape[1] for maps in features.values())
+    channel, kind = model.idx % total, model.idx // total
     parts, places, first = [], [], 0
     for layer in model.layers:
         maps = features[layer]
-        here = ((model.idx >= first) & (model.idx < first + maps.shape[1])).nonzero()[:, 0]
-        if len(here):  # torch enlarges no empty maps
-            parts.append(interpolate(maps.index_select(1, model.idx[here] - first), size, mode="nearest"))
-            places.append(here)
+        for which in range(context.kinds):
+            here = ((channel >= first) & (channel < first + maps.shape[1]) & (kind == which)).nonzero()[:, 0]
+            if len(here):  # torch enlarges no empty maps
+                enlarged = interpolate(maps.index_select(1, channel[here] - first), size, mode="nearest")
+                parts.append(context.mean(enlarged, which))
+                places.append(here)
         first += maps.shape[1]
     return torch.cat(parts, dim=1).index_select(1, torch.cat(places).argsort())
 
 
 class Padim(_Padim):
-    """Defard et al., PaDiM: a Patch Distribution Modeling Framework for Anomaly Detection, ICPR 2021."""
+    """Defard et al., PaDiM: a Patch Distribution Modeling Framework for Anomaly Detection, ICPR 2021.
+
+    Args:
+        row_context: how many neighbours to each side of a patch its row's means are over (see `RowContext`). They are
+            further channels to draw `n_features` from: memory and time stay what they are.
+    """
 
     model: Any
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
+    def __init__(self, *args: Any, row_context: Sequence[int] = (), **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.model.feature_extractor = Features(self.model.feature_extractor)
         self.model.anomaly_map_generator.blur = SeparableBlur(self.model.anomaly_map_generator.blur)
-        self.model.generate_embedding = MethodType(embed, self.model)
+        context = RowContext(tuple(row_context))
+        if row_context:
+            channels = self.model.n_features_original * context.kinds
+            self.model.idx = torch.randperm(channels)[: self.model.n_features]
+        self.model.generate_embedding = partial(embed, self.model, context=context)
         self.moments: Moments | None = None
+
+    def features(self, images: Tensor) -> Tensor:
+        """Features (B, C, h, w) of images (B, 3, H, W), those that the Gaussians are of."""
+        return self.model.generate_embedding(self.model.feature_extractor(images))
 
     def training_step(self, batch: Any, *args: Any, **kwargs: Any) -> Any:
         """Add a batch of healthy maps to the sums."""

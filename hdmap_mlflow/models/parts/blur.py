@@ -1,9 +1,9 @@
-"""The Gaussian blur of anomaly maps, a row and a column at a time: 66 products a pixel where anomalib's takes 1,089."""
+"""The Gaussian blur of anomaly maps as two matrix products, where anomalib's takes 1,089 products a pixel."""
 
 from __future__ import annotations
 
 from anomalib.models.components import GaussianBlur2d
-from torch import Tensor, nn
+from torch import Tensor, eye, nn
 from torch.nn.functional import conv2d, pad
 
 
@@ -21,5 +21,9 @@ class SeparableBlur(nn.Module):
         self.padding, self.mode = blur.padding_shape, blur.border_type
 
     def forward(self, maps: Tensor) -> Tensor:
-        """Blur maps whose border is continued as anomalib continues it."""
-        return conv2d(conv2d(pad(maps, self.padding, mode=self.mode), self.column), self.row)
+        """Blur maps whose border is continued as anomalib continues it: a linear map of columns, and one of rows."""
+        (left, right, top, bottom), (height, width) = self.padding, maps.shape[-2:]
+        heights, widths = (eye(side, dtype=maps.dtype, device=maps.device)[None, None] for side in (height, width))
+        down = conv2d(pad(heights, (0, 0, top, bottom), mode=self.mode), self.column)
+        across = conv2d(pad(widths, (left, right, 0, 0), mode=self.mode), self.row)
+        return down @ maps @ across

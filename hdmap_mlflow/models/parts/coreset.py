@@ -8,6 +8,8 @@ measured. And along the principal axes, widest first, a few terms of a squared d
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numba
 import numpy as np
 import torch
@@ -125,6 +127,22 @@ class StreamingCoreset:
         start = int(torch.randint(high=len(measured), size=(1,), device=measured.device))
         self.points[: self.size] = self.points[greedy(measured.float(), self.size, start)]
         self.held = self.size
+
+
+class Shares:
+    """A coreset of several domains that each fill an equal share of it, whatever the spread of their points."""
+
+    def __init__(self, size: int, buffer: int, domains: Sequence[str]) -> None:
+        n = len(domains)
+        self.of = {one: StreamingCoreset(max(1, (size + i) // n), buffer // n) for i, one in enumerate(domains)}
+
+    def add(self, domain: str, points: Tensor) -> None:
+        """Take points (n, D) of a domain."""
+        self.of[domain].add(points)
+
+    def result(self) -> Tensor:
+        """The coreset (size, D), domain by domain."""
+        return torch.cat([share.result() for share in self.of.values() if share.held])
 
 
 def project(points: Tensor) -> Tensor:

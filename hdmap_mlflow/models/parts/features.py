@@ -22,6 +22,7 @@ from torch import Tensor, nn
 
 from hdmap_mlflow.files import cache_dir, why, write_whole
 from hdmap_mlflow.models.backbones import architecture, at_strides, weights_digest
+from hdmap_mlflow.models.parts.engine import engine_of
 
 Maps = dict[str, Tensor]  # layer -> (B, C, H, W)
 
@@ -43,7 +44,9 @@ class Features(nn.Module):
         # A GPU computes sooner than a disk reads; half precision would need files of its own.
         if self.store is None or images.device.type != "cpu" or images.dtype != torch.float32:
             return self._compute(images)
-        keys = [hashlib.blake2b(image.numpy().tobytes(), digest_size=16).hexdigest() for image in images]
+        engine = engine_of(self.extractor)
+        by = "-openvino" if engine and engine.takes(images) else ""  # torch has last digits of its own
+        keys = [hashlib.blake2b(image.numpy().tobytes(), digest_size=16).hexdigest() + by for image in images]
         found = [self.store.get(key) for key in keys]
         missing = [i for i, features in enumerate(found) if features is None]
         if missing:

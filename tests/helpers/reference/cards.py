@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 from reference import scores
-from reference.intervals import ap_interval, auroc_interval, rate_interval
+from reference.intervals import ap_interval, auroc_interval, pauroc_interval, rate_interval
 
 KS, DRAWS, LEFT, SCALED_FROM = (0, 1, 5, 10, 50), 200, 5, 5
 
@@ -24,6 +24,7 @@ def interval_card(table) -> dict[str, Any]:  # noqa: ANN001
     if out["good"] and out["fault"]:
         out["image_AUROC"] = list(auroc_interval(label, score)[1:])
         out["image_AP"] = list(ap_interval(label, score)[1:])
+        out["image_pAUROC"] = list(pauroc_interval(label, score)[1:])
     return out
 
 

@@ -90,6 +90,26 @@ def ap_interval(label, score):
     return value, low, 1.0 if value > 1 - 1e-12 else high
 
 
+def partial_auroc(label, score, **weights):
+    from sklearn.metrics import roc_auc_score
+
+    return roc_auc_score(label, score, max_fpr=0.1, **weights)
+
+
+def pauroc_interval(label, score):
+    """As `ap_interval`, of the partial AUROC; each map is drawn by itself."""
+    label, score = np.asarray(label), np.asarray(score, float)
+    value, faults = partial_auroc(label, score), int((label == 1).sum())
+    if min(faults, len(label) - faults) < 2:
+        return value, 0.0, 1.0
+    spread, centre = spread_over_recordings(label, score, np.arange(len(label)), 200, partial_auroc), value
+    if spread < 1e-12:
+        centre = min(value, 1 - 1 / (2 * faults))
+        spread = np.sqrt(centre * (1 - centre) / faults)
+    low, high = on_logits(centre, spread)
+    return value, low, 1.0 if value > 1 - 1e-12 else high
+
+
 def rate_interval(hits, of):
     """Wilson's, from the formula."""
     share, bend = hits / of, 1 + Z**2 / of
@@ -166,10 +186,8 @@ def clustered_variance(label, score, recording):
     return s10 / m + s01 / n + 2 * s11 / (m * n)
 
 
-def ap_spread_over_recordings(label, score, recording, resamples):
-    """Standard deviation of scikit-learn's average precision over resamples of the recordings of each class."""
-    from sklearn.metrics import average_precision_score
-
+def spread_over_recordings(label, score, recording, resamples, figure):
+    """Standard deviation of one of scikit-learn's figures over resamples of the recordings of each class."""
     rng, weights = np.random.default_rng(0), np.zeros((resamples, len(label)))
     for one in (0, 1):
         names = sorted(set(recording[label == one]))
@@ -177,7 +195,7 @@ def ap_spread_over_recordings(label, score, recording, resamples):
         for row in range(resamples):
             for column, name in enumerate(names):
                 weights[row, (label == one) & (recording == name)] = drawn[row, column]
-    return np.std([average_precision_score(label, score, sample_weight=row) for row in weights], ddof=1)
+    return np.std([figure(label, score, sample_weight=row) for row in weights], ddof=1)
 
 
 def with_seeds(value, low, high, means):

@@ -176,7 +176,7 @@ def standing(label, entries, common, tests):
     proven = not unproven(runs)
     costs = {
         name: [run.metrics[f"cost/{name}"] for run in used if f"cost/{name}" in run.metrics]
-        for name in ("fit_seconds", "evaluate_seconds", "fit_peak_MB")
+        for name in ("train_maps", "fit_seconds", "evaluate_seconds", "fit_peak_MB")
     }
     return {
         "label": label,
@@ -194,6 +194,7 @@ def standing(label, entries, common, tests):
         "lacks": lacks,
         "over_trivial": dict(zip(("difference", "low", "high", "p"), over, strict=True)) if over else None,
         "beats_trivial": bool(trivial) and all(found[1] > 0 for found in trivial),
+        "train_maps": mean(costs["train_maps"]),
         "fit_seconds": mean(costs["fit_seconds"]),
         "evaluate_seconds": mean(costs["evaluate_seconds"]),
         "peak_mb": max(costs["fit_peak_MB"], default=None),
@@ -334,7 +335,7 @@ def csv(entries):
                 told = {"model": tag(run, "model"), "condition": tag(run, "condition"), "run_id": run.run_id}
                 told |= {"role": "source" if domain == source else "target", "maps": len(rows(run, domain))}
                 told |= {"split_seed": run.params.get("data.split_seed"), "validation": tag(run, "validation")}
-                told |= {"simulated": tag(run, "simulated")}
+                told |= {"simulated": tag(run, "simulated"), "protocol": "source_only", "adapters": "", "k": 0}
                 told |= image_metrics(rows(run, domain), rows(run, source, "val"))
                 out[label, source, seed, domain] = told
     return out

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from reference import images, scores, shift
+from reference import adaptation, images, scores, shift
 from reference.cards import cards
 from reference.pixels import binned, pixel_metrics
 
@@ -113,7 +113,7 @@ def record(
     measured = scores.run_metrics(val, reported[source], others, marked.get(source), marked, source)
     apart = distances(root, source, targets, features)
     folders = [root / name for name in (source, *targets)]
-    made = cards(val, source, reported, apart)
+    made = cards(val, source, reported, apart) | {"adaptation": adaptation.card(val, reported, kept, source)}
     return {
         "metrics": measured,
         "cards": made,

@@ -129,6 +129,22 @@ def over_domains(tables) -> dict[str, float]:  # noqa: ANN001
     return {name: value for name, value in out.items() if value is not None}
 
 
+def over_states(domain, table) -> dict[str, float]:  # noqa: ANN001
+    """Good maps of one of a domain's groups against fault maps of another, within the domain."""
+    if "group" not in table:
+        return {}
+    scores: dict[str, tuple[list[float], list[float]]] = {}
+    for group, label, score in zip(table["group"], table["label"], table["score"], strict=True):
+        scores.setdefault(group, ([], []))[label].append(float(score))
+    out = {}
+    for one, (good, _) in scores.items():
+        for other, (_, fault) in scores.items():
+            if one and other and one != other and good and fault:
+                label = np.repeat([0, 1], [len(good), len(fault)])
+                out[f"cross/{domain}/{one}/{other}/image_AUROC"] = auroc(label, np.array(good + fault))
+    return out
+
+
 def thresholds(label: Labels, score: Scores) -> dict[str, float]:
     """Thresholds of validation maps. Of several that are equally good: the lowest for F1, the highest for Youden."""
     out = {}
@@ -204,16 +220,18 @@ def run_metrics(val, source, targets, source_pixel=None, target_pixel=None, name
     at_home = domain_metrics(source, fitted) | (source_pixel or {})
     out |= {f"source/{name}": value for name, value in at_home.items()}
     out |= over_domains({name: source} | dict(targets))
-    away, false_alarms = [], {"FPR_at_normal_q99": [], "FPR_at_normal_q95": []}
+    out |= {k: v for d, t in {name: source, **targets}.items() for k, v in over_states(d, t).items()}
+    away, rates = [], {f"{rate}_at_normal_{q}": [] for rate in ("FPR", "TPR") for q in ("q99", "q95")}
     for domain, table in targets.items():
         found = domain_metrics(table, fitted) | (target_pixel or {}).get(domain, {})
         out |= {f"target/{domain}/{name}": value for name, value in found.items()}
         away += [found["image_AUROC"]] if "image_AUROC" in found else []
-        for name, values in false_alarms.items():
+        for name, values in rates.items():
             values += [found[name]] if name in found else []
-    for name, values in false_alarms.items():
+    for name, values in rates.items():
         if values:
-            out |= {f"target_mean/{name}": sum(values) / len(values), f"target_worst/{name}": max(values)}
+            worst = max(values) if name.startswith("FPR") else min(values)
+            out |= {f"target_mean/{name}": sum(values) / len(values), f"target_worst/{name}": worst}
     if not away:
         return out
     mean = sum(away) / len(away)

@@ -1,0 +1,1 @@
+"""From vibration and a phase reference to HDMAP-style maps."""

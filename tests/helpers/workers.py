@@ -1,0 +1,62 @@
+"""What pytest-xdist 3.8 does about a lost worker, mended: its work goes to another one, and how it ended is told.
+
+The lost worker's finished tests are handed out again as units of nothing, for which the others wait for ever
+(pytest-xdist issue 1323), and its successor gets one test, which it holds until there is a second (issue 1327). Both
+are mended in its repository, and in no release. The test that a worker is lost in runs once more, where the worker did
+not end by a fault of its own, and the run says so at its end; the second worker that is lost is a failure.
+"""
+
+import contextlib
+import signal
+import subprocess
+
+import pytest
+from xdist.scheduler import LoadGroupScheduling
+
+ENDED = pytest.StashKey[list[tuple[str, int | None]]]()
+FAULTS = {-signal.SIGSEGV, -signal.SIGABRT, -signal.SIGBUS, -signal.SIGILL, -signal.SIGFPE}
+LOST = "lost"  # an outcome, beside passed and failed
+
+
+class Scheduler(LoadGroupScheduling):
+    def remove_node(self, node):
+        work = self.assigned_work[node]
+        for group in [group for group, tests in work.items() if all(tests.values())]:
+            del work[group]
+        return super().remove_node(node)
+
+    def schedule(self):
+        super().schedule()
+        super().schedule()  # the second test of a worker that has none but its first
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config, log):
+    return Scheduler(config, log)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node, error):
+    if error:
+        process = node.gateway._io.popen
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(10)
+        line = f"worker {node.gateway.id} was lost: {error}, exit code {process.returncode}"
+        node.config.stash.setdefault(ENDED, []).append((line, process.returncode))
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_handlecrashitem(crashitem, report, sched):
+    (line, code), *others = reversed(sched.config.stash[ENDED])
+    sched.config.stash[ENDED][-1] = f"{line}, in {crashitem}", code
+    if not others and code not in FAULTS:
+        report.outcome = LOST
+
+
+def pytest_report_teststatus(report):
+    return (LOST, "L", "LOST") if report.outcome == LOST else None
+
+
+def pytest_terminal_summary(terminalreporter, config):
+    for line, _ in config.stash.get(ENDED, []):
+        terminalreporter.write_line(line, yellow=True)
