@@ -49,6 +49,7 @@ def pytest_testnodedown(node, error):
 def pytest_handlecrashitem(crashitem, report, sched):
     (line, code), *others = reversed(sched.config.stash[ENDED])
     sched.config.stash[ENDED][-1] = f"{line}, in {crashitem}", code
+    report.longrepr = f"{report.longrepr}: exit code {code}"
     if not others and code not in FAULTS:
         report.outcome = LOST
 
