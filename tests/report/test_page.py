@@ -169,7 +169,7 @@ def test_the_pictures_of_several_models_show_one_map(tmp_path, monkeypatch):
 
 @pytest.fixture(scope="module")
 def printed(page, tmp_path_factory):
-    """The pages of the report as a browser prints them: text by page, and the box of a text on it."""
+    """The pages of the report as a browser prints them."""
     pdfium, browser = pytest.importorskip("pypdfium2"), shutil.which("chromium")
     if not browser:
         pytest.skip("no browser: apt-get install chromium")
@@ -178,24 +178,30 @@ def printed(page, tmp_path_factory):
     flags = ["--headless", "--no-sandbox", "--no-pdf-header-footer", f"--user-data-dir={folder / 'profile'}"]
     command = [browser, *flags, f"--print-to-pdf={folder / 'report.pdf'}", str(folder / "report.html")]
     subprocess.run(command, check=True, capture_output=True, timeout=120)
-    sheets = [(sheet, sheet.get_textpage()) for sheet in pdfium.PdfDocument(folder / "report.pdf")]
-    return SimpleNamespace(sheets=sheets, texts=[text.get_text_bounded() for _, text in sheets])
+    with pdfium.PdfDocument(folder / "report.pdf") as pdf:  # nothing of it is left to the garbage collector
+        return [read_sheet(pdf[i]) for i in range(len(pdf))]
+
+
+def read_sheet(sheet):
+    """Its size, its text, and of each character the text from there on and its box: left, bottom, right, top."""
+    text = sheet.get_textpage()
+    boxes = [(text.get_text_range(i, 30), text.get_charbox(i)) for i in range(text.count_chars())]
+    return SimpleNamespace(size=sheet.get_size(), text=text.get_text_bounded(), boxes=boxes)
 
 
 def test_every_column_is_on_the_paper(many, printed):
-    for sheet, text in printed.sheets:
-        width, height = sheet.get_size()
+    for sheet in printed:
+        width, height = sheet.size
         assert width > height, "A4, across"
-        for i in range(text.count_chars()):
-            left, bottom, right, top = text.get_charbox(i)
-            assert 0 <= left <= right <= width and 0 <= bottom <= top <= height, text.get_text_range(i, 30)
-    words = re.sub(r"\s", "", " ".join(printed.texts))  # a head may be broken into lines
+        for text, (left, bottom, right, top) in sheet.boxes:
+            assert 0 <= left <= right <= width and 0 <= bottom <= top <= height, text
+    words = re.sub(r"\s", "", " ".join(sheet.text for sheet in printed))  # a head may be broken into lines
     for section in (*sections(many), *details(many)):
         for head in section.header if section.rows else ():
             assert re.sub(r"\s", "", head) in words, (section.title, head)
 
 
 def test_the_summary_is_one_page_of_paper_with_all_that_is_to_be_cited(printed):
-    first, second = printed.texts[:2]
+    first, second = (sheet.text for sheet in printed[:2])
     assert "has the highest mean target AUROC" in first and "@misc{supersimplenet" in first
-    assert second.strip().startswith("Leaderboard") and "Contents" not in "".join(printed.texts)
+    assert second.strip().startswith("Leaderboard") and "Contents" not in "".join(sheet.text for sheet in printed)
