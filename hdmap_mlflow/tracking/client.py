@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import inspect
 import logging
 import math
 import os
@@ -11,7 +12,7 @@ import socket
 import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 from urllib.parse import urlparse
 
 from mlflow.entities import Run
@@ -32,6 +33,9 @@ os.environ["MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT"] = "true"  # an address that
 logging.getLogger("mlflow.store.db.utils").setLevel(logging.WARNING)  # "Creating initial database tables" and the like
 Entity = TypeVar("Entity")
 ANSWER_SECONDS = 4
+TRANSFERS = {"download_artifacts", *(f"log_{what}" for what in ("artifact", "artifacts", "dict", "text"))}
+TRANSFERS |= {"log_model_artifact", "log_model_artifacts"}
+QUESTIONS = {name for name, one in vars(MlflowClient).items() if inspect.isfunction(one) and name[0] != "_"} - TRANSFERS
 PAGE = 1000  # entries of a listing that a store is asked for at once
 
 
@@ -58,11 +62,23 @@ def absolute_uri(uri: str | None) -> str:
     return uri
 
 
+class DatabaseClient(MlflowClient):
+    """A client of a database, whose calls no interrupt cuts: a statement that is cut keeps its lock on a SQLite file.
+
+    All others then wait for that lock, and this process at its end as well. Transfers of files may take their time.
+    """
+
+    def __getattribute__(self, name: str) -> Any:
+        found = super().__getattribute__(name)
+        return interrupt.held()(found) if name in QUESTIONS else found
+
+
 def connect(uri: str) -> MlflowClient:
     """A client of a store, which is not asked yet."""
-    if database.is_database(uri):
-        database.engine(uri)
-    return MlflowClient(tracking_uri=uri)
+    if not database.is_database(uri):
+        return MlflowClient(tracking_uri=uri)
+    database.engine(uri)
+    return DatabaseClient(tracking_uri=uri)
 
 
 def check_store(uri: str, experiment: str) -> bool:

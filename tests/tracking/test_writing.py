@@ -4,6 +4,7 @@ import contextlib
 import json
 import math
 import os
+import signal
 import socket
 import time
 from pathlib import Path
@@ -47,6 +48,21 @@ def test_a_store_is_the_given_one_then_the_environments_then_a_file_here(monkeyp
 def test_what_is_no_store_is_refused_with_what_is_one(uri):
     with pytest.raises(BadInput, match=f"tracking.uri={uri} is not a store; give sqlite:///FILE, http"):
         tracking.absolute_uri(uri)
+
+
+@pytest.mark.parametrize("call", ["get_run", "delete_run", "set_terminated"])
+def test_an_interrupt_cuts_no_question_to_a_database(store, monkeypatch, call):
+    """In the midst of it a lock of the file would be left, for which all others wait."""
+    run_id, done = store.create("a run", {}, None), []
+
+    def asked(*arguments):
+        signal.raise_signal(signal.SIGINT)
+        done.append(arguments)
+
+    monkeypatch.setattr(f"mlflow.tracking.client.TrackingServiceClient.{call}", asked)
+    with pytest.raises(KeyboardInterrupt):
+        getattr(tracking.open_store(store.uri, "hdmap")[0], call)(run_id)
+    assert done
 
 
 def test_an_experiment_is_made_once_with_its_artifacts_beside_the_file(tmp_path):
@@ -113,7 +129,7 @@ def test_a_store_is_opened_by_one_process_at_a_time(tmp_path, monkeypatch):
             FileLock(f"{path}.lock").acquire(timeout=0)
         raise OSError("seen")
 
-    monkeypatch.setattr(tracking.client, "MlflowClient", client)
+    monkeypatch.setattr(tracking.client, "DatabaseClient", client)
     with pytest.raises(BadInput, match="seen"):
         tracking.open_store(f"sqlite:///{path}", "hdmap")
     FileLock(f"{path}.lock").acquire(timeout=0).__exit__(None, None, None)
