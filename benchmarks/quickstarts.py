@@ -10,10 +10,8 @@ What was measured is kept in a file (`--results`), so that the page can be writt
 from __future__ import annotations
 
 import argparse
-import datetime
 import json
 import os
-import platform
 import re
 import resource
 import subprocess
@@ -22,10 +20,10 @@ import tempfile
 from pathlib import Path
 from typing import TypedDict
 
+from benchmarks import machine
 from hdmap_mlflow import console
 
 TRIVIAL = {"image max": "*image maximum*", "image mean": "*image mean*", "row ratio": "*row ratio*"}
-GIBI = 1024**3
 
 
 class Measured(TypedDict, total=False):
@@ -171,13 +169,8 @@ def _answer(
 
 
 def _origin() -> list[str]:
-    info = Path("/proc/cpuinfo")
-    names = [line for line in info.read_text().splitlines() if line.startswith("model name")] if info.exists() else []
-    cpu = names[0].partition(": ")[2] if names else platform.processor()
-    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / GIBI
-    day = datetime.date.today()
     return [
-        f"Made by `python -m benchmarks.quickstarts` on {day}: {os.cpu_count()} cores {cpu}, {memory:.0f} GB, no GPU.",
+        f"Made by `python -m benchmarks.quickstarts`: {machine.described()}.",
         "*s* is processor time of a whole run, imports excluded; *MB* the peak of its process. One seed. The demo data",
         "have 128 training and 2 x 64 test maps per domain; of the source's test maps half are reported.",
     ]

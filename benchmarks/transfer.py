@@ -18,6 +18,7 @@ from pathlib import Path
 
 import pandas as pd
 
+from benchmarks import machine
 from hdmap_mlflow.console import markdown_table
 from hdmap_mlflow.evaluation.intervals import Comparison
 from hdmap_mlflow.report.arrange import Entry, Grid, arrange
@@ -190,7 +191,7 @@ def page(measured: Mapping[str, Measured], asked: str, command: str) -> str:
             for name, found in measured.items()
         ),
         *(f"Not run at all: {name} maps." for name in DATA if name not in measured),
-        f"`{command}`; 2 cores of an AMD EPYC, 24 GB, no GPU.",
+        f"`{command}`; {machine.described()}.",
     ]
     return "\n".join(text) + "\n"
 
