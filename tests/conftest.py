@@ -15,8 +15,10 @@ import pytest
 from hypothesis import Phase, settings
 from maps import write_domain
 from workers import (  # noqa: F401 - hooks
+    pytest_configure_node,
     pytest_handlecrashitem,
     pytest_report_teststatus,
+    pytest_sessionstart,
     pytest_terminal_summary,
     pytest_testnodedown,
     pytest_xdist_make_scheduler,

@@ -17,7 +17,10 @@ from pathlib import Path
 def test(i):
     if i == 5 and (AGAIN or not Path("lost").exists()):
         Path("lost").touch()
-        os.kill(os.getpid(), SIGNAL)
+        fail()
+
+def fail():
+    os.kill(os.getpid(), SIGNAL)
 """
 
 
@@ -26,7 +29,7 @@ def test(i):
     [
         (9, False, 0, ["12 passed, 1 lost", "exit code -9, in test_own.py::test[5]"]),
         (9, True, 1, ["1 failed", "1 lost"]),
-        (11, False, 1, ["1 failed", "exit code -11"]),
+        (11, False, 1, ["1 failed", "exit code -11", "in fail"]),
     ],
     ids=["killed once", "killed twice", "a fault"],
 )
