@@ -2,7 +2,8 @@
 
 python -m benchmarks.transfer --data SpectraQuest=FOLDER --data simulated=FOLDER --out docs/transfer.md
 
-Quickstarts of five models x single sources and leave-one-out x seeds x ways; one at a time, in this process. The runs
+Quickstarts of five models x single sources and leave-one-out x seeds x ways; one at a time, in this process. Models
+that are trained see as many maps from several sources as from one: more training is no second source. The runs
 lie in a store of their own below `--work`, so a stop costs one run, and the same command goes on. Beside the page, as
 CSV, one row per data, run and domain. `--page` writes the page of what is there by now.
 """
@@ -47,6 +48,15 @@ class Measured:
     missing: int
 
 
+def budget(root: str, model: str) -> str | None:
+    """The maps that the quickstart of a model that is trained sees of one domain; None for the others."""
+    from hdmap_mlflow.runs.setup import configure
+
+    epochs = configure(model, flags={"data.root": root}).train.max_epochs
+    maps = sum(1 for _ in next(Path(root).glob("*/train/good")).iterdir())
+    return f"maps={epochs * maps}" if model in TRAINED else None
+
+
 def blocks(root: str, models: Sequence[str], ways: Sequence[str], seed: int) -> Iterator[tuple[str, str, object]]:
     """Model, way and grid block; the models that are trained in the first way alone."""
     from hdmap_mlflow.grid.plan import Block
@@ -62,6 +72,7 @@ def blocks(root: str, models: Sequence[str], ways: Sequence[str], seed: int) -> 
                     seeds=str(seed),
                     data_root=root,
                     experiment="transfer",
+                    budget=budget(root, model),
                     overrides=",".join(filter(None, [WAYS[way], COMMON])),
                 ),
             )
@@ -174,7 +185,8 @@ def page(measured: Mapping[str, Measured], asked: str, command: str) -> str:
         "Mean image AUROC over targets that a model never saw; in brackets the 95 % interval of the difference on the "
         "same maps (paired, Obuchowski over stretches of neighbouring files; the fitted models as given). Quickstart "
         "settings, small and offline: an answer for these data and sizes, no ranking of methods. Where neighbouring "
-        "files are much alike few stretches are independent, and the interval is as wide as that: it cannot tell.",
+        "files are much alike few stretches are independent, and the interval is as wide as that: it cannot tell. "
+        "Models that are trained see as many maps from several sources as from one (`--budget maps=`).",
         "",
         *(line for name, found in measured.items() for line in lines(name, found)),
         "",

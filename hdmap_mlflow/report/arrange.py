@@ -21,6 +21,7 @@ from hdmap_mlflow.runs.history import RunRecord
 
 # Settings in which runs of one entry may differ.
 FREE = NOT_IDENTITY | {"condition", "data.source_domain", "data.target_domains", "data.split_seed", "train.seed"}
+BOUGHT = {"train.max_epochs", "train.early_stopping_patience", "model.epochs"}  # free, too, where there is a budget
 
 ALL_BUT = "all but the column's"  # the row of a matrix
 VIEW = "view"  # a tag of adapted views of runs alone, which no run has: the chain of adapters
@@ -227,6 +228,8 @@ def _refuse_mixtures(records: Sequence[RunRecord]) -> None:
 def settings_of(record: RunRecord) -> dict[str, str]:
     """The settings of a run that make its entry, by dotted name; what else MLflow logs of a project is none."""
     fixed = {k: v for k, v in record.params.items() if k.startswith(("data.", "model.", "train.", "score."))}
+    if fixed.get("train.budget", "null") != "null":  # it buys more epochs of a small source than of a large one
+        fixed = {k: v for k, v in fixed.items() if k not in BOUGHT}
     return {k: fixed[k] for k in sorted(fixed) if k not in FREE and not unsaid(k, fixed[k])}
 
 

@@ -61,6 +61,16 @@ def test_settings_that_differ_tell_entries_apart_and_stand_in_their_labels():
     ]
 
 
+@pytest.mark.parametrize(("budget", "entries"), [("maps=600", 1), (None, 2), ("null", 2)])
+def test_what_one_budget_buys_on_sources_of_two_sizes_is_one_entry(budget, entries):
+    def bought(source, epochs):
+        params = {"train.max_epochs": epochs, "train.early_stopping_patience": epochs, "model.epochs": epochs}
+        run = record("good", source, 0, 2)
+        return replace(run, params=run.params | params | ({"train.budget": budget} if budget else {}))
+
+    assert len(arrange([bought("A", "6"), bought("B", "2")]).entries) == entries
+
+
 def test_runs_of_one_entry_are_kept_by_source_and_training_seed():
     records = grid((("good", 2),), "BA", (1, 0))
     unseeded = replace(records[0], params={"data.source_domain": "B", "model.depth": "3"})
