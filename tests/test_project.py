@@ -36,7 +36,7 @@ MAIN_MODELS = ["patchcore", "padim", "reverse_distillation", "draem", "draem_sev
 MAIN_MODELS += ["fastflow", "cflow", "uninet", "supersimplenet", "stfpm", "toothwise"]
 # The house, floor by floor: a file imports nothing that stands after it, at its head or within its functions.
 HOUSE = {
-    "": "names errors interrupt numbers files console process sqlite",
+    "": "annotations names errors interrupt numbers files console process sqlite",
     "config": "budget protocols documents spec settings conditions layers identity",
     "data": "faults formats simulate matfiles packed padding sources folder metadata layout built dataset splits "
     "datamodule",

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import numpy as np
+
+from hdmap_mlflow.annotations import Model
 
 if TYPE_CHECKING:
     from torch.utils.data import DataLoader
@@ -22,13 +24,13 @@ class Adapted(NamedTuple):
     Where the k maps are part of the model, each one's score is that of a model without it.
     """
 
-    model: Any
+    model: Model
     own: np.ndarray
 
 
 # (fitted model, healthy maps of the source, the k maps of the target or None for k = 0, device); the model stays as it
 # is. For k = 0, and for the source, it is the adapter's way of scoring without a map of the target.
-FitModel = Callable[[Any, "DataLoader", "DataLoader | None", str], Adapted]
+FitModel = Callable[[Model, "DataLoader", "DataLoader | None", str], Adapted]
 
 
 @dataclass(frozen=True)

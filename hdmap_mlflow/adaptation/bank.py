@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
+from hdmap_mlflow.annotations import Batch, Model
 from hdmap_mlflow.data.datamodule import on_device
 from hdmap_mlflow.errors import BadInput
 from hdmap_mlflow.evaluation.scoring import image_scores
@@ -32,7 +33,7 @@ class Maps(NamedTuple):
     size: Sequence[int]
 
 
-def batches(model: Any, loader: Iterable[Any], device: str) -> Iterator[Maps]:
+def batches(model: Model, loader: Iterable[Batch], device: str) -> Iterator[Maps]:
     """The features of a loader's maps, batch by batch; the loader may have them already."""
     model.to(device).eval()
     for batch in loader:
@@ -43,7 +44,7 @@ def batches(model: Any, loader: Iterable[Any], device: str) -> Iterator[Maps]:
         yield batch
 
 
-def read(model: Any, loader: Iterable[Any], device: str) -> Maps:
+def read(model: Model, loader: Iterable[Batch], device: str) -> Maps:
     """The features of all of a loader's maps, in its order."""
     parts = [*batches(model, loader, device)]
     return Maps(torch.cat([one.features for one in parts]), parts[0].size)
@@ -70,7 +71,7 @@ class Neighbours:
         return cls(rows[picked], torch.arange(n, device=rows.device).repeat_interleave(height * width)[picked])
 
     @classmethod
-    def of_source(cls, model: Any, source: DataLoader, device: str) -> Neighbours:
+    def of_source(cls, model: Model, source: DataLoader, device: str) -> Neighbours:
         """A fitted model's own bank, or one of the source's healthy maps where it has none."""
         bank = getattr(model.model, "memory_bank", None)
         rows = bank.to(device) if isinstance(bank, Tensor) else cls.of_maps(read(model, source, device).features).rows
@@ -141,7 +142,7 @@ class Gaussians:
         return cls(maps.mean(dim=2), centred @ centred.mT, maps.shape[2])
 
     @classmethod
-    def of_source(cls, model: Any, source: DataLoader, device: str) -> Gaussians:
+    def of_source(cls, model: Model, source: DataLoader, device: str) -> Gaussians:
         """A fitted model's own, which counts for as many maps as there are healthy ones of the source."""
         gaussian, count = model.model.gaussian.to(device), len(source.dataset)  # type: ignore[arg-type]
         covariance = torch.linalg.inv(gaussian.inv_covariance)
@@ -180,7 +181,7 @@ class Gaussians:
 Memory = Neighbours | Gaussians
 
 
-def kind_of(model: Any) -> type[Neighbours] | type[Gaussians]:
+def kind_of(model: Model) -> type[Neighbours] | type[Gaussians]:
     """The kind of memory that a model has."""
     return Gaussians if hasattr(model.model, "gaussian") else Neighbours
 
@@ -219,7 +220,7 @@ class Recalling(nn.Module):
 
     def __init__(
         self,
-        model: Any,
+        model: Model,
         memory: Memory,
         how: Callable[[Tensor], Tensor],
         move: Callable[[Tensor], Tensor] = lambda features: features,
@@ -229,7 +230,7 @@ class Recalling(nn.Module):
         self.pre_processor, self.image_score = model.pre_processor, getattr(model, "image_score", PUBLISHED)
         self.padded = getattr(model, "padded", False)
 
-    def predict_step(self, batch: Any, _index: int = 0) -> Predicted:
+    def predict_step(self, batch: Batch, _index: int = 0) -> Predicted:
         """Of a batch whose images are pre-processed."""
         return self.recall(self.move(self.inner.features(batch.image)))
 

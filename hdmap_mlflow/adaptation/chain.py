@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 from hdmap_mlflow.adaptation.table import ADAPTERS
+from hdmap_mlflow.annotations import Model
 from hdmap_mlflow.config import AdaptConfig
 from hdmap_mlflow.errors import BadInput, nearest
 from hdmap_mlflow.names import K_NORMALS, SOURCE_ONLY
@@ -63,7 +63,7 @@ def check(chain: Sequence[str], k: int) -> None:
         raise BadInput(f"{words(chain)} takes no map of the target: give adapt.k=0, or add z")
 
 
-def check_model(chain: Sequence[str], model: Any, name: str) -> None:
+def check_model(chain: Sequence[str], model: Model, name: str) -> None:
     """Raise BadInput where a model, or the class of one, cannot have an adapter of the chain; it lists those it can."""
     if lost := next((one for one in chain if not _can(ADAPTERS[one].needs, model)), None):
         able = [one for one, adapter in ADAPTERS.items() if _can(adapter.needs, model)]
@@ -73,7 +73,7 @@ def check_model(chain: Sequence[str], model: Any, name: str) -> None:
         raise BadInput(f"{lost} needs {what}, which {name} has not; it can have: {', '.join(able)}")
 
 
-def _can(needs: str, model: Any) -> bool:
+def _can(needs: str, model: Model) -> bool:
     """Of a class it is not known yet which layers its networks have."""
     if needs == "network" and not isinstance(model, type):
         return any("BatchNorm" in type(part).__name__ for part in model.modules())

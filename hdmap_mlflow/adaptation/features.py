@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from hdmap_mlflow.adaptation.adapter import Adapted
+from hdmap_mlflow.annotations import Model
 
 if TYPE_CHECKING:
     from torch.utils.data import DataLoader
@@ -15,7 +16,7 @@ if TYPE_CHECKING:
 PRIOR = 1  # how many maps of the target the source's variances count for
 
 
-def k_bank(model: Any, source: DataLoader, target: DataLoader | None, device: str) -> Adapted:
+def k_bank(model: Model, source: DataLoader, target: DataLoader | None, device: str) -> Adapted:
     """A memory of the k maps alone, and the largest distance: the baseline that every adapter must beat."""
     from hdmap_mlflow.adaptation import bank
 
@@ -26,7 +27,7 @@ def k_bank(model: Any, source: DataLoader, target: DataLoader | None, device: st
     return Adapted(adapted, adapted.score(maps.features.split(1), maps.size, leaving=True))
 
 
-def merge(model: Any, source: DataLoader, target: DataLoader | None, device: str) -> Adapted:
+def merge(model: Model, source: DataLoader, target: DataLoader | None, device: str) -> Adapted:
     """The model's memory and that of the k maps as one, local density normalised; mean of the top 10 % of patches.
 
     Wilkinghoff, ICASSP 2025. Without a map of the target: the memory as it is, and the same mean.
@@ -43,7 +44,7 @@ def merge(model: Any, source: DataLoader, target: DataLoader | None, device: str
     return Adapted(adapted, adapted.score(maps.features.split(1), maps.size, leaving=True))
 
 
-def coral(model: Any, source: DataLoader, target: DataLoader | None, device: str) -> Adapted:
+def coral(model: Model, source: DataLoader, target: DataLoader | None, device: str) -> Adapted:
     """Diagonal CORAL: every channel of the target's features gets the source's mean and spread, then as `merge`.
 
     The k maps' variance is shrunk to the source's, which counts for a map of its own. Each of the k maps is scored

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pandas as pd
 import torch
 from torch import Tensor
 
 from hdmap_mlflow.adaptation.bank import Maps, batches
+from hdmap_mlflow.annotations import Model
 
 if TYPE_CHECKING:
     from hdmap_mlflow.data.datamodule import MultiDomainHDMAPDataModule
@@ -27,7 +28,7 @@ def named(rows: pd.DataFrame) -> list[Name]:
 class Kept:
     """The features of a model's maps, which depend on neither k nor a draw, by their domain, split and name."""
 
-    def __init__(self, model: Any, module: MultiDomainHDMAPDataModule, device: str) -> None:
+    def __init__(self, model: Model, module: MultiDomainHDMAPDataModule, device: str) -> None:
         self.model, self.module, self.device, self.room = model, module, device, ROOM
         self.features: dict[tuple[str, str, Name], Tensor] = {}
         self.size: Sequence[int] = ()

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from hdmap_mlflow.adaptation.adapter import Adapted
+from hdmap_mlflow.annotations import Model
 
 if TYPE_CHECKING:
     from torch.utils.data import DataLoader
@@ -14,7 +15,7 @@ if TYPE_CHECKING:
 FOLDS = 4  # parts of the k maps, each scored by a network that has seen the others
 
 
-def adabn(model: Any, source: DataLoader, target: DataLoader | None, device: str) -> Adapted:
+def adabn(model: Model, source: DataLoader, target: DataLoader | None, device: str) -> Adapted:
     """AdaBN: every BatchNorm layer gets the target's mean and variance (Li et al., Pattern Recognition 2018).
 
     They are set relative to the source's own, so that what a layer hands on of the target is distributed as the
@@ -37,7 +38,7 @@ def adabn(model: Any, source: DataLoader, target: DataLoader | None, device: str
     return Adapted(wrapped.Renewed(model).renew(maps, healthy), own)
 
 
-def log_z(model: Any, source: DataLoader, target: DataLoader | None, device: str) -> Adapted:
+def log_z(model: Model, source: DataLoader, target: DataLoader | None, device: str) -> Adapted:
     """Every map's log gets the mean and the sd that the source's healthy maps have on average; no target map is used.
 
     So the level and the contrast of a map are gone, and it is still a map that the model can read, in its unit. What is

@@ -6,7 +6,7 @@ import contextlib
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, NotRequired, TypedDict
+from typing import TYPE_CHECKING, NotRequired, TypedDict
 
 import numpy as np
 import pandas as pd
@@ -15,6 +15,7 @@ from hdmap_mlflow.adaptation.chain import Chain, check, model_adapter, protocol,
 from hdmap_mlflow.adaptation.draw import healthy
 from hdmap_mlflow.adaptation.stage import Part, Stage, of_columns, of_model, plain, with_columns
 from hdmap_mlflow.adaptation.table import ADAPTERS
+from hdmap_mlflow.annotations import Model
 from hdmap_mlflow.config import AdaptConfig
 from hdmap_mlflow.errors import BadInput
 from hdmap_mlflow.evaluation.cards import Bounds, rate_bounds
@@ -89,7 +90,7 @@ class Outcome:
 
 
 def score(
-    model: Any,
+    model: Model,
     module: MultiDomainHDMAPDataModule,
     source: Scores,
     targets: Sequence[Scores],

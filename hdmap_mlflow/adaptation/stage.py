@@ -12,6 +12,7 @@ import pandas as pd
 from hdmap_mlflow.adaptation.adapter import Rule
 from hdmap_mlflow.adaptation.draw import draw
 from hdmap_mlflow.adaptation.table import ADAPTERS
+from hdmap_mlflow.annotations import Model
 from hdmap_mlflow.config import AdaptConfig
 from hdmap_mlflow.errors import BadInput
 from hdmap_mlflow.evaluation import scoring
@@ -98,7 +99,7 @@ def plain(source: Scores, targets: Sequence[Scores], k: int, adapt: AdaptConfig)
 # ------------------------------------------------------------------------------------- of an adapted model
 def of_model(
     name: str,
-    model: Any,
+    model: Model,
     maps: MultiDomainHDMAPDataModule,
     source: Scores,
     targets: Sequence[Scores],
@@ -122,7 +123,7 @@ def of_model(
             return Featured(kept, scores.domain, rows)
         return maps.named_dataloader(scores.domain, named(rows), str(rows["split"].iloc[0]))
 
-    def again(adapted: Any, scores: Scores, rows: pd.DataFrame) -> pd.DataFrame:
+    def again(adapted: Model, scores: Scores, rows: pd.DataFrame) -> pd.DataFrame:
         if adapted is model:
             return rows
         if kept:

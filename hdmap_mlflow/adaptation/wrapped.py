@@ -6,13 +6,15 @@ import contextlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from types import SimpleNamespace
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import torch
+from lightning.pytorch.utilities.types import STEP_OUTPUT
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from hdmap_mlflow.annotations import Batch, Model
 from hdmap_mlflow.errors import BadInput
 from hdmap_mlflow.evaluation.scoring import image_scores
 from hdmap_mlflow.models.parts.engine import at_rest
@@ -41,16 +43,16 @@ class Inputs(NamedTuple):
 
     images: Tensor
     size: Sequence[int]
-    batch: Callable[..., Any]
+    batch: Callable[..., Batch]
 
     def part(self, places: np.ndarray) -> Inputs:
         return self._replace(images=self.images[torch.from_numpy(places)])
 
-    def batches(self) -> Iterator[Any]:
+    def batches(self) -> Iterator[Batch]:
         return (self.batch(image=images) for images in self.images.split(BATCH))
 
 
-def read(model: Any, loader: DataLoader, device: str) -> Inputs:
+def read(model: Model, loader: DataLoader, device: str) -> Inputs:
     """All maps of a loader, in its order."""
     parts = [(model.pre_processor.transform(batch.image), batch.image.shape[-2:], type(batch)) for batch in loader]
     return Inputs(torch.cat([images for images, *_ in parts]).to(device), *parts[0][1:])
@@ -59,7 +61,7 @@ def read(model: Any, loader: DataLoader, device: str) -> Inputs:
 class Renewed(nn.Module):
     """A model whose BatchNorm layers have other statistics while it scores; the model itself keeps its own."""
 
-    def __init__(self, model: Any) -> None:
+    def __init__(self, model: Model) -> None:
         super().__init__()
         self.inner, self.layers = model, layers(model)
         self.pre_processor, self.image_score = model.pre_processor, getattr(model, "image_score", PUBLISHED)
@@ -117,7 +119,7 @@ class Renewed(nn.Module):
             for name, layer in self.layers.items():
                 layer.running_mean, layer.running_var = self.first[name]
 
-    def predict_step(self, batch: Any, index: int = 0) -> Any:
+    def predict_step(self, batch: Batch, index: int = 0) -> STEP_OUTPUT:
         """What the model makes of a batch, with the new statistics."""
         with torch.inference_mode(), self._lent():
             return self.inner.predict_step(batch, index)
@@ -136,7 +138,7 @@ def _statistics(layer: _BatchNorm) -> tuple[Tensor, Tensor]:
 class Levelled(nn.Module):
     """A model whose maps are brought to one mean and sd of their log, those of the source's healthy maps on average."""
 
-    def __init__(self, model: Any, source: DataLoader) -> None:
+    def __init__(self, model: Model, source: DataLoader) -> None:
         super().__init__()
         maps = torch.cat([batch.image[:, :1] for batch in source])
         if not (maps > 0).any():
@@ -157,6 +159,6 @@ class Levelled(nn.Module):
         log, mean, sd = self._log(maps)
         return self.inner.pre_processor.transform(((log - mean) / sd * self.sd + self.mean).exp())
 
-    def predict_step(self, batch: Any, index: int = 0) -> Any:
+    def predict_step(self, batch: Batch, index: int = 0) -> STEP_OUTPUT:
         """What the model makes of a batch of such maps."""
         return self.inner.predict_step(batch, index)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
+from hdmap_mlflow.annotations import Document
 from hdmap_mlflow.cli.app import app
 from hdmap_mlflow.cli.options import (
     EXPERIMENT,
@@ -29,7 +30,7 @@ Adapting = Annotated[Text, says("Adapters of scores, a comma list; with --refere
 Reference = Annotated[Folder | None, says("Healthy maps of this machine, on whose scale alarms are raised.")]
 
 
-def _machine(adapters: str | None, reference: Path | None) -> dict[str, Any]:
+def _machine(adapters: str | None, reference: Path | None) -> Document:
     """What is known of the machine whose maps are scored, as the requests of `predict` and `watch` have it."""
     from hdmap_mlflow.adaptation import chain
 

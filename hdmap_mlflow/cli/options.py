@@ -12,11 +12,12 @@ import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter, Token
 from cyclopts.validators import Number
 
+from hdmap_mlflow.annotations import Document
 from hdmap_mlflow.errors import BadInput
 from hdmap_mlflow.files import expanded
 from hdmap_mlflow.numbers import real, whole
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
     from hdmap_mlflow.execution.task import Share
 
 
-def given(**values: object) -> dict[str, Any]:
+def given(**values: object) -> Document:
     """Without what is not given."""
     return {name: value for name, value in values.items() if value is not None}
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
+from hdmap_mlflow.annotations import Document
 from hdmap_mlflow.config.documents import read_json
 from hdmap_mlflow.errors import BadInput, nearest, one_line, quoted
 from hdmap_mlflow.files import expanded
@@ -21,7 +21,7 @@ PARTS: dict[str, tuple[type, str]] = {
 
 
 # ------------------------------------------------------------------------------------- condition files
-def load_conditions(path: Path) -> dict[str, dict[str, Any]]:
+def load_conditions(path: Path) -> dict[str, Document]:
     """Conditions of a file by name: `{name: {"name", "description", "config"}}`.
 
     Reads the guideline's form `{"condition_1": {...}}` and the older `{"experiment_conditions": [...]}`;
@@ -40,7 +40,7 @@ def load_conditions(path: Path) -> dict[str, dict[str, Any]]:
     form = 'expected {"condition_1": {"name": ..., "description": ..., "config": {...}}}'
     if not isinstance(entries, list) or not entries:
         raise BadInput(f"condition file {path} holds no conditions; {form}")
-    conditions: dict[str, dict[str, Any]] = {}
+    conditions: dict[str, Document] = {}
     for entry in entries:
         if not isinstance(entry, dict) or entry.get("name", "") == "" or "config" not in entry:
             raise BadInput(f"condition file {path}: a condition lacks its name or its config; {form}")
@@ -68,14 +68,14 @@ def name_problem(name: str) -> str | None:
     return f"is longer than {NAME_LENGTH} characters" if len(name.encode()) > NAME_LENGTH else None
 
 
-def packaged_conditions(model: str) -> dict[str, dict[str, Any]]:
+def packaged_conditions(model: str) -> dict[str, Document]:
     """The conditions that come with a model, by name without the model's prefix; none for a class of the user's own."""
     file = PACKAGED_CONDITIONS / f"{model}.json"
     found = load_conditions(file) if file.exists() else {}
     return {name.removeprefix(f"{model}_"): condition for name, condition in found.items()}
 
 
-def find_condition(model: str, name: str, path: Path | None = None) -> dict[str, Any]:
+def find_condition(model: str, name: str, path: Path | None = None) -> Document:
     """One condition of a model's file; in the packaged files `quickstart` stands for `<model>_quickstart`."""
     file = path or PACKAGED_CONDITIONS / f"{model}.json"
     if path is None and not file.exists():

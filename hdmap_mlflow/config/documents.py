@@ -5,9 +5,10 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterable
-from typing import Any
 
 import yaml
+
+from hdmap_mlflow.annotations import Content, Document
 
 DEPTH = 50  # levels
 VALUES = 1_000_000  # an alias counts as often as it is used
@@ -15,7 +16,7 @@ TOO_DEEP = f"it is nested deeper than {DEPTH} levels"
 JSON5_SIZE = 1_000_000  # characters; it takes a second for every 20,000
 
 
-def read_json(text: str) -> Any:
+def read_json(text: str) -> Content:
     """JSON, or JSON5 with its comments and trailing commas; no key stands twice. Raises ValueError."""
     try:
         try:
@@ -33,8 +34,8 @@ def read_json(text: str) -> Any:
     return content
 
 
-def _unique(pairs: Iterable[tuple[str, Any]]) -> dict[str, Any]:
-    content: dict[str, Any] = {}
+def _unique(pairs: Iterable[tuple[str, Content]]) -> Document:
+    content: Document = {}
     for key, value in pairs:
         if key in content:
             raise ValueError(f"key {key!r} stands twice")
@@ -42,12 +43,12 @@ def _unique(pairs: Iterable[tuple[str, Any]]) -> dict[str, Any]:
     return content
 
 
-def _depth(content: Any) -> int:
+def _depth(content: Content) -> int:
     parts = content.values() if isinstance(content, dict) else content if isinstance(content, list) else None
     return 0 if parts is None else 1 + max(map(_depth, parts), default=0)
 
 
-def read_yaml(text: str) -> Any:
+def read_yaml(text: str) -> Content:
     """YAML without its surprises: 010 is ten, 1:30 a text, and no key stands twice. Raises ValueError."""
     try:
         return yaml.load(text, _Loader)
@@ -58,7 +59,7 @@ def read_yaml(text: str) -> Any:
 
 
 class _Loader(yaml.SafeLoader):
-    def construct_document(self, node: yaml.Node) -> Any:
+    def construct_document(self, node: yaml.Node) -> Content:
         depth, values = _measure(node, {})
         if depth > DEPTH:
             raise ValueError(TOO_DEEP)
@@ -66,7 +67,7 @@ class _Loader(yaml.SafeLoader):
             raise ValueError(f"its aliases make more than {VALUES:,} values")
         return super().construct_document(node)
 
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Content, Content]:
         keys = [key.value for key, _ in node.value]
         if twice := next((key for key in keys if keys.count(key) > 1), None):
             raise ValueError(f"key {twice!r} stands twice")

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
-
 from pydantic import ValidationError
 
+from hdmap_mlflow.annotations import Document, Settings
 from hdmap_mlflow.config.documents import read_yaml
 from hdmap_mlflow.config.settings import SECTIONS, ModelConfig, RunConfig, fields
 from hdmap_mlflow.errors import BadInput, nearest, quoted
@@ -15,9 +13,9 @@ RENAMED = {"tracking.checkpoint": "tracking.model"}  # settings of before
 
 
 # -------------------------------------------------------------------------------------------- settings
-def parse_overrides(text: str) -> dict[str, Any]:
+def parse_overrides(text: str) -> Document:
     """`"model.num_neighbors=5,data.image_size=[64,64]"` as a dictionary; values are read as YAML scalars and lists."""
-    out: dict[str, Any] = {}
+    out: Document = {}
     for item in _items(text):
         if not item.strip():
             continue
@@ -71,9 +69,9 @@ def dotted_key(key: str) -> str:
     return ".".join(_owner(key))
 
 
-def dotted(layer: Mapping[str, Any]) -> dict[str, Any]:
+def dotted(layer: Settings) -> Document:
     """A layer of settings by their dotted names. Raises BadInput where two of its keys are one setting."""
-    out: dict[str, Any] = {}
+    out: Document = {}
     for key, value in layer.items():
         name = dotted_key(key)
         if name == "model.pre_trained":  # the guideline's word for our `weights`
@@ -87,10 +85,10 @@ def dotted(layer: Mapping[str, Any]) -> dict[str, Any]:
 
 def build_config(
     model: str,
-    condition: Mapping[str, Any],
+    condition: Settings,
     *,
-    defaults: Mapping[str, Any] | None = None,
-    flags: Mapping[str, Any] | None = None,
+    defaults: Settings | None = None,
+    flags: Settings | None = None,
     overrides: str = "",
 ) -> RunConfig:
     """Join the layers of settings into one checked `RunConfig`.
@@ -98,7 +96,7 @@ def build_config(
     `defaults` and the condition's `config` may be flat (the guideline's form) or dotted; `flags` are dotted,
     and `None` means not given. Raises BadInput that names the key, the value and the nearest known key.
     """
-    sections: dict[str, dict[str, Any]] = {name: {} for name in SECTIONS}
+    sections: dict[str, Document] = {name: {} for name in SECTIONS}
     given = {key: value for key, value in (flags or {}).items() if value is not None}
     for layer in (defaults or {}, condition["config"], given, parse_overrides(overrides)):
         for key, value in dotted(layer).items():
@@ -138,12 +136,12 @@ def one_line(error: ValidationError) -> str:
     return f"{where}: {message[0].lower()}{message[1:]}, got {quoted(first['input'])}"
 
 
-def with_settings(config: RunConfig, settings: Mapping[str, Any]) -> RunConfig:
+def with_settings(config: RunConfig, settings: Settings) -> RunConfig:
     """The same run with other settings of its model; they are still to be checked."""
     return RunConfig(**{**dict(config), "model": config.model.model_copy(update={"settings": dict(settings)})})
 
 
-def with_values(config: RunConfig, settings: Mapping[str, Any]) -> RunConfig:
+def with_values(config: RunConfig, settings: Settings) -> RunConfig:
     """The same run with other values for settings, by dotted name. Raises BadInput for a value that is impossible."""
     content = config.model_dump(mode="json", context={"passwords": True})
     for name, value in settings.items():

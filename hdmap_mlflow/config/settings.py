@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Literal, Self
 
 from pydantic import (
     AfterValidator,
@@ -18,6 +18,7 @@ from pydantic import (
     model_validator,
 )
 
+from hdmap_mlflow.annotations import Content, Document
 from hdmap_mlflow.config.budget import Budget
 from hdmap_mlflow.config.protocols import PROTOCOLS
 from hdmap_mlflow.errors import BadInput, masked
@@ -122,7 +123,7 @@ class ModelConfig(_Part):
 
     name: str
     weights: str = "hub"
-    settings: dict[str, Any] = {}
+    settings: Document = {}
 
 
 class TrainConfig(_Part):
@@ -203,7 +204,7 @@ class TrackingConfig(_Part):
 
     @model_validator(mode="before")
     @classmethod
-    def _of_before(cls, given: Any) -> Any:
+    def _of_before(cls, given: Content) -> Content:
         """`checkpoint` is what `model` was called."""
         if isinstance(given, dict) and "checkpoint" in given and "model" not in given:
             given = {"model" if name == "checkpoint" else name: value for name, value in given.items()}
@@ -233,7 +234,7 @@ class RunConfig(_Part):
         """`<model>/<condition>/<source>/s<seed>`."""
         return f"{self.model.name}/{self.condition}/{self.data.source_domain}/s{self.train.seed}"
 
-    def dotted(self) -> dict[str, Any]:
+    def dotted(self) -> Document:
         """Every setting by its dotted name, as plain data: `model.num_neighbors` -> 9."""
         return {f"{section}.{key}": value for section in SECTIONS for key, value in _section(self, section).items()}
 
@@ -266,6 +267,6 @@ def fields(section: str) -> list[str]:
     return [field.alias or name for name, field in SECTIONS[section].model_fields.items()]
 
 
-def _section(config: RunConfig, section: str) -> dict[str, Any]:
+def _section(config: RunConfig, section: str) -> Document:
     values = getattr(config, section).model_dump(mode="json")
     return values | values.pop("settings", {})

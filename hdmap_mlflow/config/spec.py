@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
+from hdmap_mlflow.annotations import Content
 from hdmap_mlflow.config.documents import read_yaml
 from hdmap_mlflow.errors import BadInput, nearest, one_line, quoted
 
@@ -20,7 +21,7 @@ class Part(BaseModel):
 
     @model_validator(mode="before")
     @classmethod
-    def _known(cls, given: Any) -> Any:
+    def _known(cls, given: Content) -> Content:
         for key in given if isinstance(given, dict) else ():
             if key not in cls.model_fields:
                 guess = nearest(str(key), cls.model_fields)

@@ -5,15 +5,16 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
 import torch
 from anomalib.data import AnomalibDataModule, ImageBatch, ImageItem
 from torch.utils.data import DataLoader, Dataset
+from torch.utils.data.dataloader import _BaseDataLoaderIter
 from torchvision.transforms.v2 import InterpolationMode, Resize
 
+from hdmap_mlflow.annotations import Document
 from hdmap_mlflow.config import DataConfig
 from hdmap_mlflow.data.faults import NATIVE, CutPaste
 from hdmap_mlflow.data.formats import read_map, read_mask
@@ -108,7 +109,7 @@ class MapDataset(Dataset):
 
 def loose_loader(files: Sequence[Path], batch_size: int) -> DataLoader:
     """Maps of no domain, all of one size, in the order given and at native size; nothing else is known of them."""
-    unknown: dict[str, Any] = {
+    unknown: Document = {
         "mask": "",
         "label": 0,
         "synthetic": False,
@@ -134,7 +135,7 @@ class _Loader(DataLoader):
     draw theirs in the first epoch only, and all later shuffles would be others.
     """
 
-    def __iter__(self) -> Any:
+    def __iter__(self) -> _BaseDataLoaderIter:
         if self.persistent_workers and self._iterator is not None:
             torch.empty((), dtype=torch.int64).random_()
         return super().__iter__()

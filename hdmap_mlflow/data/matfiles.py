@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from pydantic import BeforeValidator, Field, FiniteFloat, model_validator
 
 from hdmap_mlflow import __version__
+from hdmap_mlflow.annotations import Document
 from hdmap_mlflow.config import Count, DomainName, Seed
 from hdmap_mlflow.config.spec import Part, load_spec
 from hdmap_mlflow.data.formats import tiff_header
@@ -144,12 +145,12 @@ def _plan(spec: Spec, name: str, source: Path) -> Plan:
     return plan
 
 
-def _convert(spec: Spec, plans: dict[str, Plan], root: Path) -> dict[str, dict[str, Any]]:
+def _convert(spec: Spec, plans: dict[str, Plan], root: Path) -> dict[str, Document]:
     """Write every map below `root`; returns each domain's record: scaling, counts, files."""
     from rich.console import Console
     from rich.progress import Progress
 
-    record: dict[str, dict[str, Any]] = {}
+    record: dict[str, Document] = {}
     console = Console(stderr=True)
     with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
         for name, plan in plans.items():
@@ -195,7 +196,7 @@ def _recording(spec: Spec, folder: str, files: list[MatFile], place: int) -> str
     return f"{folder.replace('/', '-')}-{number:03d}"
 
 
-def _scale(spec: Spec, name: str, train: list[tuple[MatFile, Read]]) -> dict[str, Any]:
+def _scale(spec: Spec, name: str, train: list[tuple[MatFile, Read]]) -> Document:
     """`offset` and `span` of (x - offset) / span, and the train statistics where they were needed."""
     low, high = spec.domains[name].user_min, spec.domains[name].user_max
     if spec.scaling == "original":

@@ -7,12 +7,13 @@ the cards has none.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, NotRequired, TypedDict
+from typing import NotRequired, TypedDict
 
 import numpy as np
 import pandas as pd
 from sklearn.metrics import roc_auc_score
 
+from hdmap_mlflow.annotations import Document
 from hdmap_mlflow.evaluation.confounds import ConfoundCard, confounds
 from hdmap_mlflow.evaluation.damage import BandCard, bands
 from hdmap_mlflow.evaluation.intervals import auroc_interval, rate_interval
@@ -67,7 +68,7 @@ class Cards(TypedDict, total=False):
     confounds: dict[str, ConfoundCard]
     severity: dict[str, dict[str, BandCard]]  # by band, from the smallest up
     dependence: dict[str, dict[str, Dependence]]  # by class, where files in their order show some
-    adaptation: dict[str, Any]  # see `adaptation.outcome`; absent where there are no reference scores
+    adaptation: Document  # see `adaptation.outcome`; absent where there are no reference scores
 
 
 def build(

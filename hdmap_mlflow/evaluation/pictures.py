@@ -14,6 +14,7 @@ from matplotlib.figure import Figure
 from matplotlib.text import Text
 from PIL.Image import Image, fromarray
 
+from hdmap_mlflow.annotations import Model
 from hdmap_mlflow.evaluation.metrics import raw
 from hdmap_mlflow.evaluation.scoring import Scores, anomaly_maps, pixels_of
 
@@ -80,7 +81,7 @@ def title(domain: str, row: pd.Series, one: Chosen, threshold: float | None, sim
 
 
 def of_domain(
-    scores: Scores, model: Any, data: DataModule, device: str, threshold: float | None, k: int, simulated: bool
+    scores: Scores, model: Model, data: DataModule, device: str, threshold: float | None, k: int, simulated: bool
 ) -> Iterator[tuple[str, Image]]:
     """Path below the run's folder, and picture, of a domain's chosen maps.
 
@@ -92,7 +93,10 @@ def of_domain(
     images, masks = zip(*pixels_of(data.chosen_dataloader(scores.domain, rows)), strict=True)
     lacking = [row for row in rows if row not in scores.shown]
     again = anomaly_maps(model, data.chosen_dataloader(scores.domain, lacking), device)
-    heats: dict[int, Any] = {**scores.shown, **{row: heat for row, (_, heat, _) in zip(lacking, again, strict=True)}}
+    heats: dict[int, Any] = {
+        **scores.shown,
+        **{row: heat for row, (_, heat, _) in zip(lacking, again, strict=True)},
+    }
     anomalies = [heats[row] for row in rows]
     marked = data.scored[scores.domain, "test"]["mask"].ne("").to_numpy()
     heat = None if anomalies[0] is None else limits(anomalies)

@@ -6,11 +6,12 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
 
+from hdmap_mlflow.annotations import Batch, Model
 from hdmap_mlflow.data.sources import apart
 from hdmap_mlflow.data.sources import join as join_tables
 from hdmap_mlflow.errors import BadInput
@@ -89,7 +90,7 @@ class Shown:
 
 
 def score(
-    model: Any, loader: DataLoader, domain: str, split: str, device: str, progress: bool = True, shown: int = 0
+    model: Model, loader: DataLoader, domain: str, split: str, device: str, progress: bool = True, shown: int = 0
 ) -> Scores:
     """Score every map of a loader, in its order, with a fitted model in float32.
 
@@ -152,7 +153,7 @@ IMAGE_SCORES: dict[str, Callable[[Tensor], Tensor]] = {
 }
 
 
-def image_scores(model: Any, predicted: Any, size: Sequence[int]) -> Tensor:
+def image_scores(model: Model, predicted: Batch, size: Sequence[int]) -> Tensor:
     """A model's scores of a batch, (B,): its own, or a row of `IMAGE_SCORES` as `score.image` asks for.
 
     `size` is the maps' native one. Raises BadInput where the model has no anomaly map.
@@ -184,7 +185,7 @@ def not_finite(domain: str, table: pd.DataFrame, total: str = "") -> str:
     )
 
 
-def _padded(model: Any) -> bool:
+def _padded(model: Model) -> bool:
     return getattr(model, "padded", False)
 
 
@@ -211,7 +212,7 @@ def pixels_of(loader: DataLoader) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         )
 
 
-def anomaly_maps(model: Any, loader: DataLoader, device: str) -> Iterator[Found]:
+def anomaly_maps(model: Model, loader: DataLoader, device: str) -> Iterator[Found]:
     """What a model shows of every map, in order: native map, anomaly map at its size and mask, each (H, W)."""
     import torch
 

@@ -17,6 +17,7 @@ from typing import Any
 
 import psutil
 
+from hdmap_mlflow.annotations import Document
 from hdmap_mlflow.console import show_any_name
 from hdmap_mlflow.errors import BadInput, Incomplete, NotRecorded, OutOfMemory, Pruned, Stopped, Unreachable, masked
 from hdmap_mlflow.execution.task import Outcome, Status, Task
@@ -27,7 +28,7 @@ from hdmap_mlflow.process import GRACE_SECONDS, process_name
 EXIT_CODES = {"finished": 0, "failed": 1, "out_of_memory": 1, "killed": 130, "pruned": 130}
 
 
-def flow(task: Task) -> dict[str, Any]:
+def flow(task: Task) -> Document:
     """Run the task as `hdmap train` would, into the MLflow run that the executor made; returns metrics and record."""
     from hdmap_mlflow import tracking
     from hdmap_mlflow.runs.flow import execute
@@ -50,7 +51,7 @@ def flow(task: Task) -> dict[str, Any]:
     return {"metrics": dict(result.metrics), "result": _result(result.folder)}
 
 
-def _result(folder: Path) -> dict[str, Any]:
+def _result(folder: Path) -> Document:
     """The guideline's record of a run, from its folder; empty where the disk was too full for it."""
     path = folder / Artifact.RESULT
     return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
@@ -65,7 +66,7 @@ def load_hook(name: str) -> Callable[..., Any]:
         raise BadInput(f"hook {name} cannot be imported ({error}); expected module:function") from None
 
 
-def main(file: str, flow: Callable[[Task], dict[str, Any]] = flow) -> int:
+def main(file: str, flow: Callable[[Task], Document] = flow) -> int:
     """Execute a task's file; writes `outcome.json` beside it and returns the exit code."""
     signal.signal(signal.SIGTERM, _interrupt)
     os.environ.setdefault("TQDM_DISABLE", "1")

@@ -9,13 +9,16 @@ import signal
 import threading
 import time
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from hdmap_mlflow.annotations import Document
 from hdmap_mlflow.errors import BadInput, one_line
 from hdmap_mlflow.execution.task import Outcome, Share, Task
 from hdmap_mlflow.execution.watch import watch
 
 if TYPE_CHECKING:
+    from types import ModuleType
+
     from hdmap_mlflow.tracking import Store
 from hdmap_mlflow.execution.executor import Event, Executor, _lost
 
@@ -47,7 +50,7 @@ class RayExecutor(Executor):
         except BaseException:
             self.ray.shutdown()
             raise
-        self._streams: dict[Any, Task] = {}
+        self._streams: dict[Iterator[object], Task] = {}
         memory = {"memory": self.share.memory_mb * 1e6} if self.share.memory_mb else {}
         # A run that dies is the driver's to judge: Ray must not start it again by itself.
         self._remote = self.ray.remote(watch).options(
@@ -64,7 +67,7 @@ class RayExecutor(Executor):
         ready, _ = self.ray.wait(list(self._streams), num_returns=1, timeout=timeout)
         return [event for stream in ready if (event := self._next(stream))]
 
-    def _next(self, stream: Any) -> Event | None:
+    def _next(self, stream: Iterator[object]) -> Event | None:
         """What a stream says next; a worker that is gone is the end of its run."""
         try:
             event = self.ray.get(next(stream))
@@ -85,12 +88,12 @@ class RayExecutor(Executor):
         self.ray.shutdown()
 
 
-def _connect(address: str | None, devices: int | None) -> Any:
+def _connect(address: str | None, devices: int | None) -> ModuleType:
     try:
         import ray
     except ImportError:
         raise BadInput(WITHOUT_RAY) from None
-    where: dict[str, Any] = {"address": address}
+    where: Document = {"address": address}
     if not address:  # nothing large goes through Ray, so its object store is the smallest that it accepts
         where = {"address": "local", "num_gpus": devices, "include_dashboard": False, "object_store_memory": 80_000_000}
     # A user does nothing with the line on the token that Ray's own processes greet each other with.

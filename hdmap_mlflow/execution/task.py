@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from hdmap_mlflow.annotations import Document
 from hdmap_mlflow.config import CheckedConfig
 from hdmap_mlflow.execution.gpus import Idle
 
@@ -33,7 +34,7 @@ class Task(_Plain):
     parent: str | None = None
     tags: dict[str, str] = {}
     hook: str | None = None
-    arguments: dict[str, Any] = {}
+    arguments: Document = {}
     run_id: str = ""  # of the MLflow run, made by the executor
     seen: tuple[str, ...] | None = None  # runs of its fingerprint that claim nothing; None: it is run in any case
     command: tuple[str, ...] | None = None  # of the child, before the task's file; None: our child module
@@ -80,4 +81,4 @@ class Outcome(_Plain):
     log: Path | None = None
     text: str = ""  # the end of the log
     metrics: dict[str, float] = {}
-    result: dict[str, Any] = {}
+    result: Document = {}

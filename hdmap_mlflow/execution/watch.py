@@ -12,10 +12,10 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import psutil
 
+from hdmap_mlflow.annotations import Document
 from hdmap_mlflow.errors import BadInput
 from hdmap_mlflow.execution import forks
 from hdmap_mlflow.execution.gpus import wait_until_idle
@@ -49,7 +49,7 @@ def watch(task: Task, share: Share, stopped: Callable[[], bool] = lambda: False)
             status, reason = "failed", str(problem)
         report = file.with_name("outcome.json")
         said = Outcome.model_validate_json(report.read_text(encoding="utf-8")) if report.exists() else None
-    ended: dict[str, Any] = {"seconds": time.monotonic() - began, "host": host, "gpu": gpu, "log": log}
+    ended: Document = {"seconds": time.monotonic() - began, "host": host, "gpu": gpu, "log": log}
     ended["text"] = _end_of(log, start)
     if said and (said.status == "finished" or status == "failed"):
         yield said.model_copy(update=ended)

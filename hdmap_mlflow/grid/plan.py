@@ -11,11 +11,12 @@ from dataclasses import dataclass, replace
 from functools import cache
 from itertools import product
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from hdmap_mlflow import config as configuration
+from hdmap_mlflow.annotations import Content
 from hdmap_mlflow.config import CheckedConfig, DataConfig, RunConfig, Seed, TrainConfig
 from hdmap_mlflow.config.conditions import DEFAULT_CONDITION, DEFAULT_MODEL
 from hdmap_mlflow.data import dataset
@@ -286,7 +287,7 @@ def _sources(value: object, domains: Sequence[str]) -> list[str]:
     return [*dict.fromkeys(DataConfig(source_domain=one).source_domain for one in chosen)]
 
 
-def _without(source: str, targets: Any) -> Any:
+def _without(source: str, targets: Content) -> Content:
     """The targets of a source; `auto` leaves it out by itself."""
     return targets if targets == "auto" else [name for name in targets if name not in sources_of(source)]
 

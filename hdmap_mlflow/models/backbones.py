@@ -14,6 +14,7 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from hdmap_mlflow.annotations import Document, Model
 from hdmap_mlflow.config import RunConfig
 from hdmap_mlflow.errors import BadInput, Unreachable, one_line
 from hdmap_mlflow.files import cache_dir, expanded, kept_folder
@@ -256,7 +257,7 @@ def random_weights() -> Iterator[None]:
         timm.create_model, WeightsEnum.get_state_dict = create, state
 
 
-def leave_files_out(model: Any) -> None:
+def leave_files_out(model: Model) -> None:
     """Keep the random weights of models that fetch files of their own when their training starts."""
     if hasattr(model, "prepare_pretrained_model"):  # EfficientAD's teacher, DSR's dictionary
         model.prepare_pretrained_model = lambda: None
@@ -274,7 +275,7 @@ def weights_digest(module: nn.Module) -> str:
 
 def fre_input_dim(config: RunConfig) -> int:
     """Channels x height x width of FRE's layer after its pooling."""
-    published: dict[str, Any] = {"backbone": "resnet50", "layer": "layer3", "pooling_kernel_size": 2}
+    published: Document = {"backbone": "resnet50", "layer": "layer3", "pooling_kernel_size": 2}
     settings = published | config.model.settings
     known = layers(settings["backbone"])
     if settings["layer"] not in known:

@@ -7,9 +7,10 @@ import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 from urllib.error import URLError
 
+from hdmap_mlflow.annotations import Document, Settings
 from hdmap_mlflow.config import CheckedConfig, RunConfig, with_settings
 from hdmap_mlflow.errors import BadInput, BadSetting, Unreachable, nearest, one_line
 from hdmap_mlflow.models import backbones, signature
@@ -58,7 +59,7 @@ def check(config: RunConfig) -> CheckedConfig:
     return checked
 
 
-def _follow(entry: ModelEntry, settings: Mapping[str, Any]) -> dict[str, Any]:
+def _follow(entry: ModelEntry, settings: Settings) -> Document:
     """What follows from a run's backbone where the run leaves it out: its layers, by their strides, and its student."""
     taken, rule = signature.parameters(entry.path), entry.weights
     if not (rule and rule.strides):
@@ -74,7 +75,7 @@ def _follow(entry: ModelEntry, settings: Mapping[str, Any]) -> dict[str, Any]:
     return student | {name: value for name, value in named.items() if name in taken}
 
 
-def _checked_weights(model: str, entry: ModelEntry, config: RunConfig, settings: dict[str, Any]) -> str:
+def _checked_weights(model: str, entry: ModelEntry, config: RunConfig, settings: Document) -> str:
     rule, weights = entry.weights, config.model.weights
     assert rule is not None
     name = settings.get(rule.setting, "")
@@ -137,7 +138,7 @@ def _check_rising(setting: str, name: str, chosen: Sequence[str]) -> None:
         )
 
 
-def _check_timm(rule: Weights, name: str, settings: Mapping[str, Any]) -> list[str]:
+def _check_timm(rule: Weights, name: str, settings: Settings) -> list[str]:
     """The layers, by name, that features are taken from. Raises BadInput for what timm or anomalib cannot make."""
     import timm
 
@@ -159,7 +160,7 @@ def _check_timm(rule: Weights, name: str, settings: Mapping[str, Any]) -> list[s
     return chosen
 
 
-def components(config: RunConfig) -> dict[str, Any]:
+def components(config: RunConfig) -> Document:
     """What stands around every model, so that all are judged alike: resize and scale before it, nothing behind it.
 
     anomalib's post-processor clamps scores to [0, 1] with source statistics; under domain shift that makes
@@ -189,7 +190,7 @@ def components(config: RunConfig) -> dict[str, Any]:
     }
 
 
-def build(config: CheckedConfig, *, fetch: bool = True, parts: Mapping[str, Any] | None = None) -> AnomalibModule:
+def build(config: CheckedConfig, *, fetch: bool = True, parts: Settings | None = None) -> AnomalibModule:
     """A new model, ready to fit, among its `components` or the `parts` given in their place.
 
     `fetch=False` leaves weights random that a checkpoint will replace. Raises BadInput if weights cannot be had.

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from hdmap_mlflow.annotations import Model
 from hdmap_mlflow.config import CheckedConfig, build_config, dotted_key, packaged_conditions
 from hdmap_mlflow.data import dataset, simulate
 from hdmap_mlflow.models import builder, signature
@@ -147,7 +148,7 @@ def _fit(run: CheckedConfig, model: AnomalibModule, datamodule: MultiDomainHDMAP
     return folder / "checkpoint" / "model.ckpt"
 
 
-def _scores(model: Any, datamodule: MultiDomainHDMAPDataModule, batch: int = 4) -> Tensor:
+def _scores(model: Model, datamodule: MultiDomainHDMAPDataModule, batch: int = 4) -> Tensor:
     """Raw scores (n,) of the target's maps, as a run computes them."""
     import torch
 
@@ -168,7 +169,7 @@ def _scores(model: Any, datamodule: MultiDomainHDMAPDataModule, batch: int = 4) 
     return torch.cat(scores)
 
 
-def _check_features(model: Any, datamodule: MultiDomainHDMAPDataModule) -> None:
+def _check_features(model: Model, datamodule: MultiDomainHDMAPDataModule) -> None:
     """Of a model that offers them: a finite vector per patch of every image."""
     import torch
 

@@ -8,10 +8,11 @@ import os
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
+from hdmap_mlflow.annotations import Document, Model
 from hdmap_mlflow.errors import BadInput, one_line
 
 if TYPE_CHECKING:
@@ -22,13 +23,13 @@ MAPS, SCORE = "maps", "score"  # the names of the file's input, float32 (n, H, W
 BATCH = 32
 # Two ways to write a model: by what a pair of maps went through, which is quick, whose blind spots the scores show;
 # and by the model's code, which takes a minute and knows other operators.
-WAYS: tuple[dict[str, Any], ...] = (
+WAYS: tuple[Document, ...] = (
     {"dynamo": False, "dynamic_axes": {MAPS: {0: "n"}, SCORE: {0: "n"}}, "opset_version": 18},
     {"dynamo": True, "dynamic_shapes": ({0: "n"},), "external_data": False},
 )
 
 
-def export(model: Any, sample: np.ndarray, path: Path) -> float:
+def export(model: Model, sample: np.ndarray, path: Path) -> float:
     """Write a fitted model as an ONNX file, once onnxruntime gives its scores; returns the largest difference in sd.
 
     `sample` are maps of native size, float32 (n, H, W), n at least 2, on which both are compared: the file takes maps
@@ -74,7 +75,7 @@ def check_packages() -> None:
         raise BadInput(f"{' and '.join(lost)} are not installed; pip install 'hdmap_mlflow[onnx]'")
 
 
-def _scorer(model: Any, height: int, width: int) -> nn.Module:
+def _scorer(model: Model, height: int, width: int) -> nn.Module:
     """Maps (n, height, width) to raw scores (n,): resized and scaled as in a run, then the model's own forward pass.
 
     A resize is linear and separable, so two matrices do it: ONNX's own is not torch's.

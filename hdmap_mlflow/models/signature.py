@@ -21,6 +21,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError, create_model
 from pydantic_core import PydanticSerializationError, to_json
 
 from hdmap_mlflow import __version__
+from hdmap_mlflow.annotations import Document, Settings
 from hdmap_mlflow.errors import BadInput, nearest, one_line, quoted
 from hdmap_mlflow.numbers import misread
 
@@ -155,7 +156,7 @@ def _type(parameter: inspect.Parameter) -> object:
     return parameter.annotation
 
 
-def check(model: str, path: str, given: Mapping[str, object]) -> dict[str, Any]:
+def check(model: str, path: str, given: Mapping[str, object]) -> Document:
     """Settings of a model as its signature types them, and the class's own defaults for those not given.
 
     Values are JSON's: enumerations by value, paths as text, tuples as lists. Raises BadInput that names the key and the
@@ -169,7 +170,7 @@ def check(model: str, path: str, given: Mapping[str, object]) -> dict[str, Any]:
     return settings.model_dump(mode="json", exclude={name for name in defaults if not _is_writable(defaults[name])})
 
 
-def arguments(path: str, settings: Mapping[str, object]) -> dict[str, Any]:
+def arguments(path: str, settings: Mapping[str, object]) -> Document:
     """Checked settings as the constructor types them: members of enumerations, paths and tuples again.
 
     Raises BadInput as `check` does: a record may be of another version of the class.
@@ -178,7 +179,7 @@ def arguments(path: str, settings: Mapping[str, object]) -> dict[str, Any]:
     return {name: getattr(typed, name) for name in settings}
 
 
-def _read(model: str, path: str, given: Mapping[str, Any]) -> BaseModel:
+def _read(model: str, path: str, given: Settings) -> BaseModel:
     known = schema(path).model_fields
     for key in given:
         if key not in known:

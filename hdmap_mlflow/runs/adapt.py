@@ -5,13 +5,13 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from hdmap_mlflow.adaptation import outcome
 from hdmap_mlflow.adaptation.chain import check, check_model, model_adapter, words, working
 from hdmap_mlflow.adaptation.outcome import AdaptationCard
+from hdmap_mlflow.annotations import Document
 from hdmap_mlflow.config import AdaptConfig, CheckedConfig, with_values
 from hdmap_mlflow.data import layout
 from hdmap_mlflow.data.folder import find_domains
@@ -77,7 +77,7 @@ def adapt(
                 written.artifact(scoring.write(one, Path(folder)), Artifact.SCORES)
     written.metrics(found.metrics)
     cards = record.cards
-    kept = cards.get("adaptation") or dict[str, Any](found.card)
+    kept = cards.get("adaptation") or Document(found.card)
     cards["adaptation"] = kept | {"curve": outcome.joined(kept["curve"], found.card["curve"])}
     written.json(cards, Artifact.CARDS)
     return found.card

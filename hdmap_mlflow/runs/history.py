@@ -6,13 +6,14 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
 from pydantic import BaseModel, FiniteFloat, ValidationError
 
 from hdmap_mlflow import config as configuration
+from hdmap_mlflow.annotations import Content, Document
 from hdmap_mlflow.config import CheckedConfig
 from hdmap_mlflow.config.documents import read_json as read_plain
 from hdmap_mlflow.data.sources import join
@@ -44,7 +45,7 @@ class _Adaptation(BaseModel, strict=True, extra="allow"):
 class _Cards(BaseModel, strict=True, extra="allow"):
     """What is read of the cards that a run kept."""
 
-    __pydantic_extra__: dict[str, dict[str, Any]]
+    __pydantic_extra__: dict[str, Document]
     shift: dict[str, dict[str, FiniteFloat]] = {}
     saturation: dict[str, _Saturation] = {}
     adaptation: _Adaptation | None = None
@@ -238,7 +239,7 @@ def as_scores(record: RunRecord) -> tuple[Scores, list[Scores]]:
     return source, [Scores(d, record.scores[d]) for d in record.targets]
 
 
-def read_json(uri: str, run_id: str, name: str) -> Any:
+def read_json(uri: str, run_id: str, name: str) -> Content:
     """A JSON artifact of a run. Raises BadInput if the run has none of that name."""
     from hdmap_mlflow import tracking
 
@@ -248,7 +249,7 @@ def read_json(uri: str, run_id: str, name: str) -> Any:
         raise BadInput(f"run {run_id}: {name} cannot be read ({one_line(error)}); train it again") from None
 
 
-def read_file(path: Path) -> Any:
+def read_file(path: Path) -> Content:
     """A JSON file. Raises BadInput that names it."""
     try:
         return read_plain(path.read_text(encoding="utf-8"))

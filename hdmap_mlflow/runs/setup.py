@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from hdmap_mlflow import config as configuration
 from hdmap_mlflow.adaptation import chain, draw
+from hdmap_mlflow.annotations import Settings
 from hdmap_mlflow.config import CheckedConfig, RunConfig
 from hdmap_mlflow.config.budget import Budget
 from hdmap_mlflow.config.conditions import DEFAULT_CONDITION, DEFAULT_MODEL
@@ -24,7 +25,7 @@ def configure(
     model: str = DEFAULT_MODEL,
     condition: str = DEFAULT_CONDITION,
     conditions: str | None = None,
-    flags: Mapping[str, Any] | None = None,
+    flags: Settings | None = None,
     overrides: str = "",
 ) -> CheckedConfig:
     """The checked configuration of a model's condition. Raises BadInput before any weight or map is read."""
@@ -36,9 +37,7 @@ def configure(
     return config
 
 
-def compose(
-    model: str, condition: str, conditions: str | None, flags: Mapping[str, Any] | None, overrides: str
-) -> RunConfig:
+def compose(model: str, condition: str, conditions: str | None, flags: Settings | None, overrides: str) -> RunConfig:
     """The configuration before the model's class has checked its settings, which costs the import of torch."""
     from hdmap_mlflow.models import registry
 

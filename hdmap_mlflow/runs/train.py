@@ -22,6 +22,7 @@ from lightning.pytorch.callbacks import Timer
 from lightning.pytorch.callbacks.early_stopping import EarlyStopping, EarlyStoppingReason
 from lightning.pytorch.loggers import TensorBoardLogger
 
+from hdmap_mlflow.annotations import Document
 from hdmap_mlflow.config import RunConfig, TrainConfig
 from hdmap_mlflow.config.budget import Budget
 from hdmap_mlflow.errors import BadInput
@@ -113,7 +114,7 @@ def fit(
     stem = f"{config.model.name.replace(':', '.')}_multi_domain_{config.data.source_domain[:DOMAIN_BYTES]}"
     early_stopping = EarlyStopping(MONITOR, mode="max", patience=settings.early_stopping_patience)
     name = f"{stem}_{{epoch:02d}}_{{{MONITOR}:.4f}}" if trains else stem
-    watch: Any = {"monitor": MONITOR, "mode": "max"} if trains else {}
+    watch: Document = {"monitor": MONITOR, "mode": "max"} if trains else {}
     # The optimizer's state would triple the file.
     best = ModelCheckpoint(workdir / Artifact.CHECKPOINT, name, save_weights_only=True, **watch)
     callbacks: list[Callback] = [best]

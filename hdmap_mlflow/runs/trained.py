@@ -10,12 +10,13 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, cast
+from typing import TYPE_CHECKING, ClassVar, cast
 
 import numpy as np
 import pandas as pd
 from pydantic import BaseModel, ValidationError
 
+from hdmap_mlflow.annotations import Batch, Model
 from hdmap_mlflow.config import CheckedConfig
 from hdmap_mlflow.data import dataset
 from hdmap_mlflow.data.dataset import Dataset
@@ -42,7 +43,7 @@ class Trained:
 
     record: RunRecord
     config: CheckedConfig
-    model: Any  # an AnomalibModule, whose components are set
+    model: Model  # an AnomalibModule, whose components are set
     device: str
     size: tuple[int, int] | None = None  # of the maps, native; None for a run of before
 
@@ -54,7 +55,7 @@ class Trained:
 
         from hdmap_mlflow.data.datamodule import loose_batch, on_device
 
-        began, batch, model = time.perf_counter(), cast(Any, loose_batch(maps)), cast(Any, self.model)
+        began, batch, model = time.perf_counter(), cast(Batch, loose_batch(maps)), cast(Model, self.model)
         model.to(self.device).eval()
         with torch.inference_mode():
             batch.image = model.pre_processor.transform(on_device(batch.image, self.device))

@@ -8,12 +8,13 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import groupby
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pandas as pd
 from filelock import FileLock, Timeout
 
 from hdmap_mlflow import interrupt
+from hdmap_mlflow.annotations import Document
 from hdmap_mlflow.config import own_experiment
 from hdmap_mlflow.console import markdown_table
 from hdmap_mlflow.data.formats import check_values, is_map, read_map
@@ -38,7 +39,7 @@ BATCH = 32
 LOOKS = 3  # at a file that cannot be read and changes no more, before it is given up
 # One row per map: times in ns and ms since 1970, `looked` the same for all maps of one look; `problem` says why a map
 # has no score, and is empty where it has one.
-COLUMNS: dict[str, Any] = {
+COLUMNS: Document = {
     **dict.fromkeys(("run", "path"), "object"),
     **dict.fromkeys(("bytes", "modified_ns", "looked"), "int64"),
     **dict.fromkeys(("score", "threshold"), "float64"),
@@ -125,7 +126,7 @@ def point(log: pd.DataFrame, known: pd.DataFrame) -> dict[str, float]:
     """
     scored = log[log["problem"] == ""]
     recent = scored.tail(WINDOW)
-    values: dict[str, Any] = {"maps": len(scored), "unreadable": len(log) - len(scored)}
+    values: Document = {"maps": len(scored), "unreadable": len(log) - len(scored)}
     if len(recent):
         score = recent["score"]
         values |= {"score_q50": score.median(), "score_q95": score.quantile(0.95), "score_max": score.max()}

@@ -14,12 +14,13 @@ from dataclasses import asdict
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
 
 from hdmap_mlflow import __version__, interrupt
+from hdmap_mlflow.annotations import Document
 from hdmap_mlflow.config.spec import load_spec
 from hdmap_mlflow.data.built import BUILT
 from hdmap_mlflow.data.formats import read_map, tiff_header
@@ -101,7 +102,7 @@ def _alone(out: Path, key: str) -> Iterator[None]:
         lock.release()
 
 
-def _all(recordings: list[Recording], spec: Spec, folder: Path) -> Iterator[dict[str, Any]]:
+def _all(recordings: list[Recording], spec: Spec, folder: Path) -> Iterator[Document]:
     """What each recording gave, under a bar; one that was done before an interrupt is not done again."""
     from rich.console import Console
     from rich.progress import Progress
@@ -121,9 +122,9 @@ def _move(bar: Progress, task: TaskID, before: int, share: float) -> None:
     bar.update(task, completed=before + share)
 
 
-def _built(one: Recording, spec: Spec, folder: Path, passed: Callable[[float], None]) -> dict[str, Any]:
+def _built(one: Recording, spec: Spec, folder: Path, passed: Callable[[float], None]) -> Document:
     """Write the maps of a recording; returns what metadata.csv and BUILT.json say of it."""
-    domains, rows = list(one.record.signals), list[dict[str, Any]]()
+    domains, rows = list(one.record.signals), list[Document]()
     place = folder / RAW if spec.align == "rows" else folder
     header = tiff_header(spec.gears.rows, spec.gears.columns)
 
@@ -176,7 +177,7 @@ def _aligned(rows: pd.DataFrame, folder: Path, domain: str) -> pd.DataFrame:
     return rows.assign(moved_rows=[one.rows for one in shift], alignment=[one.correlation for one in shift])
 
 
-def _finish(done: list[dict[str, Any]], spec: Spec, spec_path: Path, source: Path, folder: Path) -> None:
+def _finish(done: list[Document], spec: Spec, spec_path: Path, source: Path, folder: Path) -> None:
     """Align the maps, and write what is known of them and of their making, once they are all there."""
     table = pd.DataFrame([row for one in done for row in one["maps"]])
     if spec.align == "rows":

@@ -6,7 +6,7 @@ import contextlib
 import json
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from filelock import FileLock, Timeout
 from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, RunTag
@@ -14,6 +14,7 @@ from mlflow.tracking import MlflowClient
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from hdmap_mlflow import interrupt
+from hdmap_mlflow.annotations import Document
 from hdmap_mlflow.errors import BadInput
 from hdmap_mlflow.tracking import model
 
@@ -45,7 +46,7 @@ class Entry(_Line):
     time: int = 0
     dataset: Input | None = None
     file: str = ""  # or a folder, relative to the run's own where it lies there
-    content: dict[str, Any] | None = None  # of a JSON file
+    content: Document | None = None  # of a JSON file
     to: str = ""  # the folder of the artifact; of `content` its name
     extra: bool = False  # the run stands without it
     model: bool = False  # `file` is the folder of its model

@@ -10,7 +10,7 @@ import re
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import mlflow
 import numpy as np
@@ -20,6 +20,7 @@ from mlflow.exceptions import MlflowException
 from mlflow.store.artifact.models_artifact_repo import REGISTERED_MODEL_META_FILE_NAME
 from mlflow.tracking import MlflowClient
 
+from hdmap_mlflow.annotations import Document
 from hdmap_mlflow.errors import BadInput
 from hdmap_mlflow.names import AUROC, PREFIX, Artifact, Scope, Tag, metric_name
 from hdmap_mlflow.tracking import fetched
@@ -276,7 +277,7 @@ def _default_store(uri: str) -> Iterator[None]:
         os.environ |= before
 
 
-def registered(uri: str) -> Sequence[dict[str, Any]]:
+def registered(uri: str) -> Sequence[Document]:
     """What is registered, one row per version, the newest of a name first."""
     client, rows = reader(uri), []
     for model in client.search_registered_models():

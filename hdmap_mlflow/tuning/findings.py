@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from optuna.trial import FrozenTrial, TrialState
 
 from hdmap_mlflow import config as configuration
+from hdmap_mlflow.annotations import Document, Settings
 from hdmap_mlflow.console import markdown_table
 from hdmap_mlflow.names import MEAN_AUROC, SOURCE_AUROC, VAL_AUROC, WORST_AUROC
 from hdmap_mlflow.tuning.space import Space
@@ -43,8 +44,8 @@ class Conclusion:
 
     trials: Sequence[FrozenTrial]
     best: FrozenTrial
-    rows: Sequence[Mapping[str, Any]]
-    condition: Mapping[str, Any]  # the content of a condition file
+    rows: Sequence[Settings]
+    condition: Settings  # the content of a condition file
     command: str
     refits: Sequence[Refit] = ()
 
@@ -55,10 +56,10 @@ def figures(study: optuna.Study, objectives: Sequence[str]) -> Iterator[tuple[st
 
     done = [t for t in study.get_trials(deepcopy=False) if t.state == TrialState.COMPLETE]
     spread = {t.values[0] for t in done}
-    first: dict[str, Any] = {"target_name": objectives[0]}
+    first: Document = {"target_name": objectives[0]}
     if len(objectives) > 1:
         first["target"] = lambda trial: trial.values[0]
-    drawn: dict[str, Any] = {}
+    drawn: Document = {}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # Optuna calls its plots experimental
         drawn["optimization_history"] = plots.plot_optimization_history(study, **first)
@@ -108,7 +109,7 @@ def state(trial: FrozenTrial) -> str:
 
 
 def condition_file(
-    space: Space, condition: Mapping[str, Any], overrides: str, name: str, description: str, settings: Mapping[str, Any]
+    space: Space, condition: Settings, overrides: str, name: str, description: str, settings: Settings
 ) -> dict[str, dict[str, object]]:
     """A condition file that trains with settings as the study's trials did, in the guideline's form."""
     content: dict[str, object] = {}

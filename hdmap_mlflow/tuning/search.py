@@ -7,12 +7,13 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from itertools import product
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from pydantic import Field, TypeAdapter, ValidationError
 
 from hdmap_mlflow import config as configuration
 from hdmap_mlflow.adaptation import chain
+from hdmap_mlflow.annotations import Document, Settings
 from hdmap_mlflow.config import RunConfig, Seed, with_values
 from hdmap_mlflow.data import dataset
 from hdmap_mlflow.errors import BadInput, nearest, quoted
@@ -46,7 +47,7 @@ class Search:
     wanted: SearchRequest
     name: str
     place: StudyStorage
-    condition: Mapping[str, Any]
+    condition: Settings
     space: Space
     data: dataset.Dataset
     code: str  # digest of the model's, for the fingerprints
@@ -86,7 +87,7 @@ class Search:
     def task(self, asked: Asked, launch: Launch, parent: str) -> Task:
         """A trial for a process of its own. Raises BadInput for settings that the model does not take together."""
         config, tags = self.trial(asked)
-        more: dict[str, Any] = {}
+        more: Document = {}
         if self.pruner != "none":
             told = {"storage": self.place.url, "study": self.name, "trial_id": asked.trial_id, "pruner": self.pruner}
             more = {

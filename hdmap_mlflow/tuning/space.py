@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from pydantic import ValidationError
 
 from hdmap_mlflow import config as configuration
+from hdmap_mlflow.annotations import Settings
 from hdmap_mlflow.config import RunConfig
 from hdmap_mlflow.errors import BadInput, nearest, quoted
 from hdmap_mlflow.models.searchspace import DIMENSION, Dimension, Plain
@@ -83,7 +84,7 @@ class Space:
         return out
 
 
-def read(model: str, condition: Mapping[str, Any], flags: Mapping[str, object], overrides: str = "") -> Space:
+def read(model: str, condition: Settings, flags: Mapping[str, object], overrides: str = "") -> Space:
     """The space of a model with a condition's `search` applied, its range ends checked against the model's class.
 
     `search` maps a setting to a value (then it is fixed), to a narrower range (`{"low": .., "high": ..}` or

@@ -12,6 +12,7 @@ from anomalib.models.image.cfa.loss import CfaLoss
 from anomalib.models.image.cfa.torch_model import CfaModel, CoordConv2d, Descriptor
 from torch import Tensor, nn
 
+from hdmap_mlflow.annotations import Model
 from hdmap_mlflow.models.parts.features import Pyramid
 
 PUBLISHED = ("vgg19_bn", "resnet18", "wide_resnet50_2")
@@ -38,7 +39,7 @@ class FreeDescriptor(Descriptor):
 class FreeCfa(CfaModel):
     """anomalib's coupled hyperspheres, about the features of any backbone."""
 
-    feature_extractor: Any
+    feature_extractor: Model
 
     def __init__(
         self, backbone: str, gamma_c: int, gamma_d: int, neighbours: int, hard_negatives: int, radius: float
@@ -60,7 +61,7 @@ class FreeCfa(CfaModel):
 class Cfa(_Cfa):
     """Lee et al., CFA: Coupled-hypersphere-based Feature Adaptation, IEEE Access 2022."""
 
-    model: Any
+    model: Model
 
     def __init__(
         self,

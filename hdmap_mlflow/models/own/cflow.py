@@ -10,8 +10,11 @@ from typing import Any, Literal
 
 import torch
 from anomalib.models.image import Cflow as _Cflow
+from lightning.pytorch.utilities.types import STEP_OUTPUT
 from torch import Tensor, nn
 from torch.nn.functional import interpolate
+
+from hdmap_mlflow.annotations import Batch, Model
 
 STRIDE = 32  # of the coarsest layer that a backbone has
 
@@ -50,9 +53,9 @@ class _Largest(nn.Module):
 class Cflow(_Cflow):
     """Gudovskiy et al., CFLOW-AD: Real-Time Unsupervised Anomaly Detection with Localization, WACV 2022."""
 
-    model: Any
+    model: Model
     trainer: Any
-    pre_processor: Any
+    pre_processor: Model
 
     # anomalib keeps the name of a decoder and always makes this one: another is refused where settings are checked.
     def __init__(self, *args: Any, decoder: Literal["freia-cflow"] = "freia-cflow", **kwargs: Any) -> None:
@@ -60,7 +63,7 @@ class Cflow(_Cflow):
         self.model.anomaly_map_generator = FixedReference(len(self.model.pool_layers))
         self.fibres = self.model.fiber_batch_size
 
-    def training_step(self, batch: Any, *args: Any, **kwargs: Any) -> Any:
+    def training_step(self, batch: Batch, *args: object, **kwargs: object) -> STEP_OUTPUT:
         """As anomalib's; a short last batch takes as many fibres as it has, where anomalib's would raise."""
         count, _, height, width = batch.image.shape
         self.model.fiber_batch_size = min(self.fibres, count * (height // STRIDE) * (width // STRIDE))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
 from anomalib.models.components import AnomalibModule
 from anomalib.models.image import Csflow as _Csflow
@@ -18,6 +18,7 @@ from FrEIA.framework import GraphINN, InputNode, Node, OutputNode
 from torch import Tensor, nn
 from torch.nn.functional import interpolate
 
+from hdmap_mlflow.annotations import Model
 from hdmap_mlflow.models.parts.features import Pyramid
 
 PUBLISHED = "efficientnet_b5"
@@ -63,7 +64,7 @@ class FreeFlow(CrossScaleFlow):
 class FreeCsflow(CsFlowModel):
     """anomalib's cross-scale flow, in the channels of any backbone's features."""
 
-    feature_extractor: Any
+    feature_extractor: Model
 
     def __init__(
         self, size: tuple[int, int], hidden: int, blocks: int, clamp: int, num_channels: int, backbone: str
@@ -79,7 +80,7 @@ class FreeCsflow(CsFlowModel):
 class Csflow(_Csflow):
     """Rudolph et al., Fully Convolutional Cross-Scale-Flows for Image-based Defect Detection, WACV 2022."""
 
-    model: Any
+    model: Model
 
     def __init__(
         self,
@@ -95,6 +96,6 @@ class Csflow(_Csflow):
             super().__init__(*flow, **components)
             return
         AnomalibModule.__init__(self, **components)
-        size: Any = self.input_size  # of the pre-processor, which is always ours
+        size = cast(tuple[int, int], self.input_size)  # of the pre-processor, which is always ours
         self.model = FreeCsflow(size, *flow, backbone)
         self.loss = CsFlowLoss()

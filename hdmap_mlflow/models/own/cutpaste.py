@@ -6,8 +6,6 @@ added patches of `data.faults`, and the classifier's own output as the score in 
 
 from __future__ import annotations
 
-from typing import Any
-
 import timm
 import torch
 from anomalib import LearningType
@@ -18,9 +16,11 @@ from anomalib.models.components import AnomalibModule
 from anomalib.post_processing import PostProcessor
 from anomalib.pre_processing import PreProcessor
 from anomalib.visualization import Visualizer
+from lightning.pytorch.utilities.types import STEP_OUTPUT, OptimizerLRScheduler
 from torch import Tensor, nn
 from torchvision.transforms.v2 import Compose, Normalize, Resize
 
+from hdmap_mlflow.annotations import Batch, Document
 from hdmap_mlflow.data.faults import CutPaste
 from hdmap_mlflow.errors import BadInput
 
@@ -47,12 +47,12 @@ class CutPasteModule(AnomalibModule):
         if self.input_size:
             self.faults.check_fits(*self.input_size)
 
-    def configure_optimizers(self) -> Any:
+    def configure_optimizers(self) -> OptimizerLRScheduler:
         """AdamW without a schedule: with one, the project's `train.optimizer` could not replace it."""
         return torch.optim.AdamW(self.model.parameters(), lr=self.learning_rate, weight_decay=self.weight_decay)
 
     @property
-    def trainer_arguments(self) -> dict[str, Any]:
+    def trainer_arguments(self) -> Document:
         """No gradient clipping, and no validation before training."""
         return {"gradient_clip_val": 0, "num_sanity_val_steps": 0}
 
@@ -137,13 +137,13 @@ class CutPasteClassifier(CutPasteModule):
         self.model = CutPasteModel(backbone, pre_trained)
         self.loss = nn.BCEWithLogitsLoss()
 
-    def training_step(self, batch: Any, *args: Any, **kwargs: Any) -> Tensor:
+    def training_step(self, batch: Batch, *args: object, **kwargs: object) -> Tensor:
         """Put faults on some of the healthy maps and learn which."""
         images, _, severity = self.faults.paste_batch(batch.image)
         loss = self.loss(self.model.logits(images), (severity > 0).to(images))
         self.log("train_loss", loss.detach(), on_step=False, on_epoch=True, prog_bar=True, batch_size=len(images))
         return loss
 
-    def validation_step(self, batch: Any, *args: Any, **kwargs: Any) -> Any:
+    def validation_step(self, batch: Batch, *args: object, **kwargs: object) -> STEP_OUTPUT:
         """The batch with `pred_score` (raw)."""
         return batch.update(pred_score=self.model.logits(batch.image))

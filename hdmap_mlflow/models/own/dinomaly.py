@@ -9,6 +9,7 @@ the worst places alone, and dropout of whole rows and of keys, so that the decod
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 from typing import Annotated, Any
 
@@ -16,9 +17,12 @@ import torch
 from anomalib.models.image import Dinomaly as _Dinomaly
 from anomalib.models.image import InpFormer as _InpFormer
 from anomalib.models.image.dinomaly.components.optimizer import WarmCosineScheduler
+from lightning.pytorch.utilities.types import OptimizerLRScheduler, OptimizerLRSchedulerConfig
 from pydantic import Field
 from torch import Tensor, nn
 from torch.nn.functional import cosine_similarity
+
+from hdmap_mlflow.annotations import Model
 
 WARM_UP = 100  # steps, as published, but never more than a tenth of the training
 
@@ -31,7 +35,7 @@ class Schedule(WarmCosineScheduler):
         self.schedule = self.schedule * factor
 
 
-def by_steps(optimizers: Any) -> dict[str, Any]:
+def by_steps(optimizers: Any) -> OptimizerLRSchedulerConfig:
     """The one optimizer with its schedule, moved every step; peak and final rate are the published ones."""
     [optimizer], [schedule] = optimizers
     total, peak = schedule.total_iters, float(max(schedule.schedule))
@@ -110,7 +114,7 @@ class Dinomaly(_Dinomaly):
         **kwargs: Any,
     ) -> None:
         super().__init__(*args, **kwargs)
-        model: Any = self.model
+        model: Model = self.model
         if topk_ratio < 1:
             model.loss_fn = TopLoss(topk_ratio)
         if row_dropout:
@@ -124,16 +128,16 @@ class Dinomaly(_Dinomaly):
         if fuse_layer_decoder is not None:
             self.model.fuse_layer_decoder = fuse_layer_decoder
 
-    def _say_grid(self, rows: RowDropout) -> Any:
+    def _say_grid(self, rows: RowDropout) -> Callable[[Model, tuple[Tensor, ...]], None]:
         """A hook by which the rows know how many patches an image has."""
 
-        def hook(model: Any, given: tuple[Tensor, ...]) -> None:
+        def hook(model: Model, given: tuple[Tensor, ...]) -> None:
             patch = model.encoder.patch_size
             rows.grid = (given[0].shape[-2] // patch, given[0].shape[-1] // patch)
 
         return hook
 
-    def configure_optimizers(self) -> Any:
+    def configure_optimizers(self) -> OptimizerLRScheduler:
         """StableAdamW at a rate that moves every step."""
         return by_steps(super().configure_optimizers())
 
@@ -141,6 +145,6 @@ class Dinomaly(_Dinomaly):
 class InpFormer(_InpFormer):
     """Luo et al., Exploring Intrinsic Normal Prototypes within a Single Image, CVPR 2025."""
 
-    def configure_optimizers(self) -> Any:
+    def configure_optimizers(self) -> OptimizerLRScheduler:
         """StableAdamW at a rate that moves every step."""
         return by_steps(super().configure_optimizers())

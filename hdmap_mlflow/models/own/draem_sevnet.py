@@ -7,7 +7,7 @@ Lin et al., Focal loss for dense object detection, 2017.
 
 from __future__ import annotations
 
-from typing import Any, Literal, NamedTuple, get_args
+from typing import Literal, NamedTuple, get_args
 
 import torch
 from anomalib.data import InferenceBatch
@@ -17,8 +17,10 @@ from anomalib.post_processing import PostProcessor
 from anomalib.pre_processing import PreProcessor
 from anomalib.visualization import Visualizer
 from kornia.losses import FocalLoss, SSIMLoss
+from lightning.pytorch.utilities.types import STEP_OUTPUT
 from torch import Tensor, nn
 
+from hdmap_mlflow.annotations import Batch
 from hdmap_mlflow.data.faults import CutPaste, map_level
 from hdmap_mlflow.errors import BadInput
 from hdmap_mlflow.models.own.cutpaste import CutPasteModule
@@ -237,7 +239,7 @@ class DraemSevNet(CutPasteModule):
             check_size(*self.input_size)
         super().on_fit_start()
 
-    def training_step(self, batch: Any, *args: Any, **kwargs: Any) -> Tensor:
+    def training_step(self, batch: Batch, *args: object, **kwargs: object) -> Tensor:
         """Put faults on healthy maps, and learn to undo them, to mark them and to say how severe they are."""
         healthy = self.model.prepare(batch.image)
         # No clamp here: a clipped fault would not have the severity on its label.
@@ -262,18 +264,18 @@ class DraemSevNet(CutPasteModule):
         )
         return loss
 
-    def validation_step(self, batch: Any, *args: Any, **kwargs: Any) -> Any:
+    def validation_step(self, batch: Batch, *args: object, **kwargs: object) -> STEP_OUTPUT:
         """The batch with `pred_score` (raw), `anomaly_map` and, with a head, `pred_severity`."""
         prediction = self.model.predict(batch.image)
         if prediction.severity is not None:
             batch.pred_severity = prediction.severity * self.severity_max
         return batch.update(pred_score=self.model.score(prediction), anomaly_map=prediction.anomaly_map)
 
-    def test_step(self, batch: Any, *args: Any, **kwargs: Any) -> Any:
+    def test_step(self, batch: Batch, *args: object, **kwargs: object) -> STEP_OUTPUT:
         """As in validation."""
         return self.validation_step(batch)
 
-    def predict_step(self, batch: Any, *args: Any, **kwargs: Any) -> Any:
+    def predict_step(self, batch: Batch, *args: object, **kwargs: object) -> STEP_OUTPUT:
         """As in validation."""
         return self.validation_step(batch)
 

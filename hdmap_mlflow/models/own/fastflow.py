@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
 from anomalib.models.components import AnomalibModule
 from anomalib.models.image import Fastflow as _Fastflow
@@ -11,6 +11,7 @@ from anomalib.models.image.fastflow.loss import FastflowLoss
 from anomalib.models.image.fastflow.torch_model import FastflowModel, create_fast_flow_block
 from torch import nn
 
+from hdmap_mlflow.annotations import Model
 from hdmap_mlflow.models.parts.features import Pyramid
 
 PUBLISHED = ("resnet18", "wide_resnet50_2", "cait_m48_448", "deit_base_distilled_patch16_384")
@@ -37,7 +38,7 @@ class FreeFastflow(FastflowModel):
 class Fastflow(_Fastflow):
     """Yu et al., FastFlow: Unsupervised Anomaly Detection and Localization via 2D Normalizing Flows, 2021."""
 
-    model: Any
+    model: Model
 
     def __init__(
         self,
@@ -52,6 +53,6 @@ class Fastflow(_Fastflow):
             super().__init__(backbone, pre_trained, flow_steps, conv3x3_only, hidden_ratio, **components)
             return
         AnomalibModule.__init__(self, **components)
-        size: Any = self.input_size  # of the pre-processor, which is always ours
+        size = cast(tuple[int, int], self.input_size)  # of the pre-processor, which is always ours
         self.model = FreeFastflow(size, backbone, flow_steps, conv3x3_only, hidden_ratio)
         self.loss = FastflowLoss()

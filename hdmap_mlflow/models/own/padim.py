@@ -16,6 +16,7 @@ from anomalib.models.image import Padim as _Padim
 from torch import Tensor
 from torch.nn.functional import interpolate
 
+from hdmap_mlflow.annotations import Batch, Model
 from hdmap_mlflow.models.parts.blur import SeparableBlur
 from hdmap_mlflow.models.parts.context import RowContext
 from hdmap_mlflow.models.parts.features import Features
@@ -55,7 +56,7 @@ class Moments:
         return (centred / (self.count - 1)).to(self.origin)
 
 
-def embed(model: Any, features: Mapping[str, Tensor], context: RowContext = ALONE) -> Tensor:
+def embed(model: Model, features: Mapping[str, Tensor], context: RowContext = ALONE) -> Tensor:
     """The chosen channels of all layers at the first layer's size, (B, n_features, H, W), in the order of `model.idx`.
 
     The values of anomalib's `generate_embedding`, which enlarges every channel and then drops most of them. With a row
@@ -84,7 +85,7 @@ class Padim(_Padim):
             further channels to draw `n_features` from: memory and time stay what they are.
     """
 
-    model: Any
+    model: Model
 
     def __init__(self, *args: Any, row_context: Sequence[int] = (), **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -101,7 +102,7 @@ class Padim(_Padim):
         """Features (B, C, h, w) of images (B, 3, H, W), those that the Gaussians are of."""
         return self.model.generate_embedding(self.model.feature_extractor(images))
 
-    def training_step(self, batch: Any, *args: Any, **kwargs: Any) -> Any:
+    def training_step(self, batch: Batch, *args: object, **kwargs: object) -> Any:
         """Add a batch of healthy maps to the sums."""
         embedding = self.model(batch.image).flatten(2)
         self.model.memory_bank.clear()

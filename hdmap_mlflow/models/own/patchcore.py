@@ -16,6 +16,7 @@ import torch
 from anomalib.models.image import Patchcore as _Patchcore
 from torch import Tensor
 
+from hdmap_mlflow.annotations import Batch, Model
 from hdmap_mlflow.errors import BadInput
 from hdmap_mlflow.models.parts.blur import SeparableBlur
 from hdmap_mlflow.models.parts.context import RowContext
@@ -26,7 +27,7 @@ from hdmap_mlflow.models.parts.nearest import Nearest
 WORKSPACE = 4  # features held while fitting, as a multiple of the largest bank
 
 
-def nearest_neighbors(model: Any, embedding: Tensor, n_neighbors: int) -> tuple[Tensor, Tensor]:
+def nearest_neighbors(model: Model, embedding: Tensor, n_neighbors: int) -> tuple[Tensor, Tensor]:
     """Distances (n,) and places (n,) in the bank of each patch's nearest row; of several (n, k), as anomalib has them.
 
     A GPU measures all sooner than it chooses, and a model that is traced holds the plain search.
@@ -51,7 +52,7 @@ class Patchcore(_Patchcore):
         row_context: how many neighbours to each side of a patch its row's means are over (see `RowContext`).
     """
 
-    model: Any
+    model: Model
     trainer: Any
 
     def __init__(self, *args: Any, max_bank_mb: float = 500, row_context: Sequence[int] = (), **kwargs: Any) -> None:
@@ -72,7 +73,7 @@ class Patchcore(_Patchcore):
         layers = self.model.feature_extractor(images)
         return self.model.generate_embedding({name: self.model.feature_pooler(maps) for name, maps in layers.items()})
 
-    def training_step(self, batch: Any, *args: Any, **kwargs: Any) -> Any:
+    def training_step(self, batch: Batch, *args: object, **kwargs: object) -> Any:
         """Gather the patch features of a batch of healthy maps."""
         embedding = self.model(batch.image)
         self.model.embedding_store.clear()

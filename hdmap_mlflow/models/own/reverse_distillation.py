@@ -19,6 +19,7 @@ from anomalib.models.image.reverse_distillation.loss import ReverseDistillationL
 from torch import Tensor, nn
 from torch.nn.functional import cosine_similarity, interpolate
 
+from hdmap_mlflow.annotations import Model
 from hdmap_mlflow.errors import BadInput
 from hdmap_mlflow.models.backbones import architecture
 from hdmap_mlflow.models.parts.blur import SeparableBlur
@@ -121,7 +122,7 @@ class ReverseDistillation(_ReverseDistillation):
     Raises BadInput for widths below 1 and a share outside [0, 1].
     """
 
-    model: Any
+    model: Model
 
     def __init__(
         self,

@@ -13,8 +13,10 @@ import torch
 from anomalib import LearningType
 from anomalib.data import InferenceBatch
 from anomalib.models.components import AnomalibModule
+from lightning.pytorch.utilities.types import STEP_OUTPUT
 from torch import Tensor, nn
 
+from hdmap_mlflow.annotations import Batch
 from hdmap_mlflow.models.parts.rows import deviations, ratios
 
 QUANTILE = 0.99  # of the healthy training maps lie at or below their threshold
@@ -79,7 +81,7 @@ class Toothwise(AnomalibModule):
         self.model = ToothwiseModel(axis, window, statistic)
         self.seen: list[Tensor] = []
 
-    def training_step(self, batch: Any, *args: Any, **kwargs: Any) -> None:
+    def training_step(self, batch: Batch, *args: object, **kwargs: object) -> None:
         """Note the largest row and column of healthy maps."""
         self.seen.append(torch.stack([self.model.lines(batch.image, axis).amax(dim=1) for axis in (0, 1)]))
 
@@ -89,7 +91,7 @@ class Toothwise(AnomalibModule):
         self.model.thresholds.copy_(kept.clamp(min=torch.finfo(kept.dtype).tiny))
         self.seen.clear()
 
-    def validation_step(self, batch: Any, *args: Any, **kwargs: Any) -> Any:
+    def validation_step(self, batch: Batch, *args: object, **kwargs: object) -> STEP_OUTPUT:
         """The batch with `pred_score` (raw) and `anomaly_map`."""
         return batch.update(**self.model(batch.image)._asdict())
 

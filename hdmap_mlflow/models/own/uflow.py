@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
 from anomalib.models.components import AnomalibModule
 from anomalib.models.image import Uflow as _Uflow
@@ -12,6 +12,7 @@ from anomalib.models.image.uflow.loss import UFlowLoss
 from anomalib.models.image.uflow.torch_model import UflowModel
 from torch import Tensor, nn
 
+from hdmap_mlflow.annotations import Model
 from hdmap_mlflow.models.parts.features import Pyramid
 
 STRIDES = (4, 8, 16)
@@ -47,7 +48,7 @@ class FreeUflow(UflowModel):
 class Uflow(_Uflow):
     """Tailanian et al., U-Flow: A U-shaped Normalizing Flow with Unsupervised Threshold, JMIV 2024."""
 
-    model: Any
+    model: Model
 
     def __init__(
         self,
@@ -63,6 +64,6 @@ class Uflow(_Uflow):
             super().__init__(backbone, flow_steps, *flow, **components)
             return
         AnomalibModule.__init__(self, **components)
-        size: Any = self.input_size  # of the pre-processor, which is always ours
+        size = cast(tuple[int, int], self.input_size)  # of the pre-processor, which is always ours
         self.model = FreeUflow(size, flow_steps, backbone, *flow)
         self.loss = UFlowLoss()

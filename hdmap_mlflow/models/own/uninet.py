@@ -16,6 +16,7 @@ from anomalib.models.image.uninet.components.loss import UniNetLoss
 from anomalib.models.image.uninet.torch_model import Teachers, UniNetModel
 from torch import Tensor, nn
 
+from hdmap_mlflow.annotations import Model
 from hdmap_mlflow.models.backbones import architecture, at_strides
 from hdmap_mlflow.models.own.reverse_distillation import Bottleneck, Decoder
 
@@ -26,8 +27,8 @@ STRIDES, EMBEDDING, WIDTH = (4, 8, 16), 96, 64
 class FreeTeachers(Teachers):
     """Two of a timm backbone: the source's is frozen, the target's learns."""
 
-    source_teacher: Any
-    target_teacher: Any
+    source_teacher: Model
+    target_teacher: Model
 
     def __init__(self, backbone: str) -> None:
         nn.Module.__init__(self)
@@ -55,8 +56,8 @@ class Student(Decoder):
 class FreeUniNet(UniNetModel):
     """anomalib's UniNet, in the channels of any backbone's features."""
 
-    bottleneck: Any
-    student: Any
+    bottleneck: Model
+    student: Model
 
     def __init__(self, backbone: str, loss: nn.Module) -> None:
         nn.Module.__init__(self)
@@ -77,7 +78,7 @@ class UniNet(_UniNet):
     The student of a teacher that anomalib does not know mirrors it, whatever `student_backbone` says.
     """
 
-    model: Any
+    model: Model
 
     def __init__(
         self,

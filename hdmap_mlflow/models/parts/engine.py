@@ -13,7 +13,7 @@ from importlib import metadata
 from importlib.util import find_spec
 from pathlib import Path
 from types import MethodType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from anomalib.models.components import TimmFeatureExtractor
@@ -90,7 +90,7 @@ class Engine:
         plain = images.device.type == "cpu" and images.dtype == torch.float32 and images.shape[2:] == self.size
         return plain and self._unchanged()
 
-    def __deepcopy__(self, memo: dict[int, Any]) -> Any:
+    def __deepcopy__(self, memo: dict[int, object]) -> MethodType:
         """A copy's weights may become others: torch computes it."""
         return MethodType(type(self.extractor).forward, memo[id(self.extractor)])
 
