@@ -2,6 +2,9 @@
 
 import contextlib
 import copy
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -282,3 +285,38 @@ def test_training_is_torchs(root, tmp_path) -> None:
         train.fit(config, ready.model, ready.datamodule, trains=True, workdir=tmp_path / name, progress=False)
         states.append(ready.model.state_dict())
     torch.testing.assert_close(*states, rtol=0, atol=0)
+
+
+SIGNALLED = """
+import ctypes, gc, os, signal, sys
+from timm.models import create_model
+from test_engine import config, engine, torch, TimmFeatureExtractor
+
+signal.signal(signal.SIGUSR1, lambda *_: print("heard", flush=True))
+models = [torch.nn.Sequential(TimmFeatureExtractor("resnet10t", ["layer1"], False, False)).eval() for _ in range(2)]
+for model in models:
+    engine.attach(model, config())
+while models:
+    del models[0], model
+    gc.collect()
+    model = None
+os.kill(os.getpid(), signal.SIGUSR1)
+
+class Stack(ctypes.Structure):
+    _fields_ = [("start", ctypes.c_void_p), ("flags", ctypes.c_int), ("size", ctypes.c_size_t)]
+
+found = Stack()
+ctypes.CDLL(None).sigaltstack(None, ctypes.byref(found))
+spans = [line.split()[0].split("-") for line in open("/proc/self/maps")]
+there = any(int(low, 16) <= found.start < int(high, 16) for low, high in spans) if found.start else True
+print("a stack that is there" if there else "a stack that is gone")
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="reads /proc")
+def test_a_signal_is_heard_after_the_engines_of_two_models_are_gone():
+    path = os.pathsep.join([str(Path(__file__).parent), *sys.path])
+    command = [sys.executable, "-W", "ignore", "-X", "faulthandler", "-c", SIGNALLED]
+    done = subprocess.run(command, env=os.environ | {"PYTHONPATH": path}, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.split("\n")[:2] == ["heard", "a stack that is there"]

@@ -6,6 +6,7 @@ A backbone is converted once for its weights, layers and input size, and kept in
 from __future__ import annotations
 
 import contextlib
+import functools
 import threading
 import warnings
 from collections.abc import Iterator, Sequence
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 
 TOLERANCE = 1e-4  # of a layer's largest feature, by which a conversion may differ from torch; seen: 2e-6
 FILE = "backbone.xml"
+_CORE_LOCK = threading.Lock()
 
 
 def wanted(config: RunConfig, device: str) -> bool:
@@ -61,11 +63,9 @@ class Engine:
     """
 
     def __init__(self, extractor: TimmFeatureExtractor, size: Sequence[int], network: openvino.Model) -> None:
-        import openvino
-
         network.reshape([-1, 3, *size])
         hints = {"INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": torch.get_num_threads()}
-        self.compiled = openvino.Core().compile_model(network, "CPU", hints)
+        self.compiled = _core().compile_model(network, "CPU", hints)
         self.extractor, self.size, self.resting, self.lock = extractor, tuple(size), False, threading.Lock()
         self.digest, self.marks = weights_digest(extractor), self._marks()
         image = torch.arange(3.0 * size[0] * size[1]).sin().reshape(1, 3, *size)
@@ -132,6 +132,23 @@ def at_rest(model: nn.Module) -> Iterator[None]:
             engine.resting = was
 
 
+def _core() -> openvino.Core:
+    """OpenVINO's, one for the process, which never lets it go.
+
+    A core gives the thread that makes it a stack for signal handlers, which Python's then run on. Of two, the first
+    that goes takes its stack along and the second leaves the thread with that: the next Ctrl-C would be a fault.
+    """
+    with _CORE_LOCK:
+        return _one_core()
+
+
+@functools.cache
+def _one_core() -> openvino.Core:
+    import openvino
+
+    return openvino.Core()
+
+
 def _kept(extractor: TimmFeatureExtractor, size: Sequence[int]) -> openvino.Model:
     """The converted backbone from the cache, where it is written first if it is not there."""
     import openvino
@@ -142,7 +159,7 @@ def _kept(extractor: TimmFeatureExtractor, size: Sequence[int]) -> openvino.Mode
     def write(folder: Path) -> None:
         openvino.save_model(_converted(extractor, size), folder / FILE, compress_to_fp16=False)
 
-    return openvino.Core().read_model(kept_folder(cache_dir() / "engines" / name, write) / FILE)
+    return _core().read_model(kept_folder(cache_dir() / "engines" / name, write) / FILE)
 
 
 def _converted(extractor: TimmFeatureExtractor, size: Sequence[int]) -> openvino.Model:
