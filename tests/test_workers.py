@@ -27,19 +27,18 @@ def fail():
 @pytest.mark.parametrize(
     ("number", "again", "code", "says"),
     [
-        (9, False, 0, ["12 passed, 1 lost", "in test_own.py::test[5] worker gw", "exit code -9"]),
+        (9, False, 0, ["12 passed, 1 lost", "exit code -9, in test_own.py::test[5]"]),
         (9, True, 1, ["1 failed", "1 lost"]),
-        (11, False, 0, ["12 passed, 1 lost", "exit code -11", "in fail"]),
-        (11, True, 1, ["1 failed", "1 lost", "exit code -11"]),
+        (11, False, 1, ["1 failed", "exit code -11", "in fail"]),
     ],
-    ids=["killed once", "killed twice", "a fault", "two faults"],
+    ids=["killed once", "killed twice", "a fault"],
 )
 def test_the_test_that_a_worker_is_lost_in_runs_once_more(tmp_path, number, again, code, says):
     hooks = Path(__file__).parent / "helpers"
     (tmp_path / "pytest.ini").write_text(f"[pytest]\npythonpath = {hooks}\n")
     (tmp_path / "conftest.py").write_text("from workers import *\n")
     (tmp_path / "test_own.py").write_text(f"SIGNAL, AGAIN = {number}, {again}\n{TESTS}")
-    command = [sys.executable, "-m", "pytest", "-n", "2", "--dist", "loadgroup", "--max-worker-restart", "3"]
+    command = [sys.executable, "-m", "pytest", "-n", "2", "--dist", "loadgroup", "--max-worker-restart", "1"]
     ended = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=120, check=False)
     assert ended.returncode == code, ended.stdout
     assert not [words for words in says if words not in ended.stdout], ended.stdout

@@ -2,12 +2,14 @@
 
 The lost worker's finished tests are handed out again as units of nothing, for which the others wait for ever
 (pytest-xdist issue 1323), and its successor gets one test, which it holds until there is a second (issue 1327). Both
-are mended in its repository, and in no release. The test that a worker is lost in runs once more; the run says so at
-its end, with the exit code and, of a fault, where each thread was. A test that loses two workers is a failure.
+are mended in its repository, and in no release. The test that a worker is lost in runs once more, where the worker did
+not end by a fault of its own, and the run says so at its end; the second worker that is lost is a failure. Where each
+thread was at a fault stands in that test's failure, as CI shows the end of a run and little of what is before it.
 """
 
 import contextlib
 import faulthandler
+import signal
 import subprocess
 import tempfile
 from pathlib import Path
@@ -15,8 +17,9 @@ from pathlib import Path
 import pytest
 from xdist.scheduler import LoadGroupScheduling
 
-ENDED = pytest.StashKey[dict[str, str]]()  # by worker: how it was lost
-LOST_IN = pytest.StashKey[dict[str, str]]()  # by test: how it lost a worker
+ENDED = pytest.StashKey[list[tuple[str, int | None]]]()
+FAULT = pytest.StashKey[str]()
+FAULTS = {-signal.SIGSEGV, -signal.SIGABRT, -signal.SIGBUS, -signal.SIGILL, -signal.SIGFPE}
 LOST = "lost"  # an outcome, beside passed and failed
 STACKS = "stacks"  # of a worker's input: the file that Python writes at a fault
 LINES = 60  # of it
@@ -25,14 +28,9 @@ LINES = 60  # of it
 class Scheduler(LoadGroupScheduling):
     def remove_node(self, node):
         work = self.assigned_work[node]
-        lost_in = next((test for tests in work.values() for test, done in tests.items() if not done), None)
-        for group, tests in [*work.items()]:
-            if lost_in in tests and lost_in in self.config.stash.get(LOST_IN, {}):
-                tests[lost_in] = True  # not a third time
-            if all(tests.values()):
-                del work[group]
-        super().remove_node(node)
-        return lost_in
+        for group in [group for group, tests in work.items() if all(tests.values())]:
+            del work[group]
+        return super().remove_node(node)
 
     def schedule(self):
         super().schedule()
@@ -63,19 +61,19 @@ def pytest_testnodedown(node, error):
         process = node.gateway._io.popen
         with contextlib.suppress(subprocess.TimeoutExpired):
             process.wait(10)
-        where = "\n".join(stacks.read_text(errors="replace").splitlines()[:LINES])
         line = f"worker {node.gateway.id} was lost: {error}, exit code {process.returncode}"
-        node.config.stash.setdefault(ENDED, {})[node.gateway.id] = f"{line}\n{where}".strip()
+        node.config.stash.setdefault(ENDED, []).append((line, process.returncode))
+        node.config.stash[FAULT] = "\n".join(stacks.read_text(errors="replace").splitlines()[:LINES])
     stacks.unlink()
 
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_handlecrashitem(crashitem, report, sched):
-    how, known = sched.config.stash[ENDED][report.node.gateway.id], sched.config.stash.setdefault(LOST_IN, {})
-    report.longrepr = f"{report.longrepr}: {how}"
-    if crashitem not in known:
+    (line, code), *others = reversed(sched.config.stash[ENDED])
+    sched.config.stash[ENDED][-1] = f"{line}, in {crashitem}", code
+    report.longrepr = f"{report.longrepr}: exit code {code}\n{sched.config.stash[FAULT]}"
+    if not others and code not in FAULTS:
         report.outcome = LOST
-    known[crashitem] = how
 
 
 def pytest_report_teststatus(report):
@@ -83,5 +81,5 @@ def pytest_report_teststatus(report):
 
 
 def pytest_terminal_summary(terminalreporter, config):
-    for test, how in config.stash.get(LOST_IN, {}).items():
-        terminalreporter.write_line(f"in {test} {how}", yellow=True)
+    for line, _ in config.stash.get(ENDED, []):
+        terminalreporter.write_line(line, yellow=True)
