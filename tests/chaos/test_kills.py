@@ -41,6 +41,7 @@ COMMANDS = {
     + ("--no-ray", "--refit-seeds", "1", "--sampler", "random", *COMMON),
 }
 KILLS = 3
+AT_ONCE = {"train": 1, "grid": 2, "tune": 2}
 UNDISTURBED = {"train": 1, "grid": 3, "tune": 6}  # runs that finish; of tune, four trials and two refits
 
 
@@ -149,7 +150,7 @@ def test_ctrl_c_once_more_ends_what_hears_no_signal(command, disk):
     """A run that is in C code obeys nothing; of a grid and a study the driver waits for it."""
     folder = disk / f"deaf {command}"
     process = start(command, folder, ENDLESS, "toys:Deaf")
-    until(lambda: list(folder.glob("**/tensorboard_logs")))
+    until(lambda: len(list(folder.glob("**/tensorboard_logs"))) == AT_ONCE[command])
     time.sleep(0.5)
     process.send(signal.SIGINT)
     until(lambda: "interrupted; Ctrl-C once more ends at once" in process.log.read_text(), 5)

@@ -287,15 +287,16 @@ def test_training_is_torchs(root, tmp_path) -> None:
     torch.testing.assert_close(*states, rtol=0, atol=0)
 
 
-SIGNALLED = """
+TWO_MODELS = """
 import ctypes, gc, os, signal, sys
-from timm.models import create_model
 from test_engine import config, engine, torch, TimmFeatureExtractor
 
-signal.signal(signal.SIGUSR1, lambda *_: print("heard", flush=True))
 models = [torch.nn.Sequential(TimmFeatureExtractor("resnet10t", ["layer1"], False, False)).eval() for _ in range(2)]
 for model in models:
     engine.attach(model, config())
+"""
+SIGNALLED = """
+signal.signal(signal.SIGUSR1, lambda *_: print("heard", flush=True))
 while models:
     del models[0], model
     gc.collect()
@@ -311,12 +312,24 @@ spans = [line.split()[0].split("-") for line in open("/proc/self/maps")]
 there = any(int(low, 16) <= found.start < int(high, 16) for low, high in spans) if found.start else True
 print("a stack that is there" if there else "a stack that is gone")
 """
+FORKED = """
+from hdmap_mlflow.models.parts.coreset import greedy
+
+greedy(torch.rand(50, 20), 5, 0)
+if not os.fork():
+    os._exit(0)
+os.wait()
+print("forked")
+"""
 
 
 @pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="reads /proc")
-def test_a_signal_is_heard_after_the_engines_of_two_models_are_gone():
+@pytest.mark.parametrize(
+    ("script", "says"), [(SIGNALLED, ["heard", "a stack that is there"]), (FORKED, ["forked"])], ids=["signal", "fork"]
+)
+def test_after_engines_a_signal_is_heard_and_a_fork_is_silent(script, says):
     path = os.pathsep.join([str(Path(__file__).parent), *sys.path])
-    command = [sys.executable, "-W", "ignore", "-X", "faulthandler", "-c", SIGNALLED]
+    command = [sys.executable, "-W", "ignore", "-X", "faulthandler", "-c", TWO_MODELS + script]
     done = subprocess.run(command, env=os.environ | {"PYTHONPATH": path}, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    assert done.stdout.split("\n")[:2] == ["heard", "a stack that is there"]
+    assert done.stdout.splitlines() == says
