@@ -2,5 +2,5 @@
 
 import os
 
-# OpenVINO brings a TBB, which Numba would take; beside OpenVINO's threads that says a line on the console at every fork.
+# OpenVINO brings a TBB, which Numba would take: beside OpenVINO's threads it prints a line at every fork.
 os.environ.setdefault("NUMBA_THREADING_LAYER_PRIORITY", "omp workqueue tbb")
