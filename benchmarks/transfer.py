@@ -52,9 +52,10 @@ def budget(root: str, model: str) -> str | None:
     """The maps that the quickstart of a model that is trained sees of one domain; None for the others."""
     from hdmap_mlflow.runs.setup import configure
 
-    epochs = configure(model, flags={"data.root": root}).train.max_epochs
+    if model not in TRAINED:
+        return None
     maps = sum(1 for _ in next(Path(root).glob("*/train/good")).iterdir())
-    return f"maps={epochs * maps}" if model in TRAINED else None
+    return f"maps={configure(model).train.max_epochs * maps}"
 
 
 def blocks(root: str, models: Sequence[str], ways: Sequence[str], seed: int) -> Iterator[tuple[str, str, object]]:
