@@ -323,6 +323,7 @@ print("forked")
 """
 
 
+@pytest.mark.slow  # two processes that import torch; and a child of a mutation run would be asked for mutmut's settings
 @pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="reads /proc")
 @pytest.mark.parametrize(
     ("script", "says"), [(SIGNALLED, ["heard", "a stack that is there"]), (FORKED, ["forked"])], ids=["signal", "fork"]
