@@ -451,7 +451,9 @@ def test_of_many_domains_some_are_named(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "root", ["x" * 5000, "x/" * 3000, "~no such user/maps", "a\0b"], ids=lambda root: ascii(root)[:9]
+    "root",
+    ["x" * 5000, "x/" * 3000, "~no such user/maps", "a\0b"],
+    ids=["a long name", "a long path", "no such user", "a zero byte"],
 )
 def test_a_root_that_cannot_be_is_no_folder(root):
     with pytest.raises(BadInput, match="is not a folder; give -P data_root=FOLDER") as caught:
