@@ -25,7 +25,7 @@ import pandas as pd
 import torch
 from torch import Tensor, nn
 
-from hdmap_mlflow.adaptation.bank import Maps
+from hdmap_mlflow.adaptation.maps import Maps
 from hdmap_mlflow.adaptation.table import ADAPTERS
 from hdmap_mlflow.console import markdown_table
 from hdmap_mlflow.evaluation.metrics import image_metrics
@@ -181,16 +181,17 @@ def with_network(root: str, bank: Tensor, source: str, target: str, seed: int) -
 
     label = module.scored[target, "test"]["label"].to_numpy()
     healthy = module.chosen_dataloader(source, range(min(128, len(module.scored[source, REFERENCE]))), REFERENCE)
-    log_z = ADAPTERS["log_z"].fit(model, healthy, None, "cpu").model  # type: ignore[call-arg,arg-type]
+    log_z = ADAPTERS["log_z"].fit(model, healthy, "cpu")(None).model  # type: ignore[call-arg,arg-type,misc]
     for name, adapted in {"log_z": log_z, "plain of these": model}.items():
         own, found = table(adapted, source, "test"), table(adapted, target, "test")["score"].to_numpy(float)
         of_source = {"source_AUROC": image_metrics(own, {}, NAMES[:1])[NAMES[0]]}
         yield _row(label, name, 0, 0, normal(adapted), found) | of_source
     val, count = normal(model), len(module.scored[target, REFERENCE])
+    on_target = ADAPTERS["adabn"].fit(model, healthy, "cpu")  # type: ignore[call-arg,arg-type]
     for k in K[1:]:
         for draw in range(DRAWS):
             chosen = module.chosen_dataloader(target, _drawn(seed, draw, k, count).tolist(), REFERENCE)
-            adabn = ADAPTERS["adabn"].fit(model, healthy, chosen, "cpu")  # type: ignore[call-arg,arg-type]
+            adabn: Any = on_target(chosen)  # type: ignore[operator]
             found = table(adabn.model, target, "test")["score"].to_numpy(float)
             yield _row(label, "adabn", k, draw, val, found)
             yield _row(label, "adabn+z", k, draw, *_after("z", val, found, adabn.own))

@@ -28,9 +28,11 @@ class Adapted(NamedTuple):
     own: np.ndarray
 
 
-# (fitted model, healthy maps of the source, the k maps of the target or None for k = 0, device); the model stays as it
-# is. For k = 0, and for the source, it is the adapter's way of scoring without a map of the target.
-FitModel = Callable[[Model, "DataLoader", "DataLoader | None", str], Adapted]
+# The k maps of a target, or None for k = 0 -> the model for it. For k = 0, and for the source, that is the adapter's
+# way of scoring without a map of the target.
+OnTarget = Callable[["DataLoader | None"], Adapted]
+# (fitted model, healthy maps of the source, device) -> what works on every target; the model stays as it is.
+FitModel = Callable[[Model, "DataLoader", str], OnTarget]
 
 
 @dataclass(frozen=True)

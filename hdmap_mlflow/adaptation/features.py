@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from hdmap_mlflow.adaptation.adapter import Adapted
+from hdmap_mlflow.adaptation.adapter import Adapted, OnTarget
 from hdmap_mlflow.annotations import Model
 
 if TYPE_CHECKING:
@@ -16,53 +15,65 @@ if TYPE_CHECKING:
 PRIOR = 1  # how many maps of the target the source's variances count for
 
 
-def k_bank(model: Model, source: DataLoader, target: DataLoader | None, device: str) -> Adapted:
+def k_bank(model: Model, source: DataLoader, device: str) -> OnTarget:
     """A memory of the k maps alone, and the largest distance: the baseline that every adapter must beat."""
-    from hdmap_mlflow.adaptation import bank
+    from hdmap_mlflow.adaptation import maps, memory
 
-    if target is None:
-        return Adapted(model, np.empty(0))
-    maps = bank.read(model, target, device)
-    adapted = bank.Recalling(model, bank.kind_of(model).of_maps(maps.features), lambda patches: patches.amax((1, 2)))
-    return Adapted(adapted, adapted.score(maps.features.split(1), maps.size, leaving=True))
+    def on(target: DataLoader | None) -> Adapted:
+        if target is None:
+            return Adapted(model, np.empty(0))
+        read = maps.read(model, target, device)
+        adapted = memory.Recalling(model, memory.kind_of(model).of_maps(read), lambda patches: patches.amax((1, 2)))
+        return Adapted(adapted, adapted.own(map(read.of, range(len(read.features))), leaving=True))
+
+    return on
 
 
-def merge(model: Model, source: DataLoader, target: DataLoader | None, device: str) -> Adapted:
+def merge(model: Model, source: DataLoader, device: str) -> OnTarget:
     """The model's memory and that of the k maps as one, local density normalised; mean of the top 10 % of patches.
 
     Wilkinghoff, ICASSP 2025. Without a map of the target: the memory as it is, and the same mean.
     """
-    from hdmap_mlflow.adaptation import bank
+    from hdmap_mlflow.adaptation import maps, memory
     from hdmap_mlflow.evaluation.scoring import top_mean
 
-    memory: Any = bank.kind_of(model).of_source(model, source, device)
-    if target is None:
-        return Adapted(bank.Recalling(model, memory, top_mean), np.empty(0))
-    maps = bank.read(model, target, device)
-    both = memory.with_maps(bank.kind_of(model).of_maps(maps.features)).dense()
-    adapted = bank.Recalling(model, both, top_mean)
-    return Adapted(adapted, adapted.score(maps.features.split(1), maps.size, leaving=True))
+    kind: Any = memory.kind_of(model)
+    healthy = kind.of_source(model, source, device)
+
+    def on(target: DataLoader | None) -> Adapted:
+        if target is None:
+            return Adapted(memory.Recalling(model, healthy, top_mean), np.empty(0))
+        read = maps.read(model, target, device)
+        adapted = memory.Recalling(model, healthy.with_maps(kind.of_maps(read)).dense(), top_mean)
+        return Adapted(adapted, adapted.own(map(read.of, range(len(read.features))), leaving=True))
+
+    return on
 
 
-def coral(model: Model, source: DataLoader, target: DataLoader | None, device: str) -> Adapted:
+def coral(model: Model, source: DataLoader, device: str) -> OnTarget:
     """Diagonal CORAL: every channel of the target's features gets the source's mean and spread, then as `merge`.
 
     The k maps' variance is shrunk to the source's, which counts for a map of its own. Each of the k maps is scored
     as the moments of the others move it.
     """
-    from hdmap_mlflow.adaptation import bank
+    from hdmap_mlflow.adaptation import maps, memory
     from hdmap_mlflow.evaluation.scoring import top_mean
 
-    memory = bank.kind_of(model).of_source(model, source, device).dense()
-    if target is None:
-        return Adapted(bank.Recalling(model, memory, top_mean), np.empty(0))
-    healthy, maps = bank.moments(bank.read(model, source, device).features), bank.read(model, target, device)
+    bank = memory.kind_of(model).of_source(model, source, device).dense()
+    healthy = maps.Moments.of(maps.read(model, source, device).features)
 
-    def seen(features: Any) -> Any:
-        of, k = bank.moments(features), len(features)
-        return of._replace(variance=(PRIOR * healthy.variance + k * of.variance) / (PRIOR + k))
+    def on(target: DataLoader | None) -> Adapted:
+        if target is None:
+            return Adapted(memory.Recalling(model, bank, top_mean), np.empty(0))
+        read = maps.read(model, target, device)
+        places = np.arange(len(read.features))
 
-    adapted = bank.Recalling(model, memory, top_mean, partial(seen(maps.features).onto, healthy))
-    places = np.arange(len(maps.features))
-    others = [seen(maps.features[places != i]).onto(healthy, maps.features[places == i]) for i in places]
-    return Adapted(adapted, adapted.score(others, maps.size))
+        def move(of: np.ndarray, chosen: maps.Maps) -> maps.Maps:
+            seen = maps.Moments.of(read.features[of])
+            variance = (PRIOR * healthy.variance + len(of) * seen.variance) / (PRIOR + len(of))
+            return seen._replace(variance=variance).onto(healthy, chosen)
+
+        adapted = memory.Recalling(model, bank, top_mean, lambda chosen: move(places, chosen))
+        return Adapted(adapted, adapted.own(move(places[places != i], read.of(int(i))) for i in places))
+
+    return on

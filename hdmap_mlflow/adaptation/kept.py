@@ -9,7 +9,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from hdmap_mlflow.adaptation.bank import Maps, batches
+from hdmap_mlflow.adaptation.maps import Maps, batches
 from hdmap_mlflow.annotations import Model
 
 if TYPE_CHECKING:

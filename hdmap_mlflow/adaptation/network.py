@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from hdmap_mlflow.adaptation.adapter import Adapted
+from hdmap_mlflow.adaptation.adapter import Adapted, OnTarget
 from hdmap_mlflow.annotations import Model
 
 if TYPE_CHECKING:
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 FOLDS = 4  # parts of the k maps, each scored by a network that has seen the others
 
 
-def adabn(model: Model, source: DataLoader, target: DataLoader | None, device: str) -> Adapted:
+def adabn(model: Model, source: DataLoader, device: str) -> OnTarget:
     """AdaBN: every BatchNorm layer gets the target's mean and variance (Li et al., Pattern Recognition 2018).
 
     They are set relative to the source's own, so that what a layer hands on of the target is distributed as the
@@ -25,20 +25,24 @@ def adabn(model: Model, source: DataLoader, target: DataLoader | None, device: s
     """
     from hdmap_mlflow.adaptation import wrapped
 
-    if target is None:
-        return Adapted(model, np.empty(0))
-    maps = wrapped.read(model, target, device)
     model.to(device).eval()
     healthy = wrapped.Renewed(model).moments(wrapped.read(model, source, device))
-    places = np.arange(len(maps.images))
-    own = np.empty(len(places))
-    for fold in range(min(FOLDS, len(places))):
-        mine = places % FOLDS == fold
-        own[mine] = wrapped.Renewed(model).renew(maps.part(~mine), healthy).score(maps.part(mine))
-    return Adapted(wrapped.Renewed(model).renew(maps, healthy), own)
+
+    def on(target: DataLoader | None) -> Adapted:
+        if target is None:
+            return Adapted(model, np.empty(0))
+        maps = wrapped.read(model, target, device)
+        places = np.arange(len(maps.images))
+        own = np.empty(len(places))
+        for fold in range(min(FOLDS, len(places))):
+            mine = places % FOLDS == fold
+            own[mine] = wrapped.Renewed(model).renew(maps.part(~mine), healthy).score(maps.part(mine))
+        return Adapted(wrapped.Renewed(model).renew(maps, healthy), own)
+
+    return on
 
 
-def log_z(model: Model, source: DataLoader, target: DataLoader | None, device: str) -> Adapted:
+def log_z(model: Model, source: DataLoader, device: str) -> OnTarget:
     """Every map's log gets the mean and the sd that the source's healthy maps have on average; no target map is used.
 
     So the level and the contrast of a map are gone, and it is still a map that the model can read, in its unit. What is
@@ -48,6 +52,10 @@ def log_z(model: Model, source: DataLoader, target: DataLoader | None, device: s
     from hdmap_mlflow.evaluation import scoring
 
     adapted = wrapped.Levelled(model, source)
-    if target is None:
-        return Adapted(adapted, np.empty(0))
-    return Adapted(adapted, scoring.score(adapted, target, "", "", device, False).table["score"].to_numpy(float))
+
+    def on(target: DataLoader | None) -> Adapted:
+        if target is None:
+            return Adapted(adapted, np.empty(0))
+        return Adapted(adapted, scoring.score(adapted, target, "", "", device, False).table["score"].to_numpy(float))
+
+    return on

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from hdmap_mlflow.adaptation.adapter import Rule
+from hdmap_mlflow.adaptation.adapter import OnTarget, Rule
 from hdmap_mlflow.adaptation.draw import draw
 from hdmap_mlflow.adaptation.table import ADAPTERS
 from hdmap_mlflow.annotations import Model
@@ -113,7 +113,6 @@ def of_model(
     The model stays as it is. `source` and `targets` are its own scores, on the maps of the module. Where the adapter
     changes features, these are computed once for all k and draws.
     """
-    fit: Any = ADAPTERS[name].fit
     from hdmap_mlflow.adaptation.kept import Featured, Kept, named
 
     kept = Kept(model, maps, device) if ADAPTERS[name].needs == "features" else None
@@ -137,11 +136,12 @@ def of_model(
 
     def of(one: Scores, k: int, number: int) -> Part:
         drawn = draw(one.table, one.domain, k, number, adapt)
-        adapted = fit(model, healthy, loader(one, drawn.normals) if k else None, device)
+        adapted = on(loader(one, drawn.normals) if k else None)
         return Part(adapted.own.astype(np.float64), again(adapted.model, one, drawn.reported))
 
-    healthy = loader(source, source.part(REFERENCE))
-    own = fit(model, healthy, None, device).model
+    fit: Any = ADAPTERS[name].fit
+    on: OnTarget = fit(model, loader(source, source.part(REFERENCE)), device)
+    own = on(None).model
     table = pd.concat([again(own, source, source.part(split)) for split in ("val", "test")])
     for k in counts:
         draws = numbers(k if ADAPTERS[name].protocol == K_NORMALS else 0, adapt)

@@ -106,7 +106,7 @@ def test_scores_of_an_adapted_model_are_those_that_a_pass_through_the_network_gi
         return Module().named_dataloader(domain, kept.named(rows), split)
 
     source = loader("A", _scores("A").part("reference"), "reference")
-    adapted = ADAPTERS["merge"].fit(model, source, loader("B", drawn.normals, "reference"), "cpu").model
+    adapted = ADAPTERS["merge"].fit(model, source, "cpu")(loader("B", drawn.normals, "reference")).model
     batches = loader("B", drawn.reported, "test")
     with torch.inference_mode():
         passed = torch.cat([adapted.predict_step(SimpleNamespace(image=one.image)).pred_score for one in batches])

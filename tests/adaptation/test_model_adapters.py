@@ -8,7 +8,8 @@ import pytest
 import torch
 from backbones import Loader, Model, maps, scores, state
 
-from hdmap_mlflow.adaptation import bank
+from hdmap_mlflow.adaptation.gaussians import Gaussians
+from hdmap_mlflow.adaptation.maps import Maps
 from hdmap_mlflow.adaptation.table import ADAPTERS
 from hdmap_mlflow.errors import BadInput
 from hdmap_mlflow.models.own.padim import RIDGE, Moments
@@ -20,6 +21,10 @@ K_NORMALS = [name for name in OF_MODELS if ADAPTERS[name].protocol == "k_normals
 def _features(images):
     with torch.inference_mode():
         return Model().eval().features(images)
+
+
+def _maps(images):
+    return Maps(_features(images), images.shape[-2:])
 
 
 def _patchcore(images):
@@ -41,7 +46,7 @@ SOURCE, TARGET, TEST = maps(10), maps(5, 2.0, 0.3, seed=1), maps(7, 2.0, 0.3, se
 
 
 def _fit(name, model, source=SOURCE, target=TARGET):
-    return ADAPTERS[name].fit(model, Loader(source), None if target is None else Loader(target), "cpu")
+    return ADAPTERS[name].fit(model, Loader(source), "cpu")(None if target is None else Loader(target))
 
 
 @pytest.mark.parametrize("kind", MODELS)
@@ -120,20 +125,18 @@ def test_gaussians_leave_a_map_out_as_if_they_had_never_seen_it(name: str, k: in
     model = _padim(SOURCE)
     adapted = _fit(name, model, target=TARGET[:k])
     for i in range(k):
-        memories = [bank.Gaussians.of_source(model, Loader(SOURCE), "cpu")] if name == "merge" else []
-        memories += [bank.Gaussians.of_maps(_features(TARGET[[j for j in range(k) if j != i]]))] if k > 1 else []
-        patches = reduce(bank.Gaussians.with_maps, memories).patches(_features(TARGET[i : i + 1]))
+        memories = [Gaussians.of_source(model, Loader(SOURCE), "cpu")] if name == "merge" else []
+        memories += [Gaussians.of_maps(_maps(TARGET[[j for j in range(k) if j != i]]))] if k > 1 else []
+        patches = reduce(Gaussians.with_maps, memories).patches(_maps(TARGET[i : i + 1]))
         without = _top(patches) if name == "merge" else patches.amax((1, 2))
         assert adapted.own[i] == pytest.approx(float(without), rel=2e-3)
 
 
 def test_gaussians_of_the_source_and_the_k_maps_are_those_of_all_maps():
-    both = _features(torch.cat([SOURCE, TARGET]))
-    all_of_them = bank.Gaussians.of_maps(both).patches(_features(TEST))
-    merged = bank.Gaussians.of_source(_padim(SOURCE), Loader(SOURCE), "cpu").with_maps(
-        bank.Gaussians.of_maps(_features(TARGET))
-    )
-    assert torch.allclose(merged.patches(_features(TEST)), all_of_them, rtol=1e-2)
+    both = _maps(torch.cat([SOURCE, TARGET]))
+    all_of_them = Gaussians.of_maps(both).patches(_maps(TEST))
+    merged = Gaussians.of_source(_padim(SOURCE), Loader(SOURCE), "cpu").with_maps(Gaussians.of_maps(_maps(TARGET)))
+    assert torch.allclose(merged.patches(_maps(TEST)), all_of_them, rtol=1e-2)
 
 
 def test_a_bank_that_holds_a_map_twice_still_scores_every_map():

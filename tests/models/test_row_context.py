@@ -84,6 +84,6 @@ def test_adapters_that_compare_features_take_the_joined_ones(kind: str, adapter:
     model.training_step(ImageBatch(image=images(4)))
     model.fit()
     model.pre_processor = SimpleNamespace(transform=lambda maps: maps)
-    adapted = ADAPTERS[adapter].fit(model.eval(), Loader(images(4)), Loader(images(3, seed=2)), "cpu")
+    adapted = ADAPTERS[adapter].fit(model.eval(), Loader(images(4)), "cpu")(Loader(images(3, seed=2)))
     found = adapted.model.predict_step(ImageBatch(image=images(2, seed=3))).pred_score
     assert found.shape == (2,) and found.isfinite().all() and len(adapted.own) == 3

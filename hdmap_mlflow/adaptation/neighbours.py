@@ -1,0 +1,108 @@
+"""Distances to the nearest healthy patches of a bank. Heavy: imports torch."""
+
+from __future__ import annotations
+
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from hdmap_mlflow.adaptation.maps import Maps, read
+from hdmap_mlflow.annotations import Model
+from hdmap_mlflow.errors import BadInput
+from hdmap_mlflow.models.parts.coreset import greedy
+from hdmap_mlflow.models.parts.nearest import Nearest
+
+if TYPE_CHECKING:
+    from torch.utils.data import DataLoader
+
+BLOCK = 2**24  # distances that are held at once
+RATIO, LEAST = 0.02, 256  # of the patches of some maps that their bank takes, and how many it takes at least
+SOURCE = -1  # whose a row of the source's bank is: of no map that can be left out
+
+
+class Neighbours:
+    """Distance to the nearest row of a bank (N, C); `whose` (N,) says which of the k maps a row is of, or SOURCE.
+
+    With `density`, a distance counts in units of the one from that row to its own nearest (Wilkinghoff, ICASSP 2025,
+    K = 1).
+    """
+
+    def __init__(self, rows: Tensor, whose: Tensor, density: bool = False) -> None:
+        self.rows, self.whose, self.density = rows, whose, density
+        self.search: Nearest | None = None
+        if density:
+            self.nearest, self.neighbour, self.other = _two_nearest(rows, whose)
+
+    @classmethod
+    def of_maps(cls, maps: Maps) -> Neighbours:
+        """Patches that are far apart stand for all of some maps."""
+        rows, count = maps.flat(), len(maps.features)
+        picked = greedy(rows, min(len(rows), max(LEAST, int(RATIO * len(rows)))), 0)
+        return cls(rows[picked], torch.arange(count, device=rows.device).repeat_interleave(len(rows) // count)[picked])
+
+    @classmethod
+    def of_source(cls, model: Model, source: DataLoader, device: str) -> Neighbours:
+        """A fitted model's own bank, or one of the source's healthy maps where it has none."""
+        bank = getattr(model.model, "memory_bank", None)
+        rows = bank.to(device) if isinstance(bank, Tensor) else cls.of_maps(read(model, source, device)).rows
+        return cls(rows, torch.full((len(rows),), SOURCE, device=device))
+
+    def with_maps(self, other: Neighbours) -> Neighbours:
+        """Of the rows of both."""
+        return Neighbours(torch.cat([self.rows, other.rows]), torch.cat([self.whose, other.whose]))
+
+    def dense(self) -> Neighbours:
+        """The same with local density normalised."""
+        return Neighbours(self.rows, self.whose, density=True)
+
+    def patches(self, maps: Maps, leave: int | None = None) -> Tensor:
+        """The distances of some maps' patches, (B, h, w), as of a bank without one of the k maps."""
+        flat = maps.flat()
+        if leave is None and flat.device.type == "cpu" and flat.dtype == self.rows.dtype == torch.float32:
+            self.search = self.search or Nearest(self.rows, self._weights())
+            return maps.shaped(self.search(flat)[0])
+        left = self.whose == (SOURCE - 1 if leave is None else leave)
+        if left.all():
+            raise BadInput("the healthy maps of the target are alike, one stands for all of them; give others")
+        weights, least = self._weights(leave), []
+        for block in flat.split(max(1, BLOCK // len(self.rows))):
+            squared = torch.addmm(self.squares, block, self.rows.T, alpha=-2)  # |y|^2 - 2 x y
+            squared.add_(block.square().sum(dim=1, keepdim=True)).mul_(weights)[:, left] = torch.inf
+            least.append(squared.amin(dim=1))
+        return maps.shaped(torch.cat(least).clamp(min=0).sqrt())
+
+    @cached_property
+    def squares(self) -> Tensor:
+        """The squared lengths of the rows, (N,)."""
+        return self.rows.square().sum(dim=1)
+
+    def _weights(self, leave: int | None = None) -> Tensor:
+        """What a squared distance to each row counts, (N,)."""
+        if not self.density:
+            return torch.ones_like(self.rows[:, 0])
+        radius = self.nearest if leave is None else self.nearest.where(self.neighbour != leave, self.other)
+        # Rows that are the same, as of a map that is there twice, would make a fault of all that is near them.
+        apart = self.nearest[self.nearest > 0]
+        return 1 / radius.clamp(min=1e-3 * float(apart.median()) if len(apart) else 1).square()
+
+
+def _two_nearest(rows: Tensor, whose: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Of each row, (n,): the distance to its nearest, whose that is, and the distance to the nearest of another map."""
+    parts = []
+    for at in torch.arange(len(rows), device=rows.device).split(max(1, BLOCK // len(rows))):
+        apart = torch.cdist(rows[at], rows)
+        apart[torch.arange(len(at), device=rows.device), at] = torch.inf
+        nearest, place = _least(apart, rows, at)
+        neighbour = whose[place]
+        apart[(whose == neighbour[:, None]) & (neighbour[:, None] != SOURCE)] = torch.inf
+        parts.append((nearest, neighbour, _least(apart, rows, at)[0]))
+    nearest, neighbour, other = (torch.cat(one) for one in zip(*parts, strict=True))
+    return nearest, neighbour, other
+
+
+def _least(apart: Tensor, rows: Tensor, at: Tensor) -> tuple[Tensor, Tensor]:
+    """The least distances of the rows at some places, and to which rows. Of differences: rows alike are 0 apart."""
+    least, place = apart.min(dim=1)
+    return (rows[at] - rows[place]).norm(dim=1).where(least < torch.inf, torch.inf), place

@@ -1,0 +1,55 @@
+"""A bank with its density normalised, against distances of everything to everything in double precision."""
+
+import pytest
+import torch
+
+from hdmap_mlflow.adaptation.maps import Maps
+from hdmap_mlflow.adaptation.neighbours import SOURCE, Neighbours
+
+PLACES = (4, 5)
+SOURCES = torch.randn(60, 12, generator=torch.Generator().manual_seed(0))
+
+
+def _maps(count, seed, spread=1.0, at=0.0):
+    return Maps(at + spread * torch.randn(count, 12, *PLACES, generator=torch.Generator().manual_seed(seed)), PLACES)
+
+
+def _merged(twice, **of):
+    """Rows of a source, some of them twice, and of three maps."""
+    rows = torch.cat([SOURCES, SOURCES[:twice]])
+    source = Neighbours(rows, torch.full((len(rows),), SOURCE))
+    return source.with_maps(Neighbours.of_maps(_maps(3, 1, **of))).dense()
+
+
+def _apart(rows, others):
+    return torch.cdist(rows.double(), others.double(), compute_mode="donot_use_mm_for_euclid_dist")
+
+
+def _expected(bank, asked, leave=None):
+    keep = torch.tensor([whose != leave for whose in bank.whose.tolist()])
+    every, kept = (_apart(rows, rows).fill_diagonal_(torch.inf).amin(dim=1) for rows in (bank.rows, bank.rows[keep]))
+    floor = 1e-3 * float(every[every > 0].median())
+    return asked.shaped((_apart(asked.flat(), bank.rows[keep]) / kept.clamp(min=floor)).amin(dim=1))
+
+
+@pytest.mark.parametrize("twice", [0, 40, 60])
+@pytest.mark.parametrize("of", [{}, {"spread": 0.2, "at": 3.0}], ids=["near", "far"])
+@pytest.mark.parametrize("leave", [None, 0, 2])
+def test_distances_count_in_units_of_the_radius_of_a_row_whatever_map_is_left_out(of: dict, leave: int, twice: int):
+    bank, asked = _merged(twice, **of), _maps(5, 2, **of)
+    expected = _expected(bank, asked, leave)
+    torch.testing.assert_close(bank.patches(asked, leave).double(), expected, rtol=2e-3, atol=1e-4)
+
+
+def test_rows_that_are_there_twice_are_near_to_what_is_as_good_as_the_same():
+    bank = _merged(20)
+    beside = Maps(SOURCES[:20].T.reshape(1, 12, *PLACES) + 3e-5, PLACES)
+    found = bank.patches(beside).double()
+    assert (found < 0.9).all(), "their nearest is one of these rows"
+    torch.testing.assert_close(found, _expected(bank, beside), rtol=1e-2, atol=0)
+
+
+def test_rows_that_are_all_the_same_have_distances():
+    same = torch.ones(300, 12)
+    found = Neighbours(same, torch.full((300,), SOURCE)).dense().patches(_maps(1, 0))
+    torch.testing.assert_close(found, (_maps(1, 0).features - 1).norm(dim=1))
