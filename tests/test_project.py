@@ -48,7 +48,7 @@ HOUSE = {
     "models ": "builder contract onnx",
     "evaluation": "pixels sample intervals confounds damage scoring pooled resampled metrics cards shift alarms "
     "figures pictures",
-    "adaptation": "adapter scores bank kept wrapped features network table chain scale draw stage outcome",
+    "adaptation": "adapter scores maps gaussians neighbours memory kept wrapped features network table chain scale draw stage outcome",
     "tracking": "database patience fetched client model journal copies record store watched views server",
     "runs": "meter extras setup identity train result history trained loose reading predict served workdir steps flow "
     "export rescore verify adapt promote upload clean watch",
