@@ -44,11 +44,12 @@ HOUSE = {
     "models": "searchspace entry signature weights backbones one_pass epochs registry",
     "models/parts": "auroc blur context coreset engine features nearest rows textures",
     "models/own": "cfa cflow csflow cutpaste dinomaly draem_sevnet fastflow padim patchcore reverse_distillation "
-    "toothwise uflow uninet",
+    "stfpm toothwise uflow uninet",
     "models ": "builder contract onnx",
     "evaluation": "pixels sample intervals confounds damage scoring pooled resampled metrics cards shift alarms "
     "figures pictures",
-    "adaptation": "adapter scores maps gaussians neighbours memory kept wrapped features network table chain scale draw stage outcome",
+    "adaptation": "adapter scores maps gaussians neighbours memory kept wrapped features network table chain scale "
+    "draw stage outcome",
     "tracking": "database patience fetched client model journal copies record store watched views server",
     "runs": "meter extras setup identity train result history trained loose reading predict served workdir steps flow "
     "export rescore verify adapt promote upload clean watch",

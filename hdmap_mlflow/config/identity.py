@@ -20,7 +20,7 @@ NOT_IDENTITY = {
     "evaluation.sample",
 }
 # Settings of later versions: at their defaults a run is the one that it was before.
-LATER = ("adapt.", "score.", "train.budget", "data.resize")
+LATER = ("adapt.", "score.", "train.budget", "train.frozen_precision", "data.resize")
 OF_MODELS = {  # settings of a model, with the value that they then had
     "model.row_context": "[]",
     "model.topk_ratio": "1.0",

@@ -142,6 +142,7 @@ class TrainConfig(_Part):
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
     precision: Literal["32-true", "16-mixed", "bf16-mixed"] = "32-true"
     engine: Literal["auto", "torch", "openvino"] = "auto"  # of frozen backbones on a CPU, see `models.parts.engine`
+    frozen_precision: Literal["32-true", "bf16-true"] = "32-true"  # of those that OpenVINO computes
     limit_train_batches: Count | None = None
     limit_val_batches: Count | None = None
 

@@ -201,7 +201,9 @@ class ModelEntry:
         if config.train.precision == "16-mixed" and config.train.device == "cpu":
             raise BadInput("train.precision=16-mixed does not run on cpu; give 32-true or bf16-mixed")
         if config.train.engine == "openvino":
-            self._check_engine(config)
+            self._check_engine(config, "train.engine=openvino")
+        if config.train.frozen_precision == "bf16-true":
+            self._check_engine(config, "train.frozen_precision=bf16-true")
         for name, value in config.model.settings.items():
             self._check_setting(name, value)
         data, batches = config.data, config.train.limit_val_batches
@@ -211,16 +213,16 @@ class ModelEntry:
                 "which has no AUROC; give more of either"
             )
 
-    def _check_engine(self, config: RunConfig) -> None:
-        """Raise BadInput where OpenVINO is not there, or has nothing to compute."""
+    def _check_engine(self, config: RunConfig, asked: str) -> None:
+        """Raise BadInput where OpenVINO is asked for, and is not there or has nothing to compute."""
         if self.weights is None:
-            raise BadInput(f"{config.model.name} has no frozen backbone; leave train.engine=openvino out")
+            raise BadInput(f"{config.model.name} has no frozen backbone; leave {asked} out")
         if config.train.device in ("cuda", "mps"):
-            raise BadInput(f"train.engine=openvino computes on a CPU, not on train.device={config.train.device}")
+            raise BadInput(f"{asked} computes on a CPU, not on train.device={config.train.device}")
+        if config.train.engine == "torch":
+            raise BadInput(f"{asked} is OpenVINO's, not train.engine=torch's; leave one of them out")
         if importlib.util.find_spec("openvino") is None:
-            raise BadInput(
-                "train.engine=openvino: openvino is not installed; pip install 'hdmap_mlflow[openvino]', or give auto"
-            )
+            raise BadInput(f"{asked}: openvino is not installed; pip install 'hdmap_mlflow[openvino]', or leave it out")
 
     def _check_setting(self, name: str, value: object) -> None:
         """Raise BadInput for a value of a model's setting that its type allows, and no model can be made of."""

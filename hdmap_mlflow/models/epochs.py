@@ -152,7 +152,7 @@ EPOCHS: dict[str, ModelEntry] = {
         space=rate(0.005) | real("temperature", 0.05, 0.5, log=True),
     ),
     "stfpm": ModelEntry(
-        path=f"{ANOMALIB}Stfpm",
+        path=f"{OWN}stfpm:Stfpm",
         paper="Wang et al., Student-Teacher Feature Pyramid Matching for Anomaly Detection, BMVC 2021",
         trains=True,
         weights=Weights(strides=(4, 8, 16)),

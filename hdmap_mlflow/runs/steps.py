@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -72,7 +73,7 @@ def prepare(config: CheckedConfig, data: Dataset, extras: Extras) -> Prepared:
     train.seed(config.train)
     model, computes = builder.build(config), "torch"
     if engine.wanted(config, device):
-        with extras("OpenVINO, torch goes on"):
+        with extras("OpenVINO, torch goes on") if engine.optional(config) else contextlib.nullcontext():
             computes = engine.attach(model, config)
     with extras("the cache of features"):
         features.reuse(model, config.data.feature_cache_mb, config.data.image_size)

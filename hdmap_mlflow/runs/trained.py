@@ -217,6 +217,8 @@ def _build(
         try:
             engine.attach(model, config)
         except Exception as error:  # whatever OpenVINO raises; the scores are the same without it
+            if not engine.optional(config):
+                raise
             logging.getLogger(__name__).warning("OpenVINO left out, torch goes on: %s", one_line(error))
     return Trained(record, config, model.eval(), device, size)
 

@@ -193,6 +193,16 @@ def test_a_map_level_makes_scores_blind_to_gain_and_only_a_map_level_does(gain: 
     torch.testing.assert_close(plain.model.prepare(gain * images), gain * images)
 
 
+def test_channels_lie_last_in_memory_which_changes_nothing_but_the_time() -> None:
+    model = network().eval()
+    kernels = [part.weight for part in model.modules() if isinstance(part, torch.nn.Conv2d)]
+    assert all(kernel.is_contiguous(memory_format=torch.channels_last) for kernel in kernels)
+    maps = torch.rand(2, 3, 64, 96, generator=torch.Generator().manual_seed(0))
+    found = model.model(maps)
+    model.to(memory_format=torch.contiguous_format)
+    torch.testing.assert_close(found.anomaly_map, model.model(maps).anomaly_map, rtol=1e-4, atol=1e-5)
+
+
 def test_one_channel_takes_the_mean_of_three() -> None:
     model = network(in_channels=1)
     images = torch.stack([torch.full((HEIGHT, WIDTH), v) for v in (0.1, 0.2, 0.6)])[None]

@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -16,6 +17,7 @@ from maps import write_domain
 from hdmap_mlflow.config import RunConfig
 from hdmap_mlflow.data import dataset
 from hdmap_mlflow.data.datamodule import MultiDomainHDMAPDataModule
+from hdmap_mlflow.errors import BadInput
 from hdmap_mlflow.evaluation import scoring
 from hdmap_mlflow.models import builder
 from hdmap_mlflow.models.parts import engine
@@ -26,6 +28,7 @@ from hdmap_mlflow.runs.steps import prepare
 
 pytest.importorskip("openvino")
 SIZE = (32, 64)
+HALF = "bf16-true"
 
 
 def config(weights: str = "random", **settings: str) -> RunConfig:
@@ -219,6 +222,78 @@ def test_when_openvino_is_taken(asked, weights, device, there, expected, monkeyp
     assert engine.wanted(config(weights, engine=asked), device) is expected
 
 
+def half(**settings: str) -> RunConfig:
+    return config(frozen_precision=HALF, **settings)
+
+
+@pytest.mark.parametrize(
+    ("device", "there", "problem"),
+    [
+        ("cuda", True, "is on cuda; give train.device=cpu, or 32-true"),
+        ("cpu", False, r"has none; pip install 'hdmap_mlflow\[openvino\]', or 32-true"),
+        ("mps", False, "has none"),
+    ],
+)
+def test_bfloat16_that_cannot_be_had_is_refused_and_not_replaced(device, there, problem, monkeypatch) -> None:
+    monkeypatch.setattr(engine, "find_spec", lambda name: object() if there else None)
+    with pytest.raises(BadInput, match=f"^train.frozen_precision=bf16-true is for OpenVINO on a CPU.* {problem}"):
+        engine.wanted(half(), device)
+
+
+def test_bfloat16_is_openvinos_for_random_weights_too() -> None:
+    assert engine.wanted(half(engine="auto"), "cpu")
+
+
+@pytest.mark.parametrize(
+    ("model", "extra", "problem"),
+    [
+        ("patchcore", "train.engine=torch", "is OpenVINO's, not train.engine=torch's; leave one of them out"),
+        ("draem_sevnet", "train.engine=auto", "draem_sevnet has no frozen backbone; leave train.frozen_precision"),
+        ("patchcore", "train.device=cuda", "computes on a CPU, not on train.device=cuda"),
+    ],
+)
+def test_bfloat16_that_means_nothing_is_refused_before_a_run(model, extra, problem) -> None:
+    with pytest.raises(BadInput, match=problem):
+        setup.configure(model, "quickstart", overrides=f"train.frozen_precision=bf16-true,{extra}")
+
+
+def test_a_processor_without_bfloat16_says_so(monkeypatch) -> None:
+    monkeypatch.setattr(engine, "_core", lambda: SimpleNamespace(get_property=lambda *_: ["FP32"]))
+    network = SimpleNamespace(reshape=lambda _: None)
+    with pytest.raises(BadInput, match="this processor does not compute in bfloat16; give 32-true"):
+        engine.Engine(TimmFeatureExtractor("resnet10t", ["layer1"], False), SIZE, network, HALF)
+
+
+@pytest.mark.skipif(
+    "BF16" not in engine._core().get_property("CPU", "OPTIMIZATION_CAPABILITIES"), reason="no bfloat16 here"
+)
+def test_bfloat16_is_near_to_torch_and_has_kept_features_of_its_own(cache, images) -> None:
+    torch.manual_seed(0)
+    model = torch.nn.Sequential(Features(TimmFeatureExtractor("resnet10t", ["layer1"], False))).eval()
+    reuse(model, 10, SIZE)
+    exact = model(images)["layer1"]
+    assert engine.attach(model, config()).startswith("openvino")
+    swift = model(images)["layer1"]
+    vars(model[0].extractor).pop("forward")
+    assert engine.attach(model, half()).endswith(", bfloat16")
+    near = model(images)["layer1"]
+    assert 1e-4 < float((near - exact).abs().max() / exact.abs().max()) < 0.1
+    assert float((swift - exact).abs().max() / exact.abs().max()) < 1e-5
+    with engine.at_rest(model):
+        assert torch.equal(model(images)["layer1"], exact)
+
+
+@pytest.mark.parametrize("flaw", [BadInput("this processor has none"), RuntimeError("no such graph")])
+def test_torch_does_not_go_on_in_the_place_of_bfloat16(flaw, root, cache, monkeypatch) -> None:
+    def failing(*_: object) -> None:
+        raise flaw
+
+    monkeypatch.setattr(engine, "attach", failing)
+    asked = configured("patchcore", root, "train.frozen_precision=bf16-true")
+    with pytest.raises(type(flaw), match=str(flaw)):
+        prepare(asked, dataset.read(asked), Extras(print))
+
+
 @pytest.fixture(scope="module")
 def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("engine")
@@ -240,7 +315,7 @@ def test_torch_goes_on_where_a_conversion(flaw, root, cache, monkeypatch) -> Non
     if flaw == "fails":
         monkeypatch.setattr(engine, "_converted", failing)
     else:
-        monkeypatch.setattr(engine, "TOLERANCE", 1e-12)
+        monkeypatch.setitem(engine.TOLERANCES, "32-true", 1e-12)
     said: list[str] = []
     asked = configured("patchcore", root, "train.engine=openvino")
     ready = prepare(asked, dataset.read(asked), Extras(said.append))

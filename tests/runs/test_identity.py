@@ -237,11 +237,9 @@ def test_a_line_of_a_models_code_counts_in_whatever_file_it_stands(own_model, tm
 def test_a_model_of_anomalibs_or_ours_counts_with_the_parts_that_it_imports():
     names = {
         model: [f"{file.parent.name}/{file.stem}" for file in signature.sources(REGISTRY[model].path)]
-        for model in ("stfpm", "patchcore")
+        for model in ("draem", "patchcore")
     }
-    assert set(names["stfpm"]) == {
-        f"stfpm/{name}" for name in ("lightning_model", "torch_model", "loss", "anomaly_map")
-    }
+    assert set(names["draem"]) == {f"draem/{name}" for name in ("lightning_model", "torch_model", "loss")}
     ours = {"own/patchcore", "parts/coreset", "parts/blur", "parts/features", "patchcore/lightning_model"}
     assert ours <= set(names["patchcore"]) and len(set(names["patchcore"])) == len(names["patchcore"])
     assert not any("padim" in name or "registry" in name or "components" in name for name in names["patchcore"])
@@ -257,7 +255,7 @@ def released(monkeypatch, library, version):
 
 @pytest.mark.parametrize("library", ["hdmap_mlflow", "anomalib", "torch", "torchvision", "timm"])
 def test_another_release_of_a_library_counts_and_the_same_one_for_another_device_does_not(monkeypatch, library):
-    path = REGISTRY["stfpm"].path
+    path = REGISTRY["draem"].path
     before = signature.code_digest(path)
     released(monkeypatch, library, "99.0")
     assert signature.code_digest(path) != before

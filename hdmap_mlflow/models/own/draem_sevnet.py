@@ -75,6 +75,7 @@ class DraemSevNetModel(nn.Module):
             self.severity_head = nn.Sequential(
                 nn.Linear(features, head_width), nn.ReLU(inplace=True), nn.Linear(head_width, 1), nn.Flatten(0)
             )
+        self.to(memory_format=torch.channels_last)  # its convolutions take three quarters of the time so
 
     def prepare(self, images: Tensor) -> Tensor:
         """Maps (B, 3, H, W) as the networks take them: one channel if asked, and at one level if asked.

@@ -1,4 +1,4 @@
-"""OpenVINO in the place of torch for frozen backbones on a CPU: the same features to rounding, sooner.
+"""OpenVINO in the place of torch for frozen backbones on a CPU: the same features to rounding, sooner; or in bfloat16.
 
 A backbone is converted once for its weights, layers and input size, and kept in the cache.
 """
@@ -14,20 +14,25 @@ from importlib import metadata
 from importlib.util import find_spec
 from pathlib import Path
 from types import MethodType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import torch
 from anomalib.models.components import TimmFeatureExtractor
 from torch import Tensor, nn
 
 from hdmap_mlflow.config import RunConfig
+from hdmap_mlflow.errors import BadInput
 from hdmap_mlflow.files import cache_dir, kept_folder
 from hdmap_mlflow.models.backbones import weights_digest
 
 if TYPE_CHECKING:
     import openvino
 
-TOLERANCE = 1e-4  # of a layer's largest feature, by which a conversion may differ from torch; seen: 2e-6
+# Of a layer's largest feature, by which a conversion may differ from torch; seen: 3e-6, and .007
+# to .11 in bfloat16.
+TOLERANCES = {"32-true": 1e-4, "bf16-true": 0.25}
+BFLOAT16 = "train.frozen_precision=bf16-true"
+HINTS = {"32-true": "f32", "bf16-true": "bf16"}  # OpenVINO's words
 FILE = "backbone.xml"
 _CORE_LOCK = threading.Lock()
 
@@ -35,10 +40,21 @@ _CORE_LOCK = threading.Lock()
 def wanted(config: RunConfig, device: str) -> bool:
     """Whether a run's frozen backbones are OpenVINO's: on a CPU, where it is installed, unless `train.engine` is torch.
 
-    `auto` leaves random weights to torch: no other run has them, so that each would convert its own.
+    `auto` leaves random weights to torch: no other run has them, so that each would convert its own. Raises BadInput
+    where bfloat16 is asked for, which is OpenVINO's alone, and cannot be had.
     """
-    asked = {"auto": config.model.weights != "random", "openvino": True, "torch": False}[config.train.engine]
-    return asked and device == "cpu" and find_spec("openvino") is not None
+    there, half = find_spec("openvino") is not None, not optional(config)
+    if half and not (there and device == "cpu"):
+        lacks = f"is on {device}; give train.device=cpu" if there else "has none; pip install 'hdmap_mlflow[openvino]'"
+        raise BadInput(f"{BFLOAT16} is for OpenVINO on a CPU, and this run {lacks}, or 32-true")
+    random = config.model.weights == "random"
+    asked = {"auto": half or not random, "openvino": True, "torch": False}[config.train.engine]
+    return asked and device == "cpu" and there
+
+
+def optional(config: RunConfig) -> bool:
+    """Whether torch would give the same scores, so that it may go on where OpenVINO fails."""
+    return config.train.frozen_precision == "32-true"
 
 
 def attach(model: nn.Module, config: RunConfig) -> str:
@@ -50,28 +66,40 @@ def attach(model: nn.Module, config: RunConfig) -> str:
     frozen = [part for part in model.modules() if isinstance(part, TimmFeatureExtractor)]
     frozen = [part for part in frozen if not part.requires_grad and not part._uses_intermediates]
     size, kept = config.data.image_size, config.model.weights != "random"
-    engines = [Engine(part, size, _kept(part, size) if kept else _converted(part, size)) for part in frozen]
+    precision = config.train.frozen_precision
+    engines = [Engine(part, size, _kept(part, size) if kept else _converted(part, size), precision) for part in frozen]
     for engine in engines:
         vars(engine.extractor)["forward"] = engine  # the state's names, and so checkpoints, stay what they are
-    return f"openvino {metadata.version('openvino')}" if engines else "torch"
+    how = f"openvino {metadata.version('openvino')}" + ("" if optional(config) else ", bfloat16")
+    return how if engines else "torch"
 
 
 class Engine:
     """The forward pass of a frozen extractor: OpenVINO's for float32 images (B, 3, *size) on a CPU, torch's for others.
 
     So it is while a model is traced, under autocast, `at_rest`, and once its weights are no longer those converted.
+    Raises BadInput where bfloat16 is asked for and the processor has none.
     """
 
-    def __init__(self, extractor: TimmFeatureExtractor, size: Sequence[int], network: openvino.Model) -> None:
+    def __init__(
+        self,
+        extractor: TimmFeatureExtractor,
+        size: Sequence[int],
+        network: openvino.Model,
+        precision: Literal["32-true", "bf16-true"] = "32-true",
+    ) -> None:
         network.reshape([-1, 3, *size])
-        hints = {"INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": torch.get_num_threads()}
+        hints = {"INFERENCE_PRECISION_HINT": HINTS[precision], "INFERENCE_NUM_THREADS": torch.get_num_threads()}
+        if precision == "bf16-true" and "BF16" not in _core().get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
+            raise BadInput(f"{BFLOAT16}: this processor does not compute in bfloat16; give 32-true")
         self.compiled = _core().compile_model(network, "CPU", hints)
+        self.name = f"openvino-{HINTS[precision]}" if precision != "32-true" else "openvino"
         self.extractor, self.size, self.resting, self.lock = extractor, tuple(size), False, threading.Lock()
         self.digest, self.marks = weights_digest(extractor), self._marks()
         image = torch.arange(3.0 * size[0] * size[1]).sin().reshape(1, 3, *size)
         for layer, features in self._torch(image).items():
             apart = float((self(image)[layer] - features).abs().max() / features.abs().max())
-            if not apart <= TOLERANCE:
+            if not apart <= TOLERANCES[precision]:
                 raise RuntimeError(f"its features differ from torch's by {apart:.2g} at {layer}")
 
     def __call__(self, images: Tensor) -> dict[str | int, Tensor]:

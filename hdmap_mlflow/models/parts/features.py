@@ -45,7 +45,7 @@ class Features(nn.Module):
         if self.store is None or images.device.type != "cpu" or images.dtype != torch.float32:
             return self._compute(images)
         engine = engine_of(self.extractor)
-        by = "-openvino" if engine and engine.takes(images) else ""  # torch has last digits of its own
+        by = f"-{engine.name}" if engine and engine.takes(images) else ""  # torch has last digits of its own
         keys = [hashlib.blake2b(image.numpy().tobytes(), digest_size=16).hexdigest() + by for image in images]
         found = [self.store.get(key) for key in keys]
         missing = [i for i, features in enumerate(found) if features is None]
