@@ -63,6 +63,7 @@ TRAIN = [
     (["--overrides", "train.precision=16-mixed,train.device=cpu"], ["train.precision", "16-mixed", "32-true"]),
     (["--overrides", "train.device=cuda"], ["train.device", "cuda", "auto"]),
     (["--overrides", "train.engine=tensorrt"], ["train.engine", "tensorrt", "openvino"]),
+    (["--overrides", "train.frozen_precision=fp8"], ["train.frozen_precision", "fp8", "bf16-true"]),
     (["draem", "--overrides", "train.engine=openvino"], ["draem", "train.engine=openvino", "no frozen backbone"]),
     (["--overrides", "train.engine=openvino,train.device=cuda"], ["train.engine=openvino", "train.device=cuda"]),
     (["--overrides", "train.learning_rate=0.1"], ["patchcore", "train.learning_rate"]),
@@ -89,11 +90,11 @@ def test_a_run_is_refused(refused, maps, arguments, says):
     refused("train", *arguments, "--data-root", maps, says=says)
 
 
-def test_an_engine_that_is_not_installed_is_refused(refused, maps, monkeypatch):
+@pytest.mark.parametrize("asked", ["train.engine=openvino", "train.frozen_precision=bf16-true"])
+def test_an_engine_that_is_not_installed_is_refused(asked, refused, maps, monkeypatch):
     find = importlib.util.find_spec
     monkeypatch.setattr(importlib.util, "find_spec", lambda name, *more: None if name == "openvino" else find(name))
-    arguments = ["train", "--overrides", "train.engine=openvino", "--data-root", maps]
-    refused(*arguments, says=["train.engine=openvino", "pip install", "auto"])
+    refused("train", "--overrides", asked, "--data-root", maps, says=[asked, "pip install", "leave it out"])
 
 
 TUNE = [
