@@ -257,6 +257,12 @@ def test_bfloat16_that_means_nothing_is_refused_before_a_run(model, extra, probl
         setup.configure(model, "quickstart", overrides=f"train.frozen_precision=bf16-true,{extra}")
 
 
+def test_a_model_without_a_backbone_for_it_is_refused_bfloat16() -> None:
+    trained = torch.nn.Sequential(TimmFeatureExtractor("resnet10t", ["layer1"], False, True))
+    with pytest.raises(BadInput, match="patchcore has no frozen backbone that OpenVINO computes; give 32-true"):
+        engine.attach(trained, half())
+
+
 def test_a_processor_without_bfloat16_says_so(monkeypatch) -> None:
     monkeypatch.setattr(engine, "_core", lambda: SimpleNamespace(get_property=lambda *_: ["FP32"]))
     network = SimpleNamespace(reshape=lambda _: None)

@@ -68,6 +68,8 @@ def attach(model: nn.Module, config: RunConfig) -> str:
     size, kept = config.data.image_size, config.model.weights != "random"
     precision = config.train.frozen_precision
     engines = [Engine(part, size, _kept(part, size) if kept else _converted(part, size), precision) for part in frozen]
+    if not engines and not optional(config):
+        raise BadInput(f"{BFLOAT16}: {config.model.name} has no frozen backbone that OpenVINO computes; give 32-true")
     for engine in engines:
         vars(engine.extractor)["forward"] = engine  # the state's names, and so checkpoints, stay what they are
     how = f"openvino {metadata.version('openvino')}" + ("" if optional(config) else ", bfloat16")
