@@ -170,10 +170,13 @@ def lines(name: str, found: Measured) -> list[str]:
 
 def absent(found: Measured) -> str:
     """What of the whole plan (all models, all ways of the banks, three seeds) a data set has no run of, in words."""
-    seeds = {seed for entry in found.entries.values() for _, seed in entry.runs}
-    lacks = [f"`{model}`" for model in (*BANKS, *TRAINED) if not any(model == of for of, _ in found.entries)]
-    lacks += [f"{way} of any model" for way in WAYS if not any(way == of for _, of in found.entries)]
-    lacks += [f"seed {seed}" for seed in range(SEEDS) if seed not in seeds]
+    lacks = []
+    for model in (*BANKS, *TRAINED):
+        for way in WAYS if model in BANKS else [*WAYS][:1]:
+            entry = found.entries.get((model, way))
+            have = {seed for _, seed in entry.runs} if entry else set()
+            seeds = [str(seed) for seed in range(SEEDS) if seed not in have]
+            lacks += [f"`{model}` {way} with seed {' and '.join(seeds)}"] if seeds else []
     return ", ".join(lacks) or "nothing"
 
 
@@ -199,8 +202,8 @@ def page(measured: Mapping[str, Measured], asked: str, command: str) -> str:
         "",
         f"Asked for: {asked}.",
         *(
-            f"{name}: {len(found.grid.runs)} runs, {left[name]} of those asked for not run; not run of the whole plan: "
-            f"{absent(found)}."
+            f"{name}: {len(found.grid.runs)} runs, {left[name]} of those asked for not run. Of the whole plan there is "
+            f"none of: {absent(found)}."
             for name, found in measured.items()
         ),
         *(f"Not run at all: {name} maps." for name in DATA if name not in measured),
