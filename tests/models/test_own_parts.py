@@ -13,6 +13,7 @@ from anomalib.models.image import Cflow as PublishedCflow
 from anomalib.models.image import Dinomaly as PublishedDinomaly
 from anomalib.models.image import InpFormer as PublishedInpFormer
 from anomalib.models.image.dinomaly.components.optimizer import WarmCosineScheduler
+from anomalib.models.image.padim.anomaly_map import AnomalyMapGenerator
 from anomalib.pre_processing import PreProcessor
 from torch import Tensor
 
@@ -171,6 +172,19 @@ def test_padim_fits_the_mean_and_inverse_covariance_of_every_place(gauss: Any) -
         np.testing.assert_allclose(gauss.model.gaussian.inv_covariance[place], inverse, rtol=2e-3, atol=1e-3)
     again = gauss.eval().model(data[0].image)
     assert again.pred_score.shape[0] == 3 and torch.isfinite(again.pred_score).all()
+
+
+def test_padims_distances_are_anomalibs() -> None:
+    generator = torch.Generator().manual_seed(0)
+    embedding, mean = torch.randn(3, 5, 4, 6, generator=generator), torch.randn(5, 24, generator=generator)
+    inverse = torch.randn(24, 5, 5, generator=generator)
+    inverse = inverse @ inverse.mT
+    inverse[0] *= -1  # what rounding may bring below 0 is 0
+    found = padim.distances(embedding, [mean, inverse])
+    torch.testing.assert_close(found, AnomalyMapGenerator.compute_distance(embedding, [mean, inverse]))
+    assert (found[:, 0, 0, 0] == 0).all() and (found[:, 0].flatten(1)[:, 1:] > 0).all()
+    model = padim.Padim(**SMALL, **BARE, pre_processor=False, n_features=5).model
+    assert model.anomaly_map_generator.compute_distance is padim.distances
 
 
 @pytest.mark.parametrize("maps", [0, 1])

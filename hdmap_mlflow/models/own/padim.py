@@ -77,6 +77,19 @@ def embed(model: Model, features: Mapping[str, Tensor], context: RowContext = AL
     return torch.cat(parts, dim=1).index_select(1, torch.cat(places).argsort())
 
 
+def distances(embedding: Tensor, stats: Sequence[Tensor]) -> Tensor:
+    """Mahalanobis distances (B, 1, H, W) of embeddings (B, C, H, W) to the Gaussians of their places.
+
+    These are means (C, P) and inverse covariances (P, C, C). The numbers are those of anomalib's `compute_distance`,
+    whose products take four times as long: what they multiply does not lie side by side.
+    """
+    batch, channels, height, width = embedding.shape
+    places = embedding.reshape(batch * channels, height * width).T.contiguous().view(-1, batch, channels)
+    mean, inverse = stats
+    apart = places - mean.T[:, None]
+    return torch.bmm(apart, inverse).mul_(apart).sum(2).T.reshape(batch, 1, height, width).clamp(0).sqrt()
+
+
 class Padim(_Padim):
     """Defard et al., PaDiM: a Patch Distribution Modeling Framework for Anomaly Detection, ICPR 2021.
 
@@ -91,6 +104,7 @@ class Padim(_Padim):
         super().__init__(*args, **kwargs)
         self.model.feature_extractor = Features(self.model.feature_extractor)
         self.model.anomaly_map_generator.blur = SeparableBlur(self.model.anomaly_map_generator.blur)
+        self.model.anomaly_map_generator.compute_distance = distances
         context = RowContext(tuple(row_context))
         if row_context:
             channels = self.model.n_features_original * context.kinds
