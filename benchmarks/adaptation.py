@@ -143,7 +143,8 @@ def pair(inner: Any, bank: Tensor, source: Domain, target: Domain, seed: int) ->
     row = partial(_row, target.label)
     yield row("plain", 0, 0, *unchanged["plain"])
     healthy = Loader(source.train[:128])
-    own = {name: ADAPTERS[name].fit(plain, healthy, None, "cpu").model for name in FEATURES}  # type: ignore[arg-type]
+    on: dict[str, Any] = {name: ADAPTERS[name].fit(plain, healthy, "cpu") for name in FEATURES}  # type: ignore[call-arg,arg-type]
+    own = {name: on[name](None).model for name in FEATURES}
     of_source = {name: scored(model, normal) for name, model in own.items()}
     yield row("merge", 0, 0, of_source["merge"], scored(own["merge"], target.test))
     for k in K[1:]:
@@ -151,7 +152,7 @@ def pair(inner: Any, bank: Tensor, source: Domain, target: Domain, seed: int) ->
             maps = target.train[torch.from_numpy(_drawn(seed, draw, k, len(target.train)))]
             stages = {"": (unchanged["plain"][0], unchanged["plain"][1], scored(plain, maps))}
             for name in FEATURES:
-                adapted = ADAPTERS[name].fit(plain, healthy, Loader(maps), "cpu")  # type: ignore[arg-type]
+                adapted = on[name](Loader(maps))
                 stages[name] = (of_source[name], scored(adapted.model, target.test), adapted.own)
                 yield row(name, k, draw, *stages[name][:2])
             for name, (val, test, normals) in stages.items():
@@ -181,17 +182,17 @@ def with_network(root: str, bank: Tensor, source: str, target: str, seed: int) -
 
     label = module.scored[target, "test"]["label"].to_numpy()
     healthy = module.chosen_dataloader(source, range(min(128, len(module.scored[source, REFERENCE]))), REFERENCE)
-    log_z = ADAPTERS["log_z"].fit(model, healthy, "cpu")(None).model  # type: ignore[call-arg,arg-type,misc]
-    for name, adapted in {"log_z": log_z, "plain of these": model}.items():
+    log_z: Any = ADAPTERS["log_z"].fit(model, healthy, "cpu")  # type: ignore[call-arg,arg-type]
+    for name, adapted in {"log_z": log_z(None).model, "plain of these": model}.items():
         own, found = table(adapted, source, "test"), table(adapted, target, "test")["score"].to_numpy(float)
         of_source = {"source_AUROC": image_metrics(own, {}, NAMES[:1])[NAMES[0]]}
         yield _row(label, name, 0, 0, normal(adapted), found) | of_source
     val, count = normal(model), len(module.scored[target, REFERENCE])
-    on_target = ADAPTERS["adabn"].fit(model, healthy, "cpu")  # type: ignore[call-arg,arg-type]
+    on_target: Any = ADAPTERS["adabn"].fit(model, healthy, "cpu")  # type: ignore[call-arg,arg-type]
     for k in K[1:]:
         for draw in range(DRAWS):
             chosen = module.chosen_dataloader(target, _drawn(seed, draw, k, count).tolist(), REFERENCE)
-            adabn: Any = on_target(chosen)  # type: ignore[operator]
+            adabn = on_target(chosen)
             found = table(adabn.model, target, "test")["score"].to_numpy(float)
             yield _row(label, "adabn", k, draw, val, found)
             yield _row(label, "adabn+z", k, draw, *_after("z", val, found, adabn.own))

@@ -173,7 +173,8 @@ def test_the_page_on_transfer_says_who_gains_and_what_was_not_run():
     text = transfer.page({"made": found}, "one model", "python -m benchmarks.transfer")
     assert "- made. All domains but the target as sources, in place of one: helps patchcore (+" in text
     assert "Row context and row score together: not run." in text and "made: 9 runs, 7 of those" in text
-    assert "not run of the whole plan: `padim`, " in text and "both of any model, seed 1, seed 2." in text
+    assert "there is none of: `patchcore` as it is with seed 1 and 2, `patchcore` row context with seed 1 and 2" in text
+    assert "`patchcore` both with seed 0 and 1 and 2" in text and "`cutpaste` as it is with seed 0 and 1 and 2." in text
     assert "Not run at all: simulated maps." in text
     assert "| patchcore | row context |" in text and "| not run | 0 |" in text
 

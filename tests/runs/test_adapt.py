@@ -38,12 +38,16 @@ class Louder:
         return found.update(pred_score=found.pred_score * self.gain)
 
 
-def louder(model, source, target, device):
+def louder(model, source, device):
     """An adapter that makes a target's scores larger by the number of its maps: nothing that z would see."""
-    if target is None:
-        return Adapted(model, np.empty(0))
-    adapted = Louder(model, 1 + len(target.dataset))
-    return Adapted(adapted, scoring.score(adapted, target, "", "", device, False).table["score"].to_numpy())
+
+    def on(target):
+        if target is None:
+            return Adapted(model, np.empty(0))
+        adapted = Louder(model, 1 + len(target.dataset))
+        return Adapted(adapted, scoring.score(adapted, target, "", "", device, False).table["score"].to_numpy())
+
+    return on
 
 
 @pytest.fixture(scope="module")
