@@ -9,7 +9,7 @@ from torch import Tensor
 
 from hdmap_mlflow.adaptation.maps import Maps
 from hdmap_mlflow.annotations import Model
-from hdmap_mlflow.models.own.padim import RIDGE
+from hdmap_mlflow.models.own.padim import RIDGE, squared_distances
 
 if TYPE_CHECKING:
     from torch.utils.data import DataLoader
@@ -53,12 +53,12 @@ class Gaussians:
 
     def patches(self, maps: Maps, leave: int | None = None) -> Tensor:
         """The distances of some maps' patches, (B, h, w), as of the maps without these where one is to be left out."""
-        n, apart = self.count, maps.features.flatten(2).permute(2, 0, 1) - self.mean[:, None]
+        n = self.count
         fewer = max(1, n - 1 if leave is None else n - 2)
-        squared = ((apart @ self._inverse(fewer)) * apart).sum(dim=2)
+        squared = squared_distances(maps.features, self.mean, self._inverse(fewer))
         if leave is not None:
             squared = (n / (n - 1)) ** 2 * squared / (1 - n / ((n - 1) * fewer) * squared)
-        return maps.shaped(squared.clamp(min=0).sqrt().T)
+        return squared.clamp(min=0).sqrt()
 
     def _inverse(self, freedom: int) -> Tensor:
         """Of the covariance, the scatter over `freedom`, with its ridge; kept."""

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import pandas as pd
 
-from hdmap_mlflow.adaptation.adapter import OnTarget, Rule
+from hdmap_mlflow.adaptation.adapter import FitModel, Rule
 from hdmap_mlflow.adaptation.draw import draw
 from hdmap_mlflow.adaptation.table import ADAPTERS
 from hdmap_mlflow.annotations import Model
@@ -139,8 +139,7 @@ def of_model(
         adapted = on(loader(one, drawn.normals) if k else None)
         return Part(adapted.own.astype(np.float64), again(adapted.model, one, drawn.reported))
 
-    fit: Any = ADAPTERS[name].fit
-    on: OnTarget = fit(model, loader(source, source.part(REFERENCE)), device)
+    on = cast(FitModel, ADAPTERS[name].fit)(model, loader(source, source.part(REFERENCE)), device)
     own = on(None).model
     table = pd.concat([again(own, source, source.part(split)) for split in ("val", "test")])
     for k in counts:

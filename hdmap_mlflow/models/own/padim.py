@@ -77,17 +77,21 @@ def embed(model: Model, features: Mapping[str, Tensor], context: RowContext = AL
     return torch.cat(parts, dim=1).index_select(1, torch.cat(places).argsort())
 
 
-def distances(embedding: Tensor, stats: Sequence[Tensor]) -> Tensor:
-    """Mahalanobis distances (B, 1, H, W) of embeddings (B, C, H, W) to the Gaussians of their places.
+def squared_distances(maps: Tensor, mean: Tensor, inverse: Tensor) -> Tensor:
+    """Squared Mahalanobis distances (B, H, W) of maps (B, C, H, W) to the Gaussians of their P places.
 
-    These are means (C, P) and inverse covariances (P, C, C). The numbers are those of anomalib's `compute_distance`,
+    These are means (P, C) and inverse covariances (P, C, C). The numbers are those of anomalib's `compute_distance`,
     whose products take four times as long: what they multiply does not lie side by side.
     """
-    batch, channels, height, width = embedding.shape
-    places = embedding.reshape(batch * channels, height * width).T.contiguous().view(-1, batch, channels)
-    mean, inverse = stats
-    apart = places - mean.T[:, None]
-    return torch.bmm(apart, inverse).mul_(apart).sum(2).T.reshape(batch, 1, height, width).clamp(0).sqrt()
+    batch, channels, height, width = maps.shape
+    places = maps.reshape(batch * channels, height * width).T.contiguous().view(-1, batch, channels)
+    apart = places - mean[:, None]
+    return torch.bmm(apart, inverse).mul_(apart).sum(2).T.reshape(batch, height, width)
+
+
+def distances(embedding: Tensor, stats: Sequence[Tensor]) -> Tensor:
+    """Distances (B, 1, H, W) in the place of anomalib's `compute_distance`; its means are (C, P)."""
+    return squared_distances(embedding, stats[0].T, stats[1])[:, None].clamp(0).sqrt()
 
 
 class Padim(_Padim):
