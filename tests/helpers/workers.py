@@ -2,9 +2,10 @@
 
 The lost worker's finished tests are handed out again as units of nothing, for which the others wait for ever
 (pytest-xdist issue 1323), and its successor gets one test, which it holds until there is a second (issue 1327). Both
-are mended in its repository, and in no release. The test that a worker is lost in runs once more, where the worker did
-not end by a fault of its own, and the run says so at its end; the second worker that is lost is a failure. Where each
-thread was at a fault stands in that test's failure, as CI shows the end of a run and little of what is before it.
+are mended in its repository, and in no release. Work that is sent to a worker that is gone already ends the whole run.
+The test that a worker is lost in runs once more, where the worker did not end by a fault of its own, and the run says
+so at its end; the second worker that is lost is a failure. Where each thread was at a fault stands in that test's
+failure, as CI shows the end of a run and little of what is before it.
 """
 
 import contextlib
@@ -31,6 +32,10 @@ class Scheduler(LoadGroupScheduling):
         for group in [group for group, tests in work.items() if all(tests.values())]:
             del work[group]
         return super().remove_node(node)
+
+    def _assign_work_unit(self, node):
+        with contextlib.suppress(OSError):  # it is gone already: what it was to get goes back when its end is told
+            super()._assign_work_unit(node)
 
     def schedule(self):
         super().schedule()
