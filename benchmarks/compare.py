@@ -1,6 +1,8 @@
 """Seconds and memory of one experiment: anomalib as it is, and this project with all that it records.
 
 python -m benchmarks.compare --model patchcore --train 200 --test 100
+python -m benchmarks.compare --model padim --overrides model.weights=embedded,model.backbone=tf_efficientnet_lite0,\
+model.layers=[blocks.1,blocks.2,blocks.4]
 
 Both see the same simulated maps, weights and seed; each run has a process of its own, in alternating order. The start
 of the process and the imports are excluded. PaDiM's scores are the same to rounding. The others draw random numbers as
@@ -34,12 +36,14 @@ SETTINGS = {
 
 
 def configured(model: str, root: str, size: int, extra: str, device: str = "cpu") -> Any:
+    """The run of both sides; `extra` are overrides that come before this benchmark's own settings."""
+    from hdmap_mlflow.config import parse_overrides
     from hdmap_mlflow.runs import setup
 
-    overrides = f"data.image_size=[{size},{size}],data.batch_size=32,train.device={device},{SETTINGS[model]}"
-    overrides += ",tracking.keep_local=true"  # the scores are read from there
-    flags = {"data.root": root, "data.validation": "source_test"}
-    return setup.configure(model, "baseline", flags=flags, overrides=",".join(filter(None, [overrides, extra])))
+    settings = f"data.image_size=[{size},{size}],data.batch_size=32,train.device={device},{SETTINGS[model]}"
+    settings += ",tracking.keep_local=true"  # the scores are read from there
+    flags = parse_overrides(settings) | {"data.root": root, "data.validation": "source_test"}
+    return setup.configure(model, "baseline", flags=flags, overrides=extra)
 
 
 def one(side: str, model: str, root: str, size: int, extra: str) -> dict[str, Any]:
@@ -108,7 +112,7 @@ def main() -> None:
     parser.add_argument("--test", type=int, default=100, help="good and as many fault test maps a domain, 4 domains")
     parser.add_argument("--size", type=int, default=128, help="pixels")
     parser.add_argument("--repeats", type=int, default=2)
-    parser.add_argument("--overrides", default="", help="for both sides")
+    parser.add_argument("--overrides", default="", help="for both sides, before the settings that this benchmark has by itself")
     parser.add_argument("--child", help=argparse.SUPPRESS)
     parser.add_argument("--root", help=argparse.SUPPRESS)
     arguments = parser.parse_args()

@@ -12,6 +12,7 @@ import torch
 from anomalib.data import AnomalibDataModule, ImageBatch, ImageItem
 from anomalib.engine import Engine
 from torch.utils.data import DataLoader, Dataset
+from torchvision.transforms.v2 import Normalize
 
 from hdmap_mlflow.config import RunConfig
 from hdmap_mlflow.models import backbones, signature
@@ -100,8 +101,14 @@ def build(config: RunConfig) -> Any:
     settings = {k: v for k, v in config.model.settings.items() if k in signature.parameters(path)}
     arguments = signature.arguments(path, settings)
     found: Any = signature.load_class(path)
+    before = found.configure_pre_processor(config.data.image_size)
+    if config.model.weights != "random":  # anomalib takes ImageNet's mean and standard deviation for any backbone's
+        backbone = backbones.resolve(config.model.weights, arguments["backbone"])
+        arguments["backbone"] = backbone.name
+        before.transform.transforms[-1] = Normalize(backbone.mean, backbone.std)
+        return found(pre_processor=before, **arguments)
     with backbones.random_weights():
-        return found(pre_processor=found.configure_pre_processor(config.data.image_size), **arguments)
+        return found(pre_processor=before, **arguments)
 
 
 def raw_scores(model: Any, module: Domains, domains: list[str]) -> dict[str, float]:

@@ -40,10 +40,10 @@ class Moments:
 
     def add(self, batch: Tensor) -> None:
         """Take a batch (B, C, P)."""
-        shifted = (batch - self.origin).permute(2, 1, 0)  # places, channels, maps
+        shifted = by_place(batch - self.origin)
         self.count += len(batch)
-        self.total += shifted.sum(dim=2).T
-        self.products += torch.bmm(shifted, shifted.transpose(1, 2))
+        self.total += shifted.sum(dim=1).T
+        self.products += torch.bmm(shifted.transpose(1, 2), shifted)
 
     def mean(self) -> Tensor:
         """(C, P)."""
@@ -77,16 +77,20 @@ def embed(model: Model, features: Mapping[str, Tensor], context: RowContext = AL
     return torch.cat(parts, dim=1).index_select(1, torch.cat(places).argsort())
 
 
+def by_place(batch: Tensor) -> Tensor:
+    """A batch (B, C, P) as (P, B, C): what the product of a place multiplies lies side by side."""
+    maps, channels, places = batch.shape
+    return batch.reshape(maps * channels, places).T.contiguous().view(places, maps, channels)
+
+
 def squared_distances(maps: Tensor, mean: Tensor, inverse: Tensor) -> Tensor:
     """Squared Mahalanobis distances (B, H, W) of maps (B, C, H, W) to the Gaussians of their P places.
 
     These are means (P, C) and inverse covariances (P, C, C). The numbers are those of anomalib's `compute_distance`,
     whose products take four times as long: what they multiply does not lie side by side.
     """
-    batch, channels, height, width = maps.shape
-    places = maps.reshape(batch * channels, height * width).T.contiguous().view(-1, batch, channels)
-    apart = places - mean[:, None]
-    return torch.bmm(apart, inverse).mul_(apart).sum(2).T.reshape(batch, height, width)
+    apart = by_place(maps.flatten(2)) - mean[:, None]
+    return torch.bmm(apart, inverse).mul_(apart).sum(2).T.reshape(len(maps), *maps.shape[2:])
 
 
 def distances(embedding: Tensor, stats: Sequence[Tensor]) -> Tensor:
