@@ -42,7 +42,7 @@ HOUSE = {
     "datamodule",
     "signals": "gears simulate spec readers record angle resample closure difference maps plan average align build",
     "models": "searchspace entry signature weights backbones one_pass epochs registry",
-    "models/parts": "auroc blur context coreset engine features nearest rows textures",
+    "models/parts": "auroc blur context kernel coreset engine features nearest rows textures",
     "models/own": "cfa cflow csflow cutpaste dinomaly draem_sevnet fastflow padim patchcore reverse_distillation "
     "stfpm toothwise uflow uninet",
     "models ": "builder contract onnx",

@@ -15,6 +15,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from hdmap_mlflow.models.parts.kernel import compiled
+
 HEAD = 16  # principal axes that are looked at first: a cache line
 STRIDE = 32  # further axes between two looks at an unfinished sum
 SAFETY = 1 - 1e-4  # keeps rounding from skipping a point that the plain loop would have moved
@@ -48,7 +50,7 @@ def _principal(features: Tensor) -> Tensor:
     return centred @ axes.flip(1).float()
 
 
-@numba.njit(parallel=True, fastmath={"reassoc", "contract", "nsz"}, cache=True)
+@compiled
 def _pruned(head: np.ndarray, tail: np.ndarray, count: int, start: int) -> np.ndarray:
     """The picks from points with first axes `head` (N, HEAD) and others `tail`; distances are squared."""
     first, (points, rest) = head.shape[1], tail.shape

@@ -13,6 +13,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
+from hdmap_mlflow.models.parts.kernel import FASTMATH, compiled
+
 HEAD = 48  # principal axes that are looked at first
 GROUP = 32  # rows whose smallest bound says whether one of them is looked at
 BLOCK = 2**20  # bounds that are held at once: 4 MB, which stay in the processor's cache
@@ -57,7 +59,7 @@ def _ends(points: Tensor) -> Tensor:
     return torch.cat([points[:, :HEAD], points[:, HEAD:].norm(dim=1, keepdim=True)], dim=1)
 
 
-@numba.njit(fastmath={"reassoc", "contract", "nsz"}, cache=True)
+@numba.njit(fastmath=FASTMATH, cache=True)
 def _apart(point: np.ndarray, row: np.ndarray) -> np.float32:
     """Their squared distance."""
     total = np.float32(0)
@@ -67,7 +69,7 @@ def _apart(point: np.ndarray, row: np.ndarray) -> np.float32:
     return total
 
 
-@numba.njit(parallel=True, fastmath={"reassoc", "contract", "nsz"}, cache=True)
+@compiled
 def _search(
     bounds: np.ndarray, least: np.ndarray, points: np.ndarray, rows: np.ndarray, weights: np.ndarray, out: np.ndarray
 ) -> None:
