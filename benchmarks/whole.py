@@ -67,10 +67,12 @@ def grid(folder: Path) -> None:
 
 def tune(folder: Path) -> None:
     took = hdmap(folder, "tune", "padim", "--trials", str(TRIALS), "--refit-seeds", "")
-    trials = [run.data.metrics for run in runs(folder)]
-    work = sum(cost["cost/fit_seconds"] + cost["cost/evaluate_seconds"] for cost in trials)
-    print(f"hdmap tune padim --trials {TRIALS}: {took:.1f} s, {work:.1f} of them fits and evaluations")
-    print(f"beside these {(took - work) / len(trials):.1f} s per trial, of {len(trials)} trials")
+    trials = sorted(runs(folder), key=lambda run: run.info.start_time)
+    work = [run.data.metrics["cost/fit_seconds"] + run.data.metrics["cost/evaluate_seconds"] for run in trials]
+    others = (trials[-1].info.start_time - trials[0].info.start_time) / 1e3 - sum(work[:-1])
+    print(f"hdmap tune padim --trials {TRIALS}: {took:.1f} s, {sum(work):.1f} of them fits and evaluations")
+    print(f"beside these {others / (len(trials) - 1):.1f} s per trial from one start to the next, of {len(trials)}")
+    print(f"with what comes before the first and after the last {(took - sum(work)) / len(trials):.1f} s")
 
 
 WORKS = {"train": train, "grid": grid, "tune": tune}
