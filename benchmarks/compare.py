@@ -36,7 +36,7 @@ SETTINGS = {
 
 
 def configured(model: str, root: str, size: int, extra: str, device: str = "cpu") -> Any:
-    """The run of both sides; `extra` are overrides that come before this benchmark's own settings."""
+    """The run of both sides; `extra` are overrides, also of this benchmark's own settings."""
     from hdmap_mlflow.config import parse_overrides
     from hdmap_mlflow.runs import setup
 
@@ -112,7 +112,7 @@ def main() -> None:
     parser.add_argument("--test", type=int, default=100, help="good and as many fault test maps a domain, 4 domains")
     parser.add_argument("--size", type=int, default=128, help="pixels")
     parser.add_argument("--repeats", type=int, default=2)
-    parser.add_argument("--overrides", default="", help="for both sides, before the settings that this benchmark has by itself")
+    parser.add_argument("--overrides", default="", help="for both sides, in place of its own settings")
     parser.add_argument("--child", help=argparse.SUPPRESS)
     parser.add_argument("--root", help=argparse.SUPPRESS)
     arguments = parser.parse_args()

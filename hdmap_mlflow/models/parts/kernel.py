@@ -23,7 +23,7 @@ def compiled(loop: Callable[..., Any]) -> Callable[..., Any]:
     @functools.wraps(loop)
     def on_threads(*given: Any) -> Any:
         threads = torch.get_num_threads()
-        numba.set_num_threads(min(threads, numba.config.NUMBA_NUM_THREADS))
+        numba.set_num_threads(min(threads, numba.config.NUMBA_NUM_THREADS))  # type: ignore[attr-defined]
         try:
             return of_arrays(*given)
         finally:
