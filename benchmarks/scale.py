@@ -1,6 +1,8 @@
 """Cost against the number of training maps, or of test maps, and the exponent of the law.
 
 python -m benchmarks.scale --model padim --counts 200,1000,5000,20000,100000
+python -m benchmarks.scale --model padim --counts 100000 --overrides model.weights=embedded,\
+model.backbone=tf_efficientnet_lite0,model.layers=[blocks.1,blocks.2,blocks.4],model.n_features=80
 python -m benchmarks.scale --model padim --vary test --counts 1000,10000,100000
 
 One simulated domain; every count is a run in a process of its own, with nothing kept from those before but the packed
@@ -30,18 +32,20 @@ PHASE_OF = {"train": "fit", "test": "evaluate"}  # what is varied -> whose secon
 TRAIN = 200  # maps, where the test maps are varied
 
 
-def one(model: str, root: str, count: int, size: int) -> dict[str, float]:
+def one(model: str, root: str, count: int, size: int, extra: str) -> dict[str, float]:
     """The costs of one run in this process: seconds and peak MB a phase."""
     from mlflow.tracking import MlflowClient
 
+    from hdmap_mlflow.config import parse_overrides
     from hdmap_mlflow.runs import flow, setup
 
-    overrides = f"{BACKBONE},{SETTINGS[model]},data.image_size=[{size},{size}],data.max_train={count}"
-    flags = {"data.root": root, "data.target_domains": "", "data.source_domain": "domain_A"}
+    settings = f"{BACKBONE},{SETTINGS[model]},data.image_size=[{size},{size}],data.max_train={count}"
+    place = {"data.root": root, "data.target_domains": "", "data.source_domain": "domain_A"}
+    config = setup.configure(model, "baseline", flags=parse_overrides(settings) | place, overrides=extra)
     with tempfile.TemporaryDirectory() as folder:
         os.chdir(folder)
         os.environ["MLFLOW_TRACKING_URI"] = f"sqlite:///{folder}/mlflow.db"
-        result = flow.execute(setup.configure(model, "baseline", flags=flags, overrides=overrides), say=lambda _: None)
+        result = flow.execute(config, say=lambda _: None)
         metrics = MlflowClient(result.uri).get_run(result.run_id).data.metrics
         os.chdir("/")
     costs = {f"{p}_{unit}": metrics[f"cost/{p}_{unit}"] for p in PHASES for unit in ("seconds", "peak_MB")}
@@ -55,11 +59,13 @@ def main() -> None:
     parser.add_argument("--vary", default="train", choices=PHASE_OF)
     parser.add_argument("--test", type=int, default=200, help="good and as many fault test maps, where these are fixed")
     parser.add_argument("--size", type=int, default=64, help="pixels")
+    parser.add_argument("--overrides", default="", help="in place of its own settings")
     parser.add_argument("--child", type=int, help=argparse.SUPPRESS)
     parser.add_argument("--root", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.child:
-        print(json.dumps(one(arguments.model, arguments.root, arguments.child, arguments.size)))
+        costs = one(arguments.model, arguments.root, arguments.child, arguments.size, arguments.overrides)
+        print(json.dumps(costs))
         return
     counts = [int(count) for count in arguments.counts.split(",")]
     phase, varies_train = PHASE_OF[arguments.vary], arguments.vary == "train"
@@ -102,7 +108,7 @@ def _one_domain(root: Path, train: int, test: int) -> None:
 
 def _child(arguments: argparse.Namespace, root: str, count: int, cache: str) -> dict[str, Any]:
     command = [sys.executable, "-W", "ignore", "-m", "benchmarks.scale", "--model", arguments.model, "--root", root]
-    command += ["--child", str(count), "--size", str(arguments.size)]
+    command += ["--child", str(count), "--size", str(arguments.size), "--overrides", arguments.overrides]
     environment = os.environ | {"HDMAP_CACHE": cache, "TQDM_DISABLE": "1"}
     done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
     if done.returncode:
