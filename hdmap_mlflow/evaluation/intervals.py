@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.optimize import brentq
 from scipy.special import expit, logit
-from scipy.stats import betabinom, norm, rankdata, t
+from scipy.stats import betabinom, binomtest, norm, rankdata, t
 
 from hdmap_mlflow.evaluation.sample import enough
 
@@ -165,7 +165,8 @@ def rate_interval(alarm: np.ndarray, recording: np.ndarray | None = None) -> Int
     """
     rate, count = float(np.mean(alarm)), len(alarm)
     if recording is None:
-        return Interval(rate, *_wilson(rate, count))
+        found = binomtest(int(np.sum(alarm)), count).proportion_ci(LEVEL, "wilson")
+        return Interval(rate, float(found.low), float(found.high))
     codes = np.unique(recording, return_inverse=True)[1]
     recordings = codes.max() + 1
     if recordings < 2:

@@ -90,7 +90,8 @@ def squared_distances(maps: Tensor, mean: Tensor, inverse: Tensor) -> Tensor:
     whose products take four times as long: what they multiply does not lie side by side.
     """
     apart = by_place(maps.flatten(2)) - mean[:, None]
-    return torch.bmm(apart, inverse).mul_(apart).sum(2).T.reshape(len(maps), *maps.shape[2:])
+    squared = torch.bmm(apart, inverse).mul_(apart).sum(2).T
+    return squared.reshape(maps.shape[0], *maps.shape[2:])  # not its len, which an export takes for a constant
 
 
 def distances(embedding: Tensor, stats: Sequence[Tensor]) -> Tensor:
