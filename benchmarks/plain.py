@@ -102,7 +102,7 @@ def build(config: RunConfig) -> Any:
     arguments = signature.arguments(path, settings)
     found: Any = signature.load_class(path)
     before = found.configure_pre_processor(config.data.image_size)
-    if config.model.weights != "random":  # anomalib takes ImageNet's mean and standard deviation for any backbone's
+    if config.model.weights not in ("random", "none"):  # whose scale is not ImageNet's, which anomalib takes for any
         backbone = backbones.resolve(config.model.weights, arguments["backbone"])
         arguments["backbone"] = backbone.name
         before.transform.transforms[-1] = Normalize(backbone.mean, backbone.std)
