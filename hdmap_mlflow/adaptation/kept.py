@@ -1,18 +1,21 @@
-"""Features of a run's maps, computed once for all k and draws. Heavy: imports torch."""
+"""Features of a run's maps, computed once for the scores of the run, for all k and draws. Heavy: imports torch."""
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from hdmap_mlflow.adaptation.maps import Maps, batches
 from hdmap_mlflow.annotations import Model
 
 if TYPE_CHECKING:
+    from torch.utils.data import DataLoader
+
     from hdmap_mlflow.data.datamodule import MultiDomainHDMAPDataModule
 
 ROOM = 2**30  # bytes of features that are kept; those of a map that finds none are computed each time
@@ -26,26 +29,50 @@ def named(rows: pd.DataFrame) -> list[Name]:
 
 
 class Kept:
-    """The features of a model's maps, which depend on neither k nor a draw, by their domain, split and name."""
+    """The features of a model's maps, which depend on neither k nor a draw, by their domain and name."""
 
     def __init__(self, model: Model, module: MultiDomainHDMAPDataModule, device: str) -> None:
         self.model, self.module, self.device, self.room = model, module, device, ROOM
-        self.features: dict[tuple[str, str, Name], Tensor] = {}
-        self.size: Sequence[int] = ()
+        self.maps: dict[tuple[str, Name], Maps] = {}
+
+    @contextlib.contextmanager
+    def watching(self, domain: str, loader: DataLoader) -> Iterator[None]:
+        """Keep the features of a loader's maps while the model scores them, in its order.
+
+        Of a model without a module `patch_features`, which they pass, they are computed where they are needed.
+        """
+        tap = getattr(self.model, "patch_features", None)
+        if tap is None:
+            yield
+            return
+        data: Any = loader.dataset
+        names, size = iter(named(data.table)), data[0].image.shape[-2:]
+
+        def take(_module: nn.Module, _given: object, features: Tensor) -> None:
+            for one, name in zip(features, names, strict=False):  # a batch, and as many of the names
+                self._keep(domain, name, Maps(one, size))
+
+        hook = tap.register_forward_hook(take)
+        try:
+            yield
+        finally:
+            hook.remove()
 
     def read(self, domain: str, split: str, names: Sequence[Name]) -> Maps:
         """Of some maps, in their order."""
-        new = [name for name in names if (domain, split, name) not in self.features]
-        found = {name: one for name in names if (one := self.features.get((domain, split, name))) is not None}
-        if new:
-            computed = [*batches(self.model, self.module.named_dataloader(domain, new, split), self.device)]
-            self.size = computed[0].size
-            for name, one in zip(new, (one for part in computed for one in part.features), strict=True):
-                found[name] = one
-                if one.nbytes <= self.room:
-                    self.room -= one.nbytes
-                    self.features[domain, split, name] = one
-        return Maps(torch.stack([found[name] for name in names]), self.size)
+        found = {name: one for name in names if (one := self.maps.get((domain, name))) is not None}
+        if new := [name for name in names if name not in found]:
+            computed = batches(self.model, self.module.named_dataloader(domain, new, split), self.device)
+            for name, one in zip(new, (part.of(i) for part in computed for i in range(len(part.features))), strict=True):
+                found[name] = self._keep(domain, name, Maps(one.features[0], one.size))
+        return Maps(torch.stack([found[name].features for name in names]), found[names[0]].size)
+
+    def _keep(self, domain: str, name: Name, one: Maps) -> Maps:
+        """While there is room."""
+        if (domain, name) not in self.maps and one.features.nbytes <= self.room:
+            self.room -= one.features.nbytes
+            self.maps[domain, name] = one
+        return one
 
 
 class Featured:

@@ -31,7 +31,6 @@ class Neighbours:
 
     def __init__(self, rows: Tensor, whose: Tensor, density: bool = False) -> None:
         self.rows, self.whose, self.density = rows, whose, density
-        self.search: Nearest | None = None
         if density:
             self.nearest, self.neighbour, self.other = _two_nearest(rows, whose)
 
@@ -60,18 +59,22 @@ class Neighbours:
     def patches(self, maps: Maps, leave: int | None = None) -> Tensor:
         """The distances of some maps' patches, (B, h, w), as of a bank without one of the k maps."""
         flat = maps.flat()
-        if leave is None and flat.device.type == "cpu" and flat.dtype == self.rows.dtype == torch.float32:
-            self.search = self.search or Nearest(self.rows, self._weights())
-            return maps.shaped(self.search(flat)[0])
-        left = self.whose == (SOURCE - 1 if leave is None else leave)
-        if left.all():
+        weights = self._weights(leave)
+        if weights.isinf().all():
             raise BadInput("the healthy maps of the target are alike, one stands for all of them; give others")
-        weights, least = self._weights(leave), []
+        if flat.device.type == "cpu" and flat.dtype == self.rows.dtype == torch.float32:
+            return maps.shaped(self.search(flat, weights)[0])
+        least = []
         for block in flat.split(max(1, BLOCK // len(self.rows))):
             squared = torch.addmm(self.squares, block, self.rows.T, alpha=-2)  # |y|^2 - 2 x y
-            squared.add_(block.square().sum(dim=1, keepdim=True)).mul_(weights)[:, left] = torch.inf
+            squared.add_(block.square().sum(dim=1, keepdim=True)).mul_(weights)[:, weights.isinf()] = torch.inf
             least.append(squared.amin(dim=1))
         return maps.shaped(torch.cat(least).clamp(min=0).sqrt())
+
+    @cached_property
+    def search(self) -> Nearest:
+        """Of the nearest row, on a CPU."""
+        return Nearest(self.rows)
 
     @cached_property
     def squares(self) -> Tensor:
@@ -79,13 +82,15 @@ class Neighbours:
         return self.rows.square().sum(dim=1)
 
     def _weights(self, leave: int | None = None) -> Tensor:
-        """What a squared distance to each row counts, (N,)."""
+        """What a squared distance to each row counts, (N,): infinitely much to those of the map that is left out."""
+        left = self.whose == (SOURCE - 1 if leave is None else leave)
         if not self.density:
-            return torch.ones_like(self.rows[:, 0])
+            return torch.ones_like(self.rows[:, 0]).masked_fill(left, torch.inf)
         radius = self.nearest if leave is None else self.nearest.where(self.neighbour != leave, self.other)
         # Rows that are the same, as of a map that is there twice, would make a fault of all that is near them.
         apart = self.nearest[self.nearest > 0]
-        return 1 / radius.clamp(min=1e-3 * float(apart.median()) if len(apart) else 1).square()
+        least = 1e-3 * float(apart.median()) if len(apart) else 1
+        return radius.clamp(min=least).square().reciprocal().masked_fill(left, torch.inf)
 
 
 def _two_nearest(rows: Tensor, whose: Tensor) -> tuple[Tensor, Tensor, Tensor]:

@@ -33,6 +33,7 @@ from hdmap_mlflow.evaluation.scoring import Scores
 from hdmap_mlflow.names import AUROC, Scope, adapted_scope, metric_name, target_scope
 
 if TYPE_CHECKING:
+    from hdmap_mlflow.adaptation.kept import Kept
     from hdmap_mlflow.data.datamodule import MultiDomainHDMAPDataModule
 
 CURVE = (0, 1, 4, 16, 64)  # how many healthy maps a run's card shows
@@ -89,6 +90,14 @@ class Outcome:
     card: AdaptationCard | None = None
 
 
+def keeping(model: Model, module: MultiDomainHDMAPDataModule, adapt: AdaptConfig, device: str) -> Kept | None:
+    """Where the features of a run's maps are kept as they are scored; None where the chain has no use for them."""
+    from hdmap_mlflow.adaptation.kept import Kept
+
+    name = model_adapter(working(tuple(adapt.adapters), adapt.k))
+    return Kept(model, module, device) if name and ADAPTERS[name].needs == "features" else None
+
+
 def score(
     model: Model,
     module: MultiDomainHDMAPDataModule,
@@ -96,11 +105,12 @@ def score(
     targets: Sequence[Scores],
     adapt: AdaptConfig,
     device: str,
+    kept: Kept | None = None,
     progress: bool = False,
 ) -> tuple[Scores, list[Scores]]:
     """Scores with columns of those of the model as the chain's model adapter changes it, for every k of the curve.
 
-    As they are where the chain has none. See `stage.with_columns`.
+    As they are where the chain has none. See `stage.with_columns`; `kept` are features that are there by now.
     """
     chain, every = tuple(adapt.adapters), [source, *targets]
     name = model_adapter(working(chain, adapt.k))
@@ -108,7 +118,7 @@ def score(
         return source, [*targets]
     counts = steps((len(healthy(one.table, adapt)) for one in targets), [adapt.k])
     counts = [k for k in counts if name in working(chain, k) and not 0 < k < ADAPTERS[name].least]
-    for k, stage in of_model(name, model, module, source, targets, counts, adapt, device, progress):
+    for k, stage in of_model(name, model, module, source, targets, counts, adapt, device, kept, progress):
         with contextlib.suppress(BadInput):  # `outcome` says why
             stage = stage.through([of for of in working(chain, k) if of != name])
             every = [with_columns(one, stage, chain, k) for one in every]

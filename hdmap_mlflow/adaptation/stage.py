@@ -21,6 +21,7 @@ from hdmap_mlflow.evaluation.scoring import Scores
 from hdmap_mlflow.names import K_NORMALS, REFERENCE, adapted_scope
 
 if TYPE_CHECKING:
+    from hdmap_mlflow.adaptation.kept import Kept
     from hdmap_mlflow.data.datamodule import MultiDomainHDMAPDataModule
 
 
@@ -106,16 +107,17 @@ def of_model(
     counts: Sequence[int],
     adapt: AdaptConfig,
     device: str,
+    kept: Kept | None = None,
     progress: bool = False,
 ) -> Iterator[tuple[int, Stage]]:
     """For every k the scores of a model that the adapter `name` changes for each target and draw.
 
     The model stays as it is. `source` and `targets` are its own scores, on the maps of the module. Where the adapter
-    changes features, these are computed once for all k and draws.
+    changes features, these are computed once for all k and draws, and those in `kept` are there.
     """
     from hdmap_mlflow.adaptation.kept import Featured, Kept, named
 
-    kept = Kept(model, maps, device) if ADAPTERS[name].needs == "features" else None
+    kept = kept or Kept(model, maps, device) if ADAPTERS[name].needs == "features" else None
 
     def loader(scores: Scores, rows: pd.DataFrame) -> Any:
         if kept:

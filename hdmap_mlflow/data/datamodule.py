@@ -53,7 +53,8 @@ def spread(table: pd.DataFrame, count: int | None) -> pd.DataFrame:
 class MapDataset(Dataset):
     """Maps of a table as anomalib items: float32 (3, H, W), one channel repeated, never clipped.
 
-    Rows marked `synthetic` get a scaled-CutPaste fault at native size, the same one every time for a seed and a row.
+    Rows marked `synthetic` get a scaled-CutPaste fault at native size, the same one every time for a seed and a
+    label of the table's index.
     `transform` (a resize) comes last. At native size the fault mask comes along, (H, W) bool, where any map has one:
     empty for good maps, and for fault maps that lack theirs. Maps are taken from `packed`, where it is given; those are
     resized once and held for the next epoch, where all of them fit HELD bytes. What is read from files must be what the
@@ -71,6 +72,7 @@ class MapDataset(Dataset):
         self.table = table
         # Plain tuples: a row of a table costs more than a map, and does not reach a worker process that is spawned.
         self.rows = list(table[COLUMNS].itertuples(index=False, name=None))
+        self.numbers = table.index.tolist()
         self.places = table["row"].tolist() if packed else []
         self.origin = dict(zip(table["file"], table["domain"], strict=True)) if "domain" in table else {}  # of a file
         self.packed = packed
@@ -92,7 +94,7 @@ class MapDataset(Dataset):
         pixels = self.packed[self.places[index]] if self.packed else read_map(Path(file), content)
         image = torch.from_numpy(pixels)[None]
         if synthetic:
-            generator = torch.Generator().manual_seed(self.seed * 1_000_003 + index)
+            generator = torch.Generator().manual_seed(self.seed * 1_000_003 + self.numbers[index])
             image, _, _ = self.fault.paste(image, generator)
         mask = None
         if self.masks:
@@ -203,8 +205,8 @@ class MultiDomainHDMAPDataModule(AnomalibDataModule):
 
     def chosen_dataloader(self, domain: str, rows: Sequence[int], split: str = "test") -> DataLoader:
         """Some maps of a domain, by their place in the table of a split, in the order given and at native size."""
-        table = self.scored[domain, split].iloc[list(rows)].reset_index(drop=True)
-        return self._loader(MapDataset(table, packed=self.packed[domain]), self.eval_batch_size)
+        table = self.scored[domain, split].iloc[list(rows)]
+        return self._loader(MapDataset(table, self.seed or 0, packed=self.packed[domain]), self.eval_batch_size)
 
     def named_dataloader(self, domain: str, maps: Sequence[tuple[str, int]], split: str) -> DataLoader:
         """The same by path and label: a healthy map and the fault that was drawn on it for validation share a path."""

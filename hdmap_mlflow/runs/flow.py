@@ -129,12 +129,15 @@ def _flow(run: Run, data: Dataset, record: Record, meter: Meter, extras: Extras,
             )
         with meter.phase("evaluate"):
             several, pictures = len(config.data.sources), config.tracking.heatmaps
-            run.scored = score(ready, data.names[:several], data.names[several:], config.adapt, progress, pictures)
+            kept = outcome.keeping(ready.model, ready.datamodule, config.adapt, ready.device)
+            run.scored = score(
+                ready, data.names[:several], data.names[several:], config.adapt, progress, pictures, kept
+            )
         if chain.model_adapter(chain.working(config.adapt.adapters, config.adapt.k)):
             with meter.phase("adapt"):
-                run.scored = Scored(
-                    *outcome.score(ready.model, ready.datamodule, *run.scored, config.adapt, ready.device, progress)
-                )
+                place = (ready.model, ready.datamodule, *run.scored, config.adapt, ready.device)
+                run.scored = Scored(*outcome.score(*place, kept, progress))
+        kept = None  # gives its memory back
         with meter.phase("record"):
             distances: Distances = {}
             with extras("the domain-shift card"):

@@ -18,6 +18,7 @@ from hdmap_mlflow.runs.extras import Extras
 from hdmap_mlflow.runs.result import Result
 
 if TYPE_CHECKING:
+    from hdmap_mlflow.adaptation.kept import Kept
     from hdmap_mlflow.data.datamodule import MultiDomainHDMAPDataModule
     from hdmap_mlflow.runs.train import AnomalibModule, Fitted
 
@@ -90,14 +91,19 @@ def scored(
     device: str,
     progress: bool = False,
     shown: int = 0,
+    kept: Kept | None = None,
 ) -> Scores:
-    """The scores of one split of a domain; of `reference` those of the maps that adapters may draw from."""
+    """The scores of one split of a domain; of `reference` those of the maps that adapters may draw from.
+
+    The features that the maps have meanwhile are `kept` where there is somewhere to keep them.
+    """
     if split == REFERENCE:
         rows = draw.pool(module.scored[domain, split], domain, adapt)
         loader = module.chosen_dataloader(domain, rows.tolist(), split)
     else:
         loader = module.scoring_dataloader(domain, split)
-    return scoring.score(model, loader, domain, split, device, progress, shown if split == "test" else 0)
+    with kept.watching(domain, loader) if kept else contextlib.nullcontext():
+        return scoring.score(model, loader, domain, split, device, progress, shown if split == "test" else 0)
 
 
 def score(
@@ -107,6 +113,7 @@ def score(
     adapt: AdaptConfig,
     progress: bool,
     pictures: int = 0,
+    kept: Kept | None = None,
 ) -> Scored:
     """Score every map of the domains with the fitted model, and healthy maps for adapters.
 
@@ -116,7 +123,7 @@ def score(
 
     def one(domain: str, split: str) -> Scores:
         place = (ready.datamodule, domain, split)
-        return scored(ready.model, *place, adapt, ready.device, progress, shown=2 * pictures)
+        return scored(ready.model, *place, adapt, ready.device, progress, 2 * pictures, kept)
 
     def of_source(source: str) -> Scores:
         tested = one(source, "test")

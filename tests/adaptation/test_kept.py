@@ -6,7 +6,9 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from anomalib.data import InferenceBatch
 from backbones import Loader, Model, maps, state
+from torch import nn
 
 from hdmap_mlflow.adaptation import kept, outcome
 from hdmap_mlflow.adaptation.table import ADAPTERS
@@ -28,7 +30,7 @@ class Module:
 
     def __init__(self):
         self.images = {
-            (domain, split, f"{i}.tiff"): one[None]
+            (domain, split, f"{split}/{i}.tiff"): one[None]
             for seed, (domain, splits) in enumerate(SPLITS.items())
             for split, count in splits.items()
             for i, one in enumerate(maps(count, gain=1 + seed, seed=10 * seed + len(split)))
@@ -44,7 +46,7 @@ def _scores(domain):
     parts = [
         pd.DataFrame(
             {
-                "path": [f"{i}.tiff" for i in range(count)],
+                "path": [f"{split}/{i}.tiff" for i in range(count)],
                 "label": np.arange(count) % 2 if split != "reference" else 0,
                 "recording": "",
                 "split": split,
@@ -112,3 +114,62 @@ def test_scores_of_an_adapted_model_are_those_that_a_pass_through_the_network_gi
         passed = torch.cat([adapted.predict_step(SimpleNamespace(image=one.image)).pred_score for one in batches])
     found = target.table[adapted_scope(["merge"], 4, "1")].dropna()
     np.testing.assert_allclose(found, passed, rtol=1e-4)  # rounding
+
+
+class Passing(Model):
+    """A model whose features pass a module, as PatchCore's and PaDiM's do."""
+
+    def __init__(self):
+        super().__init__()
+        self.patch_features = nn.Identity()
+
+    def features(self, images):
+        return self.patch_features(self.model.layers(images))
+
+    def predict_step(self, batch, _index=0):
+        squared = self.features(batch.image).square().mean(dim=1)
+        return InferenceBatch(pred_score=squared.mean(dim=(1, 2)), anomaly_map=squared[:, None])
+
+
+class Reading(Loader):
+    """A loader of maps that have a table."""
+
+    def __init__(self, images, names):
+        super().__init__(images)
+        self.dataset = Maps(images, names)
+
+
+class Maps:
+    def __init__(self, images, names):
+        self.images, self.table = images, pd.DataFrame({"path": names, "label": 0})
+
+    def __getitem__(self, index):
+        return SimpleNamespace(image=self.images[index])
+
+
+def test_features_of_maps_that_are_scored_are_kept_and_none_of_those_after():
+    model, module = Passing().eval(), Module()
+    names = [f"test/{i}.tiff" for i in range(9)]
+    loader = Reading(torch.cat([module.images["B", "test", path] for path in names]), names)
+    keeping = kept.Kept(model, module, "cpu")
+    with torch.inference_mode():
+        with keeping.watching("B", loader):
+            for batch in loader:
+                model.predict_step(batch)
+        model.predict_step(SimpleNamespace(image=maps(4)))
+        asked = [(path, 0) for path in names[::-1]]
+        found = keeping.read("B", "test", asked)
+        assert not module.read, "all of them were kept"
+        alone = torch.cat([model.features(module.images["B", "test", path]) for path, _ in asked])
+    assert torch.allclose(found.features, alone, atol=1e-6)
+    assert tuple(found.size) == (12, 8)
+    assert len(keeping.maps) == 9
+
+
+def test_the_maps_of_a_domain_keep_their_own_size():
+    model, module = _model(), Module()
+    module.images |= {key: one[..., :10, :] for key, one in module.images.items() if key[0] == "C"}
+    keeping = kept.Kept(model, module, "cpu")
+    names = {domain: [("test/0.tiff", 0), ("test/1.tiff", 1)] for domain in "BC"}
+    for _ in range(2):  # computed, then kept
+        assert [tuple(keeping.read(domain, "test", names[domain]).size) for domain in "BC"] == [(12, 8), (10, 8)]

@@ -147,8 +147,17 @@ def test_every_synthetic_map_gets_a_fault_of_its_own_the_same_for_a_seed_and_a_r
     assert not set(added[0]) & set(added[1])
 
 
+def test_a_map_that_is_asked_for_by_name_gets_the_fault_that_it_was_scored_with(module):
+    made = module(validation="synthetic", split_seed=3)
+    scored = made.scoring_dataloader("domain_A", "val").dataset
+    rows = scored.table.index[scored.table["label"] == 1][::-1]
+    named = made.named_dataloader("domain_A", [(scored.table["path"][row], 1) for row in rows], "val").dataset
+    for place, row in enumerate(rows):
+        assert torch.equal(named[place].image, scored[row].image)
+
+
 def test_one_healthy_map_in_two_rows_gets_two_faults_and_the_same_two_again(root):
-    table = layout.read_domain(root, "domain_A", pack=False).table.iloc[[0, 0]]
+    table = layout.read_domain(root, "domain_A", pack=False).table.iloc[[0, 0]].reset_index(drop=True)
     table = table.assign(file=str(root / "domain_A" / table["path"].iloc[0]), synthetic=True, label=1)
     fault = CutPaste(width=(5, 5), height=(3, 3), severity=(9.0, 9.0))
     seen = {seed: [item.image for item in MapDataset(table, seed, fault=fault)] for seed in (0, 4)}

@@ -43,10 +43,20 @@ def test_weights_of_rows_are_those_of_squared_distances(spread, monkeypatch) -> 
     bank, asked = draw(700, 152, 1), draw(300, 152, 2, spread=1.5)
     weights = (torch.randn(700, generator=torch.Generator().manual_seed(3)) * spread).sigmoid() + 1e-3
     squared = torch.cdist(asked.double(), bank.double(), compute_mode="donot_use_mm_for_euclid_dist").square() * weights
-    distances, places = Nearest(bank, weights)(asked)
+    distances, places = Nearest(bank)(asked, weights)
     expected, where = squared.min(dim=1)
     torch.testing.assert_close(distances.double(), expected.sqrt(), rtol=1e-5, atol=1e-6)
     assert torch.equal(places, where) and not torch.equal(places, Nearest(bank)(asked)[1])
+
+
+def test_a_row_of_infinite_weight_is_left_out_though_nothing_lies_nearer() -> None:
+    bank = draw(300, 152, 1)
+    weights = torch.ones(300)
+    weights[:200] = torch.inf
+    distances, places = Nearest(bank)(bank[:200], weights)
+    expected, where = exact(bank[:200], bank[200:])
+    torch.testing.assert_close(distances.double(), expected, rtol=1e-5, atol=1e-6)
+    assert torch.equal(places, where + 200)
 
 
 def test_rows_that_are_asked_for_lie_at_no_distance_and_repeated_ones_do_no_harm() -> None:

@@ -8,12 +8,11 @@ to one size, not after.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from functools import partial
 from typing import Any
 
 import torch
 from anomalib.models.image import Padim as _Padim
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.functional import interpolate
 
 from hdmap_mlflow.annotations import Batch, Model
@@ -118,7 +117,8 @@ class Padim(_Padim):
         if row_context:
             channels = self.model.n_features_original * context.kinds
             self.model.idx = torch.randperm(channels)[: self.model.n_features]
-        self.model.generate_embedding = partial(embed, self.model, context=context)
+        self.patch_features = nn.Identity()  # which all features pass, so that adapters can keep them
+        self.model.generate_embedding = lambda layers: self.patch_features(embed(self.model, layers, context))
         self.moments: Moments | None = None
 
     def features(self, images: Tensor) -> Tensor:

@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 from anomalib.models.image import Patchcore as _Patchcore
-from torch import Tensor
+from torch import Tensor, nn
 
 from hdmap_mlflow.annotations import Batch, Model
 from hdmap_mlflow.errors import BadInput
@@ -63,9 +63,9 @@ class Patchcore(_Patchcore):
         self.model.feature_extractor = Features(self.model.feature_extractor)
         self.model.anomaly_map_generator.blur = SeparableBlur(self.model.anomaly_map_generator.blur)
         self.model.nearest_neighbors = MethodType(nearest_neighbors, self.model)
-        if row_context:
-            context, published = RowContext(tuple(row_context)), self.model.generate_embedding
-            self.model.generate_embedding = lambda layers: context.joined(published(layers))
+        self.patch_features = nn.Identity()  # which all features pass, so that adapters can keep them
+        context, published = RowContext(tuple(row_context)), self.model.generate_embedding
+        self.model.generate_embedding = lambda layers: self.patch_features(context.joined(published(layers)))
         self.gathered: StreamingCoreset | Shares | None = None
 
     def features(self, images: Tensor) -> Tensor:

@@ -32,4 +32,4 @@ class RowContext:
 
     def joined(self, maps: Tensor) -> Tensor:
         """Features of every kind, (B, C, h, w) to (B, kinds x C, h, w)."""
-        return torch.cat([self.mean(maps, kind) for kind in range(self.kinds)], dim=1)
+        return torch.cat([self.mean(maps, kind) for kind in range(self.kinds)], dim=1) if self.reach else maps

@@ -17,41 +17,54 @@ from hdmap_mlflow.models.parts.kernel import FASTMATH, compiled
 
 HEAD = 48  # principal axes that are looked at first
 GROUP = 32  # rows whose smallest bound says whether one of them is looked at
-BLOCK = 2**20  # bounds that are held at once: 4 MB, which stay in the processor's cache
+BLOCK = 2**21  # bounds that are held at once: 8 MB, which stay in the processor's cache
 SLACK = 1e-5  # of the squared lengths: keeps rounding from passing over a row
 
 
 class Nearest:
-    """Finds the nearest rows of a bank (N, C), float32 on a CPU, N at least 1.
+    """Finds the nearest rows of a bank (N, C), float32 on a CPU, N at least 1."""
 
-    With `weights` (N,), above 0, a row's squared distances count so many times, as where density is normalised.
-    """
-
-    def __init__(self, bank: Tensor, weights: Tensor | None = None) -> None:
+    def __init__(self, bank: Tensor) -> None:
         self.mean = bank.mean(dim=0)
         centred = bank - self.mean
         self.turn = torch.linalg.eigh((centred.T @ centred).double())[1].flip(1).to(bank)
         rows = centred @ self.turn
-        lengths, more = rows.square().sum(dim=1), -len(rows) % GROUP
-        self.rows = pad(rows, (0, 0, 0, more))
-        self.weights = pad(torch.ones_like(lengths) if weights is None else weights, (0, more), value=1)
-        self.least = pad(lengths - SLACK * lengths.max(), (0, more), value=torch.inf) * self.weights
-        own = torch.full_like(self.weights, 1 - SLACK)  # what a point's squared length counts
-        self.side = (torch.cat([-2 * _ends(self.rows), own[:, None]], dim=1) * self.weights[:, None]).T.contiguous()
+        lengths, self.more = rows.square().sum(dim=1), -len(rows) % GROUP
+        self.rows = pad(rows, (0, 0, 0, self.more))
+        self.alike = torch.ones(len(self.rows))
+        own = torch.full_like(self.alike, 1 - SLACK)  # what a point's squared length counts
+        least = pad(lengths - SLACK * lengths.max(), (0, self.more), value=torch.inf)
+        self.side = torch.cat([-2 * _ends(self.rows), own[:, None], least[:, None]], dim=1).T.contiguous()
 
-    def __call__(self, points: Tensor) -> tuple[Tensor, Tensor]:
-        """Of points (n, C): the distances (n,) to their nearest rows, and the places (n,) of these in the bank."""
-        points = (points - self.mean) @ self.turn
-        ends = torch.cat([_ends(points), points.square().sum(dim=1, keepdim=True)], dim=1)
-        places = torch.empty(len(points), dtype=torch.int64)
-        step = max(1, BLOCK // len(self.rows))
-        bounds = points.new_empty(min(step, len(points)), len(self.rows))
+    def __call__(self, points: Tensor, weights: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Of points (n, C): the distances (n,) to their nearest rows, and the places (n,) of these in the bank.
+
+        With `weights` (N,), above 0, a row's squared distances count so many times, as where density is normalised; a
+        row of infinite weight is left out.
+        """
+        side, weights = self._weighed(weights)
+        places, least = torch.empty(len(points), dtype=torch.int64), points.new_empty(len(points))
+        step = min(len(points), max(1, BLOCK // len(self.rows)))
+        bounds, groups = (points.new_empty(step, width) for width in (len(self.rows), len(self.rows) // GROUP))
         for at in range(0, len(points), step):
             part = slice(at, at + step)
-            below = torch.addmm(self.least, ends[part], self.side, out=bounds[: len(ends[part])])
-            least = below.unflatten(1, (GROUP, -1)).amin(dim=1)  # of rows that lie apart, as this is quick
-            _search(*(one.numpy() for one in (below, least, points[part], self.rows, self.weights, places[part])))
-        return ((points - self.rows[places]).square().sum(dim=1) * self.weights[places]).sqrt(), places
+            turned = (points[part] - self.mean) @ self.turn
+            squares = turned.square().sum(dim=1, keepdim=True)
+            ends = torch.cat([_ends(turned), squares, torch.ones_like(squares)], dim=1)
+            below = torch.mm(ends, side, out=bounds[: len(ends)])
+            found = below, groups, turned, self.rows, weights, places[part], least[part]
+            _search(*(one.numpy() for one in found))
+        return least.sqrt_(), places
+
+    def _weighed(self, weights: Tensor | None) -> tuple[Tensor, Tensor]:
+        """What the ends of points are multiplied with for their bounds, and the weights of all rows."""
+        if weights is None:
+            return self.side, self.alike
+        weights = pad(weights, (0, self.more), value=1)
+        left = weights.isinf()
+        side = self.side.where(~left, 0) * weights.where(~left, 1)
+        side[-1, left] = torch.inf
+        return side, weights
 
 
 def _ends(points: Tensor) -> Tensor:
@@ -71,20 +84,35 @@ def _apart(point: np.ndarray, row: np.ndarray) -> np.float32:
 
 @compiled
 def _search(
-    bounds: np.ndarray, least: np.ndarray, points: np.ndarray, rows: np.ndarray, weights: np.ndarray, out: np.ndarray
+    bounds: np.ndarray,
+    groups: np.ndarray,
+    points: np.ndarray,
+    rows: np.ndarray,
+    weights: np.ndarray,
+    places: np.ndarray,
+    least: np.ndarray,
 ) -> None:
-    """The place in `out` (n,) of the row nearest to each point; a row counts where its bound is below the best."""
-    total, groups = len(rows), least.shape[1]
+    """The row nearest to each point, and its squared distance; a row counts where its bound is below the best.
+
+    A group is of rows that lie apart, so that the smallest bounds of all groups (n, N / GROUP) are taken side by side.
+    """
+    total, apart = bounds.shape[1], groups.shape[1]
     for i in numba.prange(len(points)):
-        place = int(np.argmin(least[i]))
-        for j in range(place, total, groups):
-            place = j if bounds[i, j] < bounds[i, place] else place
+        bound, smallest = bounds[i], groups[i]
+        for group in range(apart):
+            smallest[group] = bound[group]
+        for at in range(apart, total, apart):
+            for group in range(apart):
+                smallest[group] = min(smallest[group], bound[at + group])
+        place = int(np.argmin(smallest))
+        for j in range(place, total, apart):
+            place = j if bound[j] < bound[place] else place
         best = _apart(points[i], rows[place]) * weights[place]
-        for group in range(groups):
-            if least[i, group] < best:
-                for j in range(group, total, groups):
-                    if bounds[i, j] < best:
+        for group in range(apart):
+            if smallest[group] < best:
+                for j in range(group, total, apart):
+                    if bound[j] < best:
                         distance = _apart(points[i], rows[j]) * weights[j]
                         if distance < best:
                             best, place = distance, j
-        out[i] = place
+        places[i], least[i] = place, best
