@@ -53,7 +53,7 @@ HOUSE = {
     "tracking": "database patience fetched client model journal copies record store watched views server",
     "runs": "meter extras setup identity train result history trained loose reading predict served workdir steps flow "
     "export rescore verify adapt promote upload clean watch",
-    "execution": "gpus task board child preload forks watch executor local ray launch",
+    "execution": "gpus task slots board child preload forks watch executor local ray launch",
     "grid": "adaptations plan driver",
     "tuning": "request storage pruning space study findings search driver",
     "report": "arrange selection stacks several adapted curves agreement travels tables summary citations section "

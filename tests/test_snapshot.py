@@ -96,7 +96,7 @@ def left(tmp_path_factory):
         for model, (seeds, overrides) in GRID.items()
     ]
     (folder / "grid.yaml").write_text(json.dumps(blocks))
-    grid = ("grid", "--grid", "grid.yaml", "--stagger", 0)
+    grid = ("grid", "--grid", "grid.yaml", "--stagger", 0, "--ray-address", "local")
     said = [hdmap(folder, *grid), hdmap(folder, *grid, "--plan"), hdmap(folder, *grid)]
     hdmap(
         folder,

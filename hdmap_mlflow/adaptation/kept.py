@@ -63,8 +63,8 @@ class Kept:
         found = {name: one for name in names if (one := self.maps.get((domain, name))) is not None}
         if new := [name for name in names if name not in found]:
             computed = batches(self.model, self.module.named_dataloader(domain, new, split), self.device)
-            for name, one in zip(new, (part.of(i) for part in computed for i in range(len(part.features))), strict=True):
-                found[name] = self._keep(domain, name, Maps(one.features[0], one.size))
+            maps = (Maps(one, part.size) for part in computed for one in part.features)
+            found |= {name: self._keep(domain, name, one) for name, one in zip(new, maps, strict=True)}
         return Maps(torch.stack([found[name].features for name in names]), found[names[0]].size)
 
     def _keep(self, domain: str, name: Name, one: Maps) -> Maps:

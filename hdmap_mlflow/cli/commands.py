@@ -221,7 +221,7 @@ def grid(
     launch = Launch(
         share.share(idle.idle(max_wait) if wait_idle else None),
         jobs,
-        not share.no_ray,
+        False if share.no_ray else None,
         share.ray_address,
         retry=again,
         force=force,
@@ -281,8 +281,8 @@ def tune(
     if status:
         driver.status(wanted)
     else:
-        ray = not share.no_ray and (jobs != 1 or share.ray_address is not None)
-        launch = Launch(share.share(), jobs, ray, share.ray_address, stagger=0)
+        alone = share.no_ray or (jobs == 1 and share.ray_address is None)
+        launch = Launch(share.share(), jobs, False if alone else None, share.ray_address, stagger=0)
         launch.check()
         driver.tune(search.check(wanted, launch.warm), launch)
 

@@ -168,8 +168,10 @@ class ShareOptions:
     cpus_per_run: Annotated[Limit, says("Threads of a run; 0: divided evenly.")] = None
     memory_per_run: Annotated[Limit, says("Limit of a run in MB; 0: none.")] = None
     run_timeout: Annotated[Limit, says("Limit of a run in seconds; 0: none.")] = None
-    no_ray: Annotated[Switch, says("On this machine, without Ray.")] = False
-    ray_address: Annotated[Text, says("A Ray cluster's HOST:PORT, or auto.", "none")] = None
+    no_ray: Annotated[Switch, says("On this machine, in order, or --jobs at once.")] = False
+    ray_address: Annotated[
+        Text, says("A Ray cluster's HOST:PORT, auto, or local: this machine.", "this machine, where it has GPUs")
+    ] = None
 
     def share(self, idle: Idle | None = None) -> Share:
         from hdmap_mlflow.execution.task import Share

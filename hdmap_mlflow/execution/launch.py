@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import socket
 from dataclasses import dataclass, field
+from functools import cached_property
 from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
 from hdmap_mlflow.errors import BadInput, one_line
 from hdmap_mlflow.execution import forks
+from hdmap_mlflow.execution.gpus import visible
+from hdmap_mlflow.execution.slots import fit, this_machine
 from hdmap_mlflow.execution.task import Share
 from hdmap_mlflow.interrupt import command
 
@@ -23,12 +26,14 @@ ANSWER_SECONDS = 4
 class Launch:
     """How a grid is executed. `retry` names what is run again beside what is missing: failed, running.
 
-    `jobs` None: as many at once as the share of each allows. `child` replaces the command of the runs' processes.
+    `ray` None: through Ray where there are GPUs to share out or a cluster is named; else it is 4 s of starting and a
+    second set of imports for nothing. `jobs` None: as many at once as the share of each allows, without Ray where it
+    would be, one. `child` replaces the command of the runs' processes.
     """
 
     share: Share = Share()
     jobs: int | None = None
-    ray: bool = True
+    ray: bool | None = None
     ray_address: str | None = None
     devices: int | None = None
     stagger: float = 5.0
@@ -42,7 +47,7 @@ class Launch:
             raise BadInput(f"--retry {word}: give failed, running (a run whose host is gone) or both")
         if self.jobs is not None and self.jobs < 1 or self.stagger < 0:
             raise BadInput("--jobs is at least 1 or left open, --stagger is 0 or more")
-        if self.ray_address and not self.ray:
+        if self.ray_address and self.ray is False:
             raise BadInput(f"--ray-address {self.ray_address} and --no-ray exclude each other; leave one out")
         gpus = self.share.gpus or 0.0
         if gpus > 1 and gpus % 1:
@@ -52,7 +57,7 @@ class Launch:
 
     def check(self) -> None:
         """Raise BadInput where Ray is not installed, or nobody listens at its HOST:PORT, which it tries for long."""
-        if self.ray and find_spec("ray") is None:
+        if self.through_ray and find_spec("ray") is None:
             from hdmap_mlflow.execution.ray import WITHOUT_RAY
 
             raise BadInput(WITHOUT_RAY)
@@ -67,15 +72,24 @@ class Launch:
                 "`ray start --head`, or leave --ray-address out"
             ) from None
 
+    @cached_property
+    def through_ray(self) -> bool:
+        """Whether the runs go through Ray."""
+        if self.ray is None:
+            return bool(self.ray_address or self.devices or self.share.gpus or visible())
+        return self.ray
+
     def warm(self) -> None:
         """Let what the runs import be imported beside this process, which imports much of it, too, to check them."""
-        if not (self.ray or self.child):
+        if not (self.through_ray or self.child):
             forks.warm()
 
     def executor(self, store: Store) -> Executor:
         from hdmap_mlflow.execution.local import LocalExecutor
         from hdmap_mlflow.execution.ray import RayExecutor
 
-        if self.ray:
+        if self.through_ray:
             return RayExecutor(store, self.share, self.jobs, self.stagger, self.ray_address, self.devices)
-        return LocalExecutor(store, self.share, self.jobs or 1, self.stagger)
+        if self.ray is False:
+            return LocalExecutor(store, self.share, self.jobs or 1, self.stagger)
+        return LocalExecutor(store, *fit(self.share, self.jobs, [this_machine()]), self.stagger)

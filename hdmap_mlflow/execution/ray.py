@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import math
 import signal
 import threading
 import time
@@ -13,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from hdmap_mlflow.annotations import Document
 from hdmap_mlflow.errors import BadInput, one_line
+from hdmap_mlflow.execution.slots import fit
 from hdmap_mlflow.execution.task import Outcome, Share, Task
 from hdmap_mlflow.execution.watch import watch
 
@@ -22,8 +22,8 @@ if TYPE_CHECKING:
     from hdmap_mlflow.tracking import Store
 from hdmap_mlflow.execution.executor import Event, Executor, _lost
 
-WITHOUT_RAY = "Ray is not installed; pip install 'hdmap_mlflow[grid]', or run in order with --no-ray"
-RUN_MB = 3000  # assumed of a run where nothing is said: as many at once as the memory holds
+LOCAL = "local"  # this machine, named: also where there is no GPU to share out
+WITHOUT_RAY = "Ray is not installed; pip install 'hdmap_mlflow[grid]', or run on the CPUs with --no-ray"
 
 
 class RayExecutor(Executor):
@@ -94,8 +94,8 @@ def _connect(address: str | None, devices: int | None) -> ModuleType:
     except ImportError:
         raise BadInput(WITHOUT_RAY) from None
     where: Document = {"address": address}
-    if not address:  # nothing large goes through Ray, so its object store is the smallest that it accepts
-        where = {"address": "local", "num_gpus": devices, "include_dashboard": False, "object_store_memory": 80_000_000}
+    if address in (None, LOCAL):  # nothing large goes through Ray, so its object store is the smallest that it accepts
+        where = {"address": LOCAL, "num_gpus": devices, "include_dashboard": False, "object_store_memory": 80_000_000}
     # A user does nothing with the line on the token that Ray's own processes greet each other with.
     logging.getLogger("ray._private.authentication.authentication_token_setup").setLevel(logging.ERROR)
     try:
@@ -127,39 +127,6 @@ def _signals() -> Iterator[None]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
-
-
-def fit(share: Share, jobs: int | None, nodes: list[dict[str, float]]) -> tuple[Share, int]:
-    """A run's share with what was left open filled in, and how many such runs the nodes hold at once.
-
-    GPUs: one per run where there are any. CPUs: all, divided by the runs at once, which `jobs`, the GPUs or the memory
-    (3 GB a run) decide. Raises BadInput if not one run fits.
-    """
-    gpus = share.gpus if share.gpus is not None else float(any(node.get("GPU") for node in nodes))
-    mb = share.memory_mb or RUN_MB
-    slots = [
-        node.get("GPU", 0) // gpus if gpus else min(node.get("CPU", 0), node.get("memory", 0) // (mb * 1e6))
-        for node in nodes
-    ]
-    most = max(1, sum(slots))
-    wanted = min(jobs or most, most) if gpus else jobs or most
-    fair = (
-        min((node.get("CPU", 0) / n for node, n in zip(nodes, slots, strict=True) if n), default=1.0)
-        * sum(slots)
-        / wanted
-    )
-    cpus = share.cpus or (float(math.floor(fair)) if fair >= 1 else fair)
-    share = share.model_copy(update={"cpus": cpus, "gpus": gpus})
-    needs = {"CPU": cpus, "GPU": gpus, "memory": (share.memory_mb or 0) * 1e6}
-    held = sum(min(math.floor(node.get(name, 0) / n + 1e-6) for name, n in needs.items() if n) for node in nodes)
-    if not held:
-        have = {name: sum(node.get(name, 0) for node in nodes) for name in ("CPU", "GPU")}
-        memory = share.memory_mb or 0
-        raise BadInput(
-            f"no node holds a run of {cpus:g} CPUs, {gpus:g} GPUs and {memory:g} MB; all nodes together "
-            f"have {have['CPU']:g} CPUs and {have['GPU']:g} GPUs; ask for less per run"
-        )
-    return share, int(min(held, wanted))
 
 
 def _died(task: Task, error: Exception) -> Outcome:

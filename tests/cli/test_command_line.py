@@ -162,7 +162,7 @@ def test_every_option_of_a_grid_reaches_it(asked, exit_code):
         share, 4, False, None, stagger=0, force=True, resume="", retry=frozenset({"failed", "running"})
     )
     exit_code("grid", "--ray-address", "h:1")
-    assert (asked[0][0][2].ray, asked.pop(0)[0][2].ray_address) == (True, "h:1")
+    assert (asked[0][0][2].through_ray, asked.pop(0)[0][2].ray_address) == (True, "h:1")
     exit_code("grid", "--wait-idle", "--idle-utilisation", "3", "--idle-memory", "4", "--max-wait", "5")
     assert asked[0][0][2].share.idle == Idle(utilisation=3, memory_mb=4, max_wait=5)
 

@@ -8,6 +8,8 @@ import time
 import types
 from pathlib import Path
 
+import joblib
+import psutil
 import pytest
 from fakes import alive, drain, notes, order, recorded, task, until
 from pydantic import ValidationError
@@ -16,8 +18,10 @@ from hdmap_mlflow import tracking
 from hdmap_mlflow.errors import BadInput, OutOfMemory, Pruned, Stopped, Unreachable
 from hdmap_mlflow.execution import child, watch
 from hdmap_mlflow.execution.gpus import Idle
+from hdmap_mlflow.execution.launch import Launch
 from hdmap_mlflow.execution.local import LocalExecutor
-from hdmap_mlflow.execution.ray import RayExecutor, fit
+from hdmap_mlflow.execution.ray import RayExecutor
+from hdmap_mlflow.execution.slots import fit, this_machine
 from hdmap_mlflow.execution.task import Outcome, Share
 from hdmap_mlflow.process import is_gone, process_name
 
@@ -170,6 +174,35 @@ def test_no_limit_is_none_and_never_zero(limit):
     assert getattr(Share(), limit) is None
     with pytest.raises(ValidationError, match=f"{limit}\n  Input should be greater than 0"):
         Share(**{limit: 0})
+
+
+def test_what_a_machine_holds_is_what_this_process_may_use():
+    here = this_machine()
+    assert here["CPU"] == joblib.cpu_count() and 1e8 < here["memory"] < psutil.virtual_memory().total
+
+
+@pytest.mark.parametrize(
+    ("launch", "gpus", "through"),
+    [
+        ({}, [], False),
+        ({}, ["a GPU"], True),
+        ({"ray": False}, ["a GPU"], False),
+        ({"ray": True}, [], True),
+        ({"ray_address": "auto"}, [], True),
+        ({"devices": 2}, [], True),
+        ({"share": Share(gpus=1)}, [], True),
+        ({"share": Share(gpus=0)}, [], False),
+    ],
+)
+def test_runs_go_through_ray_where_there_is_something_to_share_out(launch, gpus, through, store, monkeypatch):
+    monkeypatch.setattr("hdmap_mlflow.execution.launch.visible", lambda: gpus)
+    found = Launch(**launch)
+    assert found.through_ray is through
+    if not through:
+        monkeypatch.setattr("hdmap_mlflow.execution.launch.this_machine", lambda: {"CPU": 8.0, "memory": 13e9})
+        with found.executor(store) as pool:
+            assert isinstance(pool, LocalExecutor)
+            assert (pool.at_once, pool.share.cpus) == ((1, os.cpu_count()) if found.ray is False else (4, 2))
 
 
 def test_a_share_that_no_node_holds_is_refused():
