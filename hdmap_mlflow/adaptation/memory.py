@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -31,6 +31,11 @@ class Predicted(NamedTuple):
     anomaly_map: Tensor
 
 
+def unmoved(maps: Maps) -> Maps:
+    """Maps as they are."""
+    return maps
+
+
 class Recalling(nn.Module):
     """A model that scores by a memory: its maps, moved by `move`, and what `how` makes of the patch distances.
 
@@ -42,7 +47,7 @@ class Recalling(nn.Module):
         model: Model,
         memory: Memory,
         how: Callable[[Tensor], Tensor],
-        move: Callable[[Maps], Maps] = lambda maps: maps,
+        move: Callable[[Maps], Maps] = unmoved,
     ) -> None:
         super().__init__()
         self.inner, self.memory, self.how, self.move = model, memory, how, move
@@ -55,18 +60,32 @@ class Recalling(nn.Module):
 
     def recall(self, maps: Maps, leave: int | None = None) -> Predicted:
         """The same of maps that have been moved."""
-        patches = self.memory.patches(maps, leave)
-        return Predicted(pred_score=self.how(patches), anomaly_map=patches[:, None])
+        return self.says(self.memory.patches(maps, leave))
 
-    def scores(self, loader: Iterable[Maps]) -> np.ndarray:
-        """Scores (n,) of maps whose features are there, batch by batch."""
-        return self._scores((maps, self.recall(self.move(maps))) for maps in loader)
+    def says(self, patches: Tensor) -> Predicted:
+        """What the distances of patches (B, h, w) make of maps."""
+        return Predicted(pred_score=self.how(patches), anomaly_map=patches[:, None])
 
     def own(self, maps: Iterable[Maps], leaving: bool = False) -> np.ndarray:
         """Scores (k,) of the k maps, moved, one by one; `leaving`: each by the memory without it."""
-        found = self._scores((one, self.recall(one, i if leaving else None)) for i, one in enumerate(maps))
-        return found.astype(np.float64)
-
-    def _scores(self, found: Iterable[tuple[Maps, Predicted]]) -> np.ndarray:
         with torch.inference_mode():
-            return torch.cat([image_scores(self, one, maps.size) for maps, one in found]).cpu().numpy()
+            found = [(one, self.recall(one, i if leaving else None)) for i, one in enumerate(maps)]
+            return torch.cat([image_scores(self, says, one.size) for one, says in found]).cpu().double().numpy()
+
+
+def scores(models: Sequence[Recalling], loader: Iterable[Maps]) -> np.ndarray:
+    """Scores (models, n) by each of some models of maps whose features are there, batch by batch.
+
+    Memories that hold one source's rows are searched as one.
+    """
+    memories = [one.memory for one in models]
+    neighbours = [one for one in memories if isinstance(one, Neighbours) and one.on_cpu()]
+    alike = len(neighbours) == len(models) > 1 and all(one.move is unmoved for one in models)
+    together = Neighbours.together(neighbours) if alike else None
+    found: list[list[Tensor]] = [[] for _ in models]
+    with torch.inference_mode():
+        for maps in loader:
+            of_all = together(maps) if together else (one.memory.patches(one.move(maps)) for one in models)
+            for model, parts, patches in zip(models, found, of_all, strict=True):
+                parts.append(image_scores(model, model.says(patches), maps.size))
+    return torch.stack([torch.cat(parts) for parts in found]).cpu().numpy()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING
 
@@ -62,7 +63,7 @@ class Neighbours:
         weights = self._weights(leave)
         if weights.isinf().all():
             raise BadInput("the healthy maps of the target are alike, one stands for all of them; give others")
-        if flat.device.type == "cpu" and flat.dtype == self.rows.dtype == torch.float32:
+        if self.on_cpu() and flat.dtype == torch.float32:
             return maps.shaped(self.search(flat, weights)[0])
         least = []
         for block in flat.split(max(1, BLOCK // len(self.rows))):
@@ -70,6 +71,28 @@ class Neighbours:
             squared.add_(block.square().sum(dim=1, keepdim=True)).mul_(weights)[:, weights.isinf()] = torch.inf
             least.append(squared.amin(dim=1))
         return maps.shaped(torch.cat(least).clamp(min=0).sqrt())
+
+    def on_cpu(self) -> bool:
+        """Whether rows are chosen before they are measured: a GPU measures all sooner."""
+        return self.rows.device.type == "cpu" and self.rows.dtype == torch.float32
+
+    @staticmethod
+    def together(memories: Sequence[Neighbours]) -> Callable[[Maps], list[Tensor]]:
+        """The patches of some maps by each of several memories that hold the same source: all rows are searched once.
+
+        That is half of the time of three searches, for most rows are the source's.
+        """
+        shared = [one.whose == SOURCE for one in memories]
+        more = [one.rows[~of] for one, of in zip(memories, shared, strict=True)]
+        rows = torch.cat([memories[0].rows[shared[0]], *more])
+        sets = torch.full((len(memories), len(rows)), torch.inf)
+        at = len(rows) - sum(map(len, more))
+        for weights, memory, of, own in zip(sets, memories, shared, more, strict=True):
+            counted = memory._weights()
+            weights[: of.sum()], weights[at : at + len(own)] = counted[of], counted[~of]
+            at += len(own)
+        search = Nearest(rows)
+        return lambda maps: [maps.shaped(one) for one in search(maps.flat(), sets)[0]]
 
     @cached_property
     def search(self) -> Nearest:

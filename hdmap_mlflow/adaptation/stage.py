@@ -124,30 +124,40 @@ def of_model(
             return Featured(kept, scores.domain, rows)
         return maps.named_dataloader(scores.domain, named(rows), str(rows["split"].iloc[0]))
 
-    def again(adapted: Model, scores: Scores, rows: pd.DataFrame) -> pd.DataFrame:
-        if adapted is model:
-            return rows
+    def again(adapted: Sequence[Model], scores: Scores, rows: Sequence[pd.DataFrame]) -> list[pd.DataFrame]:
+        """The rows of maps with their scores by each of some models, which have all of them but for a few."""
+        if adapted[0] is model:
+            return [*rows]
         if kept:
-            found = rows.assign(score=adapted.scores(loader(scores, rows)))
-            if problem := scoring.not_finite(scores.domain, found):
-                raise BadInput(f"{name}: {problem}")
-            return found
-        split = str(rows["split"].iloc[0])
-        found = scoring.score(adapted, loader(scores, rows), scores.domain, split, device, progress).table
-        return rows.assign(score=found["score"].to_numpy())
+            from hdmap_mlflow.adaptation import memory
 
-    def of(one: Scores, k: int, number: int) -> Part:
-        drawn = draw(one.table, one.domain, k, number, adapt)
-        adapted = on(loader(one, drawn.normals) if k else None)
-        return Part(adapted.own.astype(np.float64), again(adapted.model, one, drawn.reported))
+            every = pd.concat(rows).loc[lambda found: ~found.index.duplicated()]
+            found = memory.scores(adapted, loader(scores, every))
+            tables = [of.assign(score=pd.Series(one, every.index)) for of, one in zip(rows, found, strict=True)]
+            if problem := next(filter(None, (scoring.not_finite(scores.domain, one) for one in tables)), ""):
+                raise BadInput(f"{name}: {problem}")
+            return tables
+        return [of.assign(score=passed(one, scores, of)) for one, of in zip(adapted, rows, strict=True)]
+
+    def passed(adapted: Model, scores: Scores, rows: pd.DataFrame) -> np.ndarray:
+        split = str(rows["split"].iloc[0])
+        found = scoring.score(adapted, loader(scores, rows), scores.domain, split, device, progress)
+        return found.table["score"].to_numpy()
+
+    def of(one: Scores, k: int, draws: Sequence[int]) -> list[Part]:
+        drawn = [draw(one.table, one.domain, k, number, adapt) for number in draws]
+        adapted = [on(loader(one, of_draw.normals) if k else None) for of_draw in drawn]
+        tables = again([of_draw.model for of_draw in adapted], one, [of_draw.reported for of_draw in drawn])
+        return [Part(was.own.astype(np.float64), table) for was, table in zip(adapted, tables, strict=True)]
 
     on = cast(FitModel, ADAPTERS[name].fit)(model, loader(source, source.part(REFERENCE)), device)
     own = on(None).model
-    table = pd.concat([again(own, source, source.part(split)) for split in ("val", "test")])
+    table = pd.concat([again([own], source, [source.part(split)])[0] for split in ("val", "test")])
     for k in counts:
         draws = numbers(k if ADAPTERS[name].protocol == K_NORMALS else 0, adapt)
-        parts = [{one.domain: of(one, k, number) for one in targets} for number in draws]
-        yield k, Stage.of(source.domain, table, parts, changed=True)
+        parts = {one.domain: of(one, k, draws) for one in targets}
+        of_draws = [dict(zip(parts, of_draw, strict=True)) for of_draw in zip(*parts.values(), strict=True)]
+        yield k, Stage.of(source.domain, table, of_draws, changed=True)
 
 
 # ------------------------------------------------------------------------------------------ as they are kept

@@ -7,6 +7,7 @@ import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -39,6 +40,25 @@ class Gpu:
     used_mb: float
     total_mb: float
     processes: int
+
+
+def present() -> bool:
+    """Whether there is a GPU to share out that `CUDA_VISIBLE_DEVICES` does not hide; it is asked nothing.
+
+    Parts of a GPU (MIG) cannot say what they do now; of AMD's the driver is all that is looked for.
+    """
+    import pynvml
+
+    if os.environ.get("CUDA_VISIBLE_DEVICES", "all").strip() in ("", "-1"):
+        return False
+    try:
+        pynvml.nvmlInit()
+    except pynvml.NVMLError:
+        return Path("/dev/kfd").exists()
+    try:
+        return pynvml.nvmlDeviceGetCount() > 0
+    finally:
+        pynvml.nvmlShutdown()
 
 
 def inspect() -> list[Gpu]:

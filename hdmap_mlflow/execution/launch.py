@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from hdmap_mlflow.errors import BadInput, one_line
 from hdmap_mlflow.execution import forks
-from hdmap_mlflow.execution.gpus import visible
+from hdmap_mlflow.execution.gpus import present
 from hdmap_mlflow.execution.slots import fit, this_machine
 from hdmap_mlflow.execution.task import Share
 from hdmap_mlflow.interrupt import command
@@ -76,7 +76,7 @@ class Launch:
     def through_ray(self) -> bool:
         """Whether the runs go through Ray."""
         if self.ray is None:
-            return bool(self.ray_address or self.devices or self.share.gpus or visible())
+            return bool(self.ray_address or self.devices or self.share.gpus or present())
         return self.ray
 
     def warm(self) -> None:

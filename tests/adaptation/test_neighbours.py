@@ -53,3 +53,22 @@ def test_rows_that_are_all_the_same_have_distances():
     same = torch.ones(300, 12)
     found = Neighbours(same, torch.full((300,), SOURCE)).dense().patches(_maps(1, 0))
     torch.testing.assert_close(found, (_maps(1, 0).features - 1).norm(dim=1))
+
+
+@pytest.mark.parametrize("density", [True, False])
+def test_memories_that_hold_one_source_say_together_what_each_says_alone(density):
+    source = Neighbours(SOURCES, torch.full((60,), SOURCE))
+    drawn = [source.with_maps(Neighbours.of_maps(_maps(3 + seed, seed, 0.5, 1.0))) for seed in range(3)]
+    drawn = [one.dense() for one in drawn] if density else drawn
+    asked = _maps(6, 9)
+    found = Neighbours.together(drawn)(asked)
+    alone = [one.patches(asked) for one in drawn]
+    assert not torch.allclose(*alone[:2], atol=1e-3)
+    for one, other in zip(found, alone, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-6)
+
+
+def test_memories_without_a_source_say_together_what_each_says_alone():
+    drawn, asked = [Neighbours.of_maps(_maps(3, seed, 0.5, 1.0)) for seed in range(2)], _maps(6, 9)
+    for one, other in zip(Neighbours.together(drawn)(asked), drawn, strict=True):
+        torch.testing.assert_close(one, other.patches(asked), rtol=1e-5, atol=1e-6)

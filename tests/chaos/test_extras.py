@@ -37,7 +37,7 @@ def test_a_storage_without_its_driver_names_the_package(refused, monkeypatch, ma
 @pytest.mark.parametrize("arguments", WITHOUT_RAY, ids=" ".join)
 def test_a_grid_without_ray_names_its_extra(refused, monkeypatch, maps, arguments):
     monkeypatch.setattr("hdmap_mlflow.execution.launch.find_spec", lambda name: None)
-    monkeypatch.setattr("hdmap_mlflow.execution.launch.visible", lambda: ["a GPU"])  # which Ray shares out
+    monkeypatch.setattr("hdmap_mlflow.execution.launch.present", lambda: True)  # which Ray shares out
     refused(*arguments, "--data-root", maps, says=["Ray", "hdmap_mlflow[grid]", "--no-ray"])
 
 

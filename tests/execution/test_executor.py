@@ -182,20 +182,20 @@ def test_what_a_machine_holds_is_what_this_process_may_use():
 
 
 @pytest.mark.parametrize(
-    ("launch", "gpus", "through"),
+    ("launch", "gpu", "through"),
     [
-        ({}, [], False),
-        ({}, ["a GPU"], True),
-        ({"ray": False}, ["a GPU"], False),
-        ({"ray": True}, [], True),
-        ({"ray_address": "auto"}, [], True),
-        ({"devices": 2}, [], True),
-        ({"share": Share(gpus=1)}, [], True),
-        ({"share": Share(gpus=0)}, [], False),
+        ({}, False, False),
+        ({}, True, True),
+        ({"ray": False}, True, False),
+        ({"ray": True}, False, True),
+        ({"ray_address": "auto"}, False, True),
+        ({"devices": 2}, False, True),
+        ({"share": Share(gpus=1)}, False, True),
+        ({"share": Share(gpus=0)}, False, False),
     ],
 )
-def test_runs_go_through_ray_where_there_is_something_to_share_out(launch, gpus, through, store, monkeypatch):
-    monkeypatch.setattr("hdmap_mlflow.execution.launch.visible", lambda: gpus)
+def test_runs_go_through_ray_where_there_is_something_to_share_out(launch, gpu, through, store, monkeypatch):
+    monkeypatch.setattr("hdmap_mlflow.execution.launch.present", lambda: gpu)
     found = Launch(**launch)
     assert found.through_ray is through
     if not through:
@@ -276,6 +276,40 @@ def test_the_gpus_are_read_through_nvml_and_shown(monkeypatch, capsys):
     monkeypatch.setattr(nvml, "nvmlInit", lambda: (_ for _ in ()).throw(Error()))
     capsys.readouterr()
     assert app(["gpus"]) == 1 and "no NVIDIA GPU" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("seen", "count", "amd", "there"),
+    [
+        (None, 2, False, True),
+        (None, 0, False, False),
+        ("", 2, False, False),
+        ("-1", 2, True, False),
+        ("1", 2, False, True),
+        (None, None, False, False),
+        (None, None, True, True),
+    ],
+)
+def test_a_gpu_is_there_that_is_not_hidden_and_it_is_asked_nothing(seen, count, amd, there, monkeypatch):
+    """`count` None: there is no driver of NVIDIA's."""
+    from hdmap_mlflow.execution import gpus
+
+    class Error(Exception):
+        pass
+
+    def start():
+        if count is None:
+            raise Error
+
+    nvml = types.SimpleNamespace(
+        NVMLError=Error, nvmlInit=start, nvmlShutdown=lambda: None, nvmlDeviceGetCount=lambda: count
+    )
+    monkeypatch.setitem(sys.modules, "pynvml", nvml)
+    monkeypatch.setattr(gpus, "Path", lambda name: types.SimpleNamespace(exists=lambda: amd and name == "/dev/kfd"))
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    if seen is not None:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", seen)
+    assert gpus.present() is there
 
 
 def test_only_the_visible_gpus_count(monkeypatch):

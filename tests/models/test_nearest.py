@@ -59,6 +59,19 @@ def test_a_row_of_infinite_weight_is_left_out_though_nothing_lies_nearer() -> No
     assert torch.equal(places, where + 200)
 
 
+def test_several_sets_of_weights_are_searched_at_once_and_each_as_alone() -> None:
+    bank, asked = draw(700, 152, 1), draw(300, 152, 2, spread=1.5)
+    sets = torch.rand(3, 700, generator=torch.Generator().manual_seed(3)) + 0.1
+    sets[0, 400:], sets[1, :300] = torch.inf, torch.inf
+    asked[7] = bank[500]  # which the first set leaves out
+    distances, places = Nearest(bank)(asked, sets)
+    assert distances.shape == places.shape == (3, 300)
+    for weights, distance, place in zip(sets, distances, places, strict=True):
+        alone, there = Nearest(bank)(asked, weights)
+        assert torch.equal(place, there) and torch.equal(distance, alone)
+    assert distances[0, 7] > 0.1 and distances[2, 7] < 1e-2
+
+
 def test_rows_that_are_asked_for_lie_at_no_distance_and_repeated_ones_do_no_harm() -> None:
     bank = draw(300, 152, 1).repeat(2, 1)
     distances, places = Nearest(bank)(bank[:300])

@@ -18,6 +18,7 @@ from hdmap_mlflow.models.parts.kernel import FASTMATH, compiled
 HEAD = 48  # principal axes that are looked at first
 GROUP = 32  # rows whose smallest bound says whether one of them is looked at
 BLOCK = 2**21  # bounds that are held at once: 8 MB, which stay in the processor's cache
+TINY = 1e-30  # a bound that is 0 or below has no product with an infinite weight
 SLACK = 1e-5  # of the squared lengths: keeps rounding from passing over a row
 
 
@@ -31,8 +32,8 @@ class Nearest:
         rows = centred @ self.turn
         lengths, self.more = rows.square().sum(dim=1), -len(rows) % GROUP
         self.rows = pad(rows, (0, 0, 0, self.more))
-        self.alike = torch.ones(len(self.rows))
-        own = torch.full_like(self.alike, 1 - SLACK)  # what a point's squared length counts
+        self.alike = torch.ones(1, len(self.rows))
+        own = torch.full_like(self.alike[0], 1 - SLACK)  # what a point's squared length counts
         least = pad(lengths - SLACK * lengths.max(), (0, self.more), value=torch.inf)
         self.side = torch.cat([-2 * _ends(self.rows), own[:, None], least[:, None]], dim=1).T.contiguous()
 
@@ -40,10 +41,10 @@ class Nearest:
         """Of points (n, C): the distances (n,) to their nearest rows, and the places (n,) of these in the bank.
 
         With `weights` (N,), above 0, a row's squared distances count so many times, as where density is normalised; a
-        row of infinite weight is left out.
+        row of infinite weight is left out. With several sets of weights (D, N): (D, n) of either.
         """
-        side, weights = self._weighed(weights)
-        places, least = torch.empty(len(points), dtype=torch.int64), points.new_empty(len(points))
+        sets = self.alike if weights is None else pad(weights.reshape(-1, weights.shape[-1]), (0, self.more), value=1)
+        places, least = (points.new_empty(len(sets), len(points), dtype=kind) for kind in (torch.int64, points.dtype))
         step = min(len(points), max(1, BLOCK // len(self.rows)))
         bounds, groups = (points.new_empty(step, width) for width in (len(self.rows), len(self.rows) // GROUP))
         for at in range(0, len(points), step):
@@ -51,20 +52,11 @@ class Nearest:
             turned = (points[part] - self.mean) @ self.turn
             squares = turned.square().sum(dim=1, keepdim=True)
             ends = torch.cat([_ends(turned), squares, torch.ones_like(squares)], dim=1)
-            below = torch.mm(ends, side, out=bounds[: len(ends)])
-            found = below, groups, turned, self.rows, weights, places[part], least[part]
+            below = torch.mm(ends, self.side, out=bounds[: len(ends)]).clamp_(min=TINY)
+            found = below, groups, turned, self.rows, sets, places[:, part], least[:, part]
             _search(*(one.numpy() for one in found))
-        return least.sqrt_(), places
-
-    def _weighed(self, weights: Tensor | None) -> tuple[Tensor, Tensor]:
-        """What the ends of points are multiplied with for their bounds, and the weights of all rows."""
-        if weights is None:
-            return self.side, self.alike
-        weights = pad(weights, (0, self.more), value=1)
-        left = weights.isinf()
-        side = self.side.where(~left, 0) * weights.where(~left, 1)
-        side[-1, left] = torch.inf
-        return side, weights
+        shape = (*sets.shape[:-1], -1) if weights is not None and weights.ndim > 1 else (-1,)
+        return least.sqrt_().reshape(shape), places.reshape(shape)
 
 
 def _ends(points: Tensor) -> Tensor:
@@ -88,31 +80,34 @@ def _search(
     groups: np.ndarray,
     points: np.ndarray,
     rows: np.ndarray,
-    weights: np.ndarray,
+    sets: np.ndarray,
     places: np.ndarray,
     least: np.ndarray,
 ) -> None:
-    """The row nearest to each point, and its squared distance; a row counts where its bound is below the best.
+    """Of each set of weights (D, N) the row nearest to each point, and its squared distance.
 
-    A group is of rows that lie apart, so that the smallest bounds of all groups (n, N / GROUP) are taken side by side.
+    A row counts where its bound is below the best. A group is of rows that lie apart, so that the smallest bounds of
+    all groups (n, N / GROUP) are taken side by side.
     """
     total, apart = bounds.shape[1], groups.shape[1]
     for i in numba.prange(len(points)):
         bound, smallest = bounds[i], groups[i]
-        for group in range(apart):
-            smallest[group] = bound[group]
-        for at in range(apart, total, apart):
+        for d in range(len(sets)):
+            weights = sets[d]
+            smallest[:] = np.inf
+            for at in range(0, total, apart):
+                part, counted = bound[at : at + apart], weights[at : at + apart]
+                for group in range(apart):
+                    smallest[group] = min(smallest[group], part[group] * counted[group])
+            place = int(np.argmin(smallest))
+            for j in range(place, total, apart):
+                place = j if bound[j] * weights[j] < bound[place] * weights[place] else place
+            best = _apart(points[i], rows[place]) * weights[place]
             for group in range(apart):
-                smallest[group] = min(smallest[group], bound[at + group])
-        place = int(np.argmin(smallest))
-        for j in range(place, total, apart):
-            place = j if bound[j] < bound[place] else place
-        best = _apart(points[i], rows[place]) * weights[place]
-        for group in range(apart):
-            if smallest[group] < best:
-                for j in range(group, total, apart):
-                    if bound[j] < best:
-                        distance = _apart(points[i], rows[j]) * weights[j]
-                        if distance < best:
-                            best, place = distance, j
-        places[i], least[i] = place, best
+                if smallest[group] < best:
+                    for j in range(group, total, apart):
+                        if bound[j] * weights[j] < best:
+                            distance = _apart(points[i], rows[j]) * weights[j]
+                            if distance < best:
+                                best, place = distance, j
+            places[d, i], least[d, i] = place, best
