@@ -37,9 +37,9 @@ class Kept:
 
     @contextlib.contextmanager
     def watching(self, domain: str, loader: DataLoader) -> Iterator[None]:
-        """Keep the features of a loader's maps while the model scores them, in its order.
+        """Keep the features of a loader's maps, in its order, while the model scores them.
 
-        Of a model without a module `patch_features`, which they pass, they are computed where they are needed.
+        They are those that pass its module `patch_features`; a model that has none computes them again later.
         """
         tap = getattr(self.model, "patch_features", None)
         if tap is None:

@@ -125,7 +125,7 @@ def of_model(
         return maps.named_dataloader(scores.domain, named(rows), str(rows["split"].iloc[0]))
 
     def again(adapted: Sequence[Model], scores: Scores, rows: Sequence[pd.DataFrame]) -> list[pd.DataFrame]:
-        """The rows of maps with their scores by each of some models, which have all of them but for a few."""
+        """Rows of maps with their scores: one set for each of some models, and most maps are in all sets."""
         if adapted[0] is model:
             return [*rows]
         if kept:

@@ -205,7 +205,7 @@ def grid(
     repeat: Annotated[Positive, says("Each run so many times.", of("grid.driver:run", "repeat"))] = None,
     jobs: Annotated[Jobs, says("Runs at once; 0: as many as fit.")] = None,
     share: ShareOptions = ShareOptions(),
-    stagger: Annotated[Amount, says("Seconds between two starts.", of("execution.launch:Launch", "stagger"))] = None,
+    stagger: Annotated[Amount, says("Seconds between two starts.", "5 through Ray, else 0")] = None,
     wait_idle: Annotated[Switch, says("Each run waits until its GPU is idle.")] = False,
     idle: IdleOptions = IdleOptions(),
     max_wait: Annotated[Amount, says("Seconds to wait for idle GPUs.", "as long as it takes")] = None,

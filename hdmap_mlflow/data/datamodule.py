@@ -53,12 +53,11 @@ def spread(table: pd.DataFrame, count: int | None) -> pd.DataFrame:
 class MapDataset(Dataset):
     """Maps of a table as anomalib items: float32 (3, H, W), one channel repeated, never clipped.
 
-    Rows marked `synthetic` get a scaled-CutPaste fault at native size, the same one every time for a seed and a
-    label of the table's index.
-    `transform` (a resize) comes last. At native size the fault mask comes along, (H, W) bool, where any map has one:
-    empty for good maps, and for fault maps that lack theirs. Maps are taken from `packed`, where it is given; those are
-    resized once and held for the next epoch, where all of them fit HELD bytes. What is read from files must be what the
-    domain's digest was made of: BadInput.
+    Rows marked `synthetic` get a scaled-CutPaste fault at native size, the same one every time for a seed and a number
+    in the table's index. `transform` (a resize) comes last. At native size the fault mask comes along, (H, W) bool,
+    where any map has one: empty for good maps, and for fault maps that lack theirs. Maps are taken from `packed`, where
+    it is given; those are resized once and held for the next epoch, where all of them fit HELD bytes. What is read from
+    files must be what the domain's digest was made of: BadInput.
     """
 
     def __init__(

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from hdmap_mlflow.tracking import Store
 
 ANSWER_SECONDS = 4
+STAGGER_SECONDS = 5.0
 
 
 @dataclass(frozen=True)
@@ -27,8 +28,9 @@ class Launch:
     """How a grid is executed. `retry` names what is run again beside what is missing: failed, running.
 
     `ray` None: through Ray where there are GPUs to share out or a cluster is named; else it is 4 s of starting and a
-    second set of imports for nothing. `jobs` None: as many at once as the share of each allows, without Ray where it
-    would be, one. `child` replaces the command of the runs' processes.
+    second set of imports for nothing. `jobs` None: as many at once as the share of each allows; one where `ray` is
+    False. `stagger`, seconds between two starts, None: so many that no two runs initialise a GPU together, or none
+    without Ray. `child` replaces the command of the runs' processes.
     """
 
     share: Share = Share()
@@ -36,7 +38,7 @@ class Launch:
     ray: bool | None = None
     ray_address: str | None = None
     devices: int | None = None
-    stagger: float = 5.0
+    stagger: float | None = None
     retry: frozenset[str] = frozenset()
     force: bool = False
     child: tuple[str, ...] | None = None
@@ -45,7 +47,7 @@ class Launch:
     def __post_init__(self) -> None:
         for word in self.retry - {"failed", "running"}:
             raise BadInput(f"--retry {word}: give failed, running (a run whose host is gone) or both")
-        if self.jobs is not None and self.jobs < 1 or self.stagger < 0:
+        if self.jobs is not None and self.jobs < 1 or (self.stagger or 0) < 0:
             raise BadInput("--jobs is at least 1 or left open, --stagger is 0 or more")
         if self.ray_address and self.ray is False:
             raise BadInput(f"--ray-address {self.ray_address} and --no-ray exclude each other; leave one out")
@@ -89,7 +91,9 @@ class Launch:
         from hdmap_mlflow.execution.ray import RayExecutor
 
         if self.through_ray:
-            return RayExecutor(store, self.share, self.jobs, self.stagger, self.ray_address, self.devices)
-        if self.ray is False:
-            return LocalExecutor(store, self.share, self.jobs or 1, self.stagger)
-        return LocalExecutor(store, *fit(self.share, self.jobs, [this_machine()]), self.stagger)
+            stagger = STAGGER_SECONDS if self.stagger is None else self.stagger
+            return RayExecutor(store, self.share, self.jobs, stagger, self.ray_address, self.devices)
+        share, jobs = self.share, self.jobs or 1
+        if self.ray is None:
+            share, jobs = fit(self.share, self.jobs, [this_machine()])
+        return LocalExecutor(store, share, jobs, self.stagger or 0.0)

@@ -201,7 +201,7 @@ def test_runs_go_through_ray_where_there_is_something_to_share_out(launch, gpu, 
     if not through:
         monkeypatch.setattr("hdmap_mlflow.execution.launch.this_machine", lambda: {"CPU": 8.0, "memory": 13e9})
         with found.executor(store) as pool:
-            assert isinstance(pool, LocalExecutor)
+            assert isinstance(pool, LocalExecutor) and pool.stagger == 0
             assert (pool.at_once, pool.share.cpus) == ((1, os.cpu_count()) if found.ray is False else (4, 2))
 
 

@@ -55,7 +55,7 @@ class Nearest:
             below = torch.mm(ends, self.side, out=bounds[: len(ends)]).clamp_(min=TINY)
             found = below, groups, turned, self.rows, sets, places[:, part], least[:, part]
             _search(*(one.numpy() for one in found))
-        shape = (*sets.shape[:-1], -1) if weights is not None and weights.ndim > 1 else (-1,)
+        shape = (-1,) if weights is None or weights.ndim == 1 else (len(sets), -1)
         return least.sqrt_().reshape(shape), places.reshape(shape)
 
 
