@@ -9,6 +9,7 @@ import json
 import os
 import secrets
 import shutil
+import stat
 import tempfile
 import zlib
 from collections.abc import Callable, Iterator
@@ -84,6 +85,17 @@ def remove(path: Path) -> None:
     """Remove a file or a folder, if it is there."""
     with contextlib.suppress(FileNotFoundError):
         shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
+
+
+def size_of(path: Path) -> int:
+    """Bytes of a file, or of all files below a folder; links are not followed, and what goes meanwhile takes none."""
+    below = (Path(folder, name) for folder, folders, files in os.walk(path) for name in (*folders, *files))
+    size = 0
+    for one in (path, *below):
+        with contextlib.suppress(FileNotFoundError):
+            state = one.lstat()
+            size += 0 if stat.S_ISDIR(state.st_mode) else state.st_size
+    return size
 
 
 def try_to_write(folder: Path) -> None:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from filelock import FileLock, Timeout
 
 from hdmap_mlflow.errors import BadInput, one_line
-from hdmap_mlflow.files import SUMS, cache_dir, remove
+from hdmap_mlflow.files import SUMS, cache_dir, remove, size_of
 from hdmap_mlflow.names import Tag
 from hdmap_mlflow.process import is_gone, users
 
@@ -117,7 +117,7 @@ def _ended(folders: list[Kept], uri: str, experiment: str, ends: tuple[str, ...]
         kept, size = by_run.get(run_id), tracking.artifact_bytes(uri, run)
         reason = f": {one_line(ValueError(tags[Tag.REASON]), 80)}" if tags.get(Tag.REASON) else ""
         what = str(kept.folder) if kept else f"run {run_id}"
-        size += _size(kept.folder) if kept else 0
+        size += size_of(kept.folder) if kept else 0
         yield Waste(
             what, f"{run.info.run_name} ({run_id[:8]}) {status[run_id]}{reason}", size, partial(_forget, uri, run, kept)
         )
@@ -151,7 +151,7 @@ def _cached(cache: Path) -> Iterator[Waste]:
     for path in _ours(cache):
         folders.setdefault(path.relative_to(cache).parts[0].removesuffix(".lock"), []).append(path)
     for name, parts in sorted(folders.items()):
-        yield Waste(str(cache / name), "made again when it is needed", sum(map(_size, parts)), partial(_all, parts))
+        yield Waste(str(cache / name), "made again when it is needed", sum(map(size_of, parts)), partial(_all, parts))
 
 
 def _ours(cache: Path) -> list[Path]:
@@ -174,8 +174,3 @@ def _held(cache: Path) -> Iterator[str]:
                 pass
         except Timeout:
             yield f"the process that makes {path.with_suffix('').name}"
-
-
-def _size(path: Path) -> int:
-    """Bytes of a file, or of all files below a folder."""
-    return sum(one.lstat().st_size for one in (path, *path.rglob("*")) if one.is_symlink() or not one.is_dir())

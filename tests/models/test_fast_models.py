@@ -2,6 +2,8 @@
 
 import os
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -294,6 +296,33 @@ def test_the_longest_unused_folders_go_until_the_rest_fits(tmp_path: Path) -> No
     assert sorted(path.name for path in tmp_path.iterdir() if path.is_dir()) == ["a", "b", "c"]
     assert features._make_room(tmp_path, 50, tmp_path / "b") == 100
     assert [path.name for path in tmp_path.iterdir() if path.is_dir()] == ["b"]
+
+
+def test_room_is_made_while_another_process_writes_and_removes(cache: Path) -> None:
+    for name in ("one", "two"):
+        (cache / name).mkdir(parents=True)
+        (cache / name / "x.features").write_bytes(bytes(100))
+    busy = """
+import os, shutil, sys
+from pathlib import Path
+one, two = Path(sys.argv[1], "one"), Path(sys.argv[1], "two")
+print(flush=True)
+while True:
+    (one / "y.part").write_bytes(bytes(10))
+    (one / "y.part").rename(one / "y")
+    (one / "y").unlink()
+    two.mkdir(exist_ok=True)
+    (two / "z").touch()
+    shutil.rmtree(two)
+"""
+    with subprocess.Popen([sys.executable, "-c", busy, str(cache)], stdout=subprocess.PIPE) as writer:
+        try:
+            assert writer.stdout and writer.stdout.readline()
+            stores = [features.FeatureStore(cache / "one", 1) for _ in range(300)]
+            assert features._make_room(cache, 1, cache / "one") >= 100
+        finally:
+            writer.kill()
+    assert all(1e6 - 300 < store.room <= 1e6 - 100 for store in stores)
 
 
 def test_the_watched_auroc_takes_scores_of_any_shape_and_ties() -> None:

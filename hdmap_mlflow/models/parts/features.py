@@ -20,7 +20,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
 
-from hdmap_mlflow.files import cache_dir, why, write_whole
+from hdmap_mlflow.files import cache_dir, size_of, why, write_whole
 from hdmap_mlflow.models.backbones import architecture, at_strides, weights_digest
 from hdmap_mlflow.models.parts.engine import engine_of
 
@@ -143,11 +143,20 @@ def reuse(model: nn.Module, limit_mb: float, size: tuple[int, int]) -> None:
 
 def _make_room(root: Path, limit: float, keep: Path) -> float:
     """Remove the folders that were unused for longest until what is there fits; returns its size in bytes."""
-    folders = sorted((path for path in root.iterdir() if path.is_dir()), key=lambda path: path.stat().st_mtime)
-    sizes = {folder: float(sum(file.stat().st_size for file in folder.iterdir())) for folder in folders}
+    used = {folder: _last_use(folder) for folder in root.iterdir() if folder.is_dir()}
+    folders = sorted(used, key=used.__getitem__)
+    sizes = {folder: float(size_of(folder)) for folder in folders}
     for folder in folders:
         if sum(sizes.values()) <= limit or folder == keep:
             continue
         shutil.rmtree(folder, ignore_errors=True)
         sizes.pop(folder)
     return sum(sizes.values())
+
+
+def _last_use(folder: Path) -> float:
+    """When a store was last opened; a folder that another process removes meanwhile comes first."""
+    try:
+        return folder.stat().st_mtime
+    except FileNotFoundError:
+        return 0.0
