@@ -24,7 +24,7 @@ def k_bank(model: Model, source: DataLoader, device: str) -> OnTarget:
             return Adapted(model, np.empty(0))
         read = maps.read(model, target, device)
         adapted = memory.Recalling(model, memory.kind_of(model).of_maps(read), lambda patches: patches.amax((1, 2)))
-        return Adapted(adapted, adapted.own(map(read.of, range(len(read.features))), leaving=True))
+        return Adapted(adapted, adapted.own(read, leaving=True))
 
     return on
 
@@ -45,7 +45,7 @@ def merge(model: Model, source: DataLoader, device: str) -> OnTarget:
             return Adapted(memory.Recalling(model, healthy, top_mean), np.empty(0))
         read = maps.read(model, target, device)
         adapted = memory.Recalling(model, healthy.with_maps(kind.of_maps(read)).dense(), top_mean)
-        return Adapted(adapted, adapted.own(map(read.of, range(len(read.features))), leaving=True))
+        return Adapted(adapted, adapted.own(read, leaving=True))
 
     return on
 
@@ -56,6 +56,8 @@ def coral(model: Model, source: DataLoader, device: str) -> OnTarget:
     The k maps' variance is shrunk to the source's, which counts for a map of its own. Each of the k maps is scored
     as the moments of the others move it.
     """
+    import torch
+
     from hdmap_mlflow.adaptation import maps, memory
     from hdmap_mlflow.evaluation.scoring import top_mean
 
@@ -74,6 +76,7 @@ def coral(model: Model, source: DataLoader, device: str) -> OnTarget:
             return seen._replace(variance=variance).onto(healthy, chosen)
 
         adapted = memory.Recalling(model, bank, top_mean, lambda chosen: move(places, chosen))
-        return Adapted(adapted, adapted.own(move(places[places != i], read.of(int(i))) for i in places))
+        moved = [move(places[places != i], read.of(int(i))).features for i in places]
+        return Adapted(adapted, adapted.own(read._replace(features=torch.cat(moved))))
 
     return on

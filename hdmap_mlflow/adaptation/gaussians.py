@@ -51,13 +51,16 @@ class Gaussians:
         """The same: a covariance is a density."""
         return self
 
-    def patches(self, maps: Maps, leave: int | None = None) -> Tensor:
-        """The distances of some maps' patches, (B, h, w), as of the maps without these where one is to be left out."""
-        n = self.count
-        fewer = max(1, n - 1 if leave is None else n - 2)
+    def patches(self, maps: Maps) -> Tensor:
+        """The distances of some maps' patches, (B, h, w)."""
+        inverse = self._inverse(max(1, self.count - 1))
+        return squared_distances(maps.features, self.mean, inverse).clamp(min=0).sqrt()
+
+    def leaving(self, maps: Maps) -> Tensor:
+        """The same of maps that it holds, each as of the others."""
+        n, fewer = self.count, max(1, self.count - 2)
         squared = squared_distances(maps.features, self.mean, self._inverse(fewer))
-        if leave is not None:
-            squared = (n / (n - 1)) ** 2 * squared / (1 - n / ((n - 1) * fewer) * squared)
+        squared = (n / (n - 1)) ** 2 * squared / (1 - n / ((n - 1) * fewer) * squared)
         return squared.clamp(min=0).sqrt()
 
     def _inverse(self, freedom: int) -> Tensor:

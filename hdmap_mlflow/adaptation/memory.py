@@ -56,21 +56,18 @@ class Recalling(nn.Module):
 
     def predict_step(self, batch: Batch, _index: int = 0) -> Predicted:
         """Of a batch whose images are pre-processed."""
-        return self.recall(self.move(Maps(self.inner.features(batch.image), batch.image.shape[-2:])))
-
-    def recall(self, maps: Maps, leave: int | None = None) -> Predicted:
-        """The same of maps that have been moved."""
-        return self.says(self.memory.patches(maps, leave))
+        maps = Maps(self.inner.features(batch.image), batch.image.shape[-2:])
+        return self.says(self.memory.patches(self.move(maps)))
 
     def says(self, patches: Tensor) -> Predicted:
         """What the distances of patches (B, h, w) make of maps."""
         return Predicted(pred_score=self.how(patches), anomaly_map=patches[:, None])
 
-    def own(self, maps: Iterable[Maps], leaving: bool = False) -> np.ndarray:
-        """Scores (k,) of the k maps, moved, one by one; `leaving`: each by the memory without it."""
+    def own(self, maps: Maps, leaving: bool = False) -> np.ndarray:
+        """Scores (k,) of the k maps, moved; `leaving`: each by the memory without it."""
         with torch.inference_mode():
-            found = [(one, self.recall(one, i if leaving else None)) for i, one in enumerate(maps)]
-            return torch.cat([image_scores(self, says, one.size) for one, says in found]).cpu().double().numpy()
+            patches = self.memory.leaving(maps) if leaving else self.memory.patches(maps)
+            return image_scores(self, self.says(patches), maps.size).cpu().double().numpy()
 
 
 def scores(models: Sequence[Recalling], loader: Iterable[Maps]) -> np.ndarray:

@@ -59,10 +59,7 @@ class Neighbours:
 
     def patches(self, maps: Maps, leave: int | None = None) -> Tensor:
         """The distances of some maps' patches, (B, h, w), as of a bank without one of the k maps."""
-        flat = maps.flat()
-        weights = self._weights(leave)
-        if weights.isinf().all():
-            raise BadInput("the healthy maps of the target are alike, one stands for all of them; give others")
+        flat, weights = maps.flat(), self._weights(leave)
         if self.on_cpu() and flat.dtype == torch.float32:
             return maps.shaped(self.search(flat, weights)[0])
         least = []
@@ -71,6 +68,14 @@ class Neighbours:
             squared.add_(block.square().sum(dim=1, keepdim=True)).mul_(weights)[:, weights.isinf()] = torch.inf
             least.append(squared.amin(dim=1))
         return maps.shaped(torch.cat(least).clamp(min=0).sqrt())
+
+    def leaving(self, maps: Maps) -> Tensor:
+        """The same of the k maps themselves, each as of a bank without it."""
+        count = len(maps.features)
+        if self.on_cpu() and maps.features.dtype == torch.float32:
+            flat, sets = maps.flat(), torch.stack([self._weights(i) for i in range(count)])
+            return maps.shaped(self.search(flat, sets, torch.arange(count).repeat_interleave(len(flat) // count))[0])
+        return torch.cat([self.patches(maps.of(i), i) for i in range(count)])
 
     def on_cpu(self) -> bool:
         """Whether rows are chosen before they are measured: a GPU measures all sooner."""
@@ -107,6 +112,8 @@ class Neighbours:
     def _weights(self, leave: int | None = None) -> Tensor:
         """What a squared distance to each row counts, (N,): infinitely much to those of the map that is left out."""
         left = self.whose == (SOURCE - 1 if leave is None else leave)
+        if left.all():
+            raise BadInput("the healthy maps of the target are alike, one stands for all of them; give others")
         if not self.density:
             return torch.ones_like(self.rows[:, 0]).masked_fill(left, torch.inf)
         radius = self.nearest if leave is None else self.nearest.where(self.neighbour != leave, self.other)

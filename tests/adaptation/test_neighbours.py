@@ -41,6 +41,16 @@ def test_distances_count_in_units_of_the_radius_of_a_row_whatever_map_is_left_ou
     torch.testing.assert_close(bank.patches(asked, leave).double(), expected, rtol=2e-3, atol=1e-4)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=["searched", "measured"])
+@pytest.mark.parametrize("of", [{}, {"spread": 0.2, "at": 3.0}], ids=["near", "far"])
+def test_each_of_the_maps_is_measured_by_a_bank_without_it(of: dict, dtype: torch.dtype):
+    bank, own = _merged(40, **of), _maps(3, 1, **of)
+    bank = Neighbours(bank.rows.to(dtype), bank.whose).dense()
+    found = bank.leaving(own._replace(features=own.features.to(dtype)))
+    expected = torch.cat([_expected(bank, own.of(i), i) for i in range(3)])
+    torch.testing.assert_close(found.double(), expected, rtol=2e-3, atol=1e-4)
+
+
 def test_rows_that_are_there_twice_are_near_to_what_is_as_good_as_the_same():
     bank = _merged(20)
     beside = Maps(SOURCES[:20].T.reshape(1, 12, *PLACES) + 3e-5, PLACES)

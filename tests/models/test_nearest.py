@@ -72,6 +72,18 @@ def test_several_sets_of_weights_are_searched_at_once_and_each_as_alone() -> Non
     assert distances[0, 7] > 0.1 and distances[2, 7] < 1e-2
 
 
+def test_a_point_is_searched_for_in_its_own_set_where_it_has_one(monkeypatch) -> None:
+    monkeypatch.setattr(nearest, "BLOCK", 2**16)
+    bank, asked = draw(700, 152, 1), draw(300, 152, 2, spread=1.5)
+    sets = torch.rand(3, 700, generator=torch.Generator().manual_seed(3)) + 0.1
+    sets[0, 400:], sets[1, :300] = torch.inf, torch.inf
+    of = torch.arange(300) % 3
+    distances, places = Nearest(bank)(asked, sets, of)
+    every, where = Nearest(bank)(asked, sets)
+    assert distances.shape == places.shape == (300,)
+    assert torch.equal(distances, every[of, torch.arange(300)]) and torch.equal(places, where[of, torch.arange(300)])
+
+
 def test_rows_that_are_asked_for_lie_at_no_distance_and_repeated_ones_do_no_harm() -> None:
     bank = draw(300, 152, 1).repeat(2, 1)
     distances, places = Nearest(bank)(bank[:300])
