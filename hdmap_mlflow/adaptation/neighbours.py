@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import cached_property
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from torch import Tensor
@@ -30,10 +30,8 @@ class Neighbours:
     K = 1).
     """
 
-    def __init__(self, rows: Tensor, whose: Tensor, density: bool = False) -> None:
-        self.rows, self.whose, self.density = rows, whose, density
-        if density:
-            self.nearest, self.neighbour, self.other = _two_nearest(rows, whose)
+    def __init__(self, rows: Tensor, whose: Tensor, density: bool = False, source: Neighbours | None = None) -> None:
+        self.rows, self.whose, self.density, self.source = rows, whose, density, source
 
     @classmethod
     def of_maps(cls, maps: Maps) -> Neighbours:
@@ -51,11 +49,11 @@ class Neighbours:
 
     def with_maps(self, other: Neighbours) -> Neighbours:
         """Of the rows of both."""
-        return Neighbours(torch.cat([self.rows, other.rows]), torch.cat([self.whose, other.whose]))
+        return Neighbours(torch.cat([self.rows, other.rows]), torch.cat([self.whose, other.whose]), source=self)
 
     def dense(self) -> Neighbours:
         """The same with local density normalised."""
-        return Neighbours(self.rows, self.whose, density=True)
+        return Neighbours(self.rows, self.whose, density=True, source=self.source)
 
     def patches(self, maps: Maps, leave: int | None = None) -> Tensor:
         """The distances of some maps' patches, (B, h, w), as of a bank without one of the k maps."""
@@ -109,6 +107,19 @@ class Neighbours:
         """The squared lengths of the rows, (N,)."""
         return self.rows.square().sum(dim=1)
 
+    @cached_property
+    def gaps(self) -> Gaps:
+        """Between its rows; those between the source's rows alone are there once they have been measured."""
+        count = len(self.source.rows) if self.source else 0
+        of_maps = Gaps.of(self.rows[count:], self.rows, self.whose, first=count)
+        if not self.source:
+            return of_maps
+        alone = self.source.gaps.nearest
+        nearest, neighbour, other = Gaps.of(self.rows[:count], self.rows[count:], self.whose[count:])
+        nearer = nearest < alone
+        of_source = alone.minimum(nearest), neighbour.where(nearer, SOURCE), alone.minimum(other).where(nearer, alone)
+        return Gaps(*map(torch.cat, zip(of_source, of_maps, strict=True)))
+
     def _weights(self, leave: int | None = None) -> Tensor:
         """What a squared distance to each row counts, (N,): infinitely much to those of the map that is left out."""
         left = self.whose == (SOURCE - 1 if leave is None else leave)
@@ -116,28 +127,37 @@ class Neighbours:
             raise BadInput("the healthy maps of the target are alike, one stands for all of them; give others")
         if not self.density:
             return torch.ones_like(self.rows[:, 0]).masked_fill(left, torch.inf)
-        radius = self.nearest if leave is None else self.nearest.where(self.neighbour != leave, self.other)
+        nearest, neighbour, other = self.gaps
+        radius = nearest if leave is None else nearest.where(neighbour != leave, other)
         # Rows that are the same, as of a map that is there twice, would make a fault of all that is near them.
-        apart = self.nearest[self.nearest > 0]
+        apart = nearest[nearest > 0]
         least = 1e-3 * float(apart.median()) if len(apart) else 1
         return radius.clamp(min=least).square().reciprocal().masked_fill(left, torch.inf)
 
 
-def _two_nearest(rows: Tensor, whose: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Of each row, (n,): the distance to its nearest, whose that is, and the distance to the nearest of another map."""
-    parts = []
-    for at in torch.arange(len(rows), device=rows.device).split(max(1, BLOCK // len(rows))):
-        apart = torch.cdist(rows[at], rows)
-        apart[torch.arange(len(at), device=rows.device), at] = torch.inf
-        nearest, place = _least(apart, rows, at)
-        neighbour = whose[place]
-        apart[(whose == neighbour[:, None]) & (neighbour[:, None] != SOURCE)] = torch.inf
-        parts.append((nearest, neighbour, _least(apart, rows, at)[0]))
-    nearest, neighbour, other = (torch.cat(one) for one in zip(*parts, strict=True))
-    return nearest, neighbour, other
+class Gaps(NamedTuple):
+    """Of some rows, (n,): the distance to the nearest of a bank, whose that is, and to the nearest of another map."""
+
+    nearest: Tensor
+    neighbour: Tensor
+    other: Tensor
+
+    @classmethod
+    def of(cls, asked: Tensor, rows: Tensor, whose: Tensor, first: int | None = None) -> Gaps:
+        """Of rows that are none of the bank's; or that stand there from the place `first` on, and are not their own."""
+        parts = []
+        for at in torch.arange(len(asked), device=rows.device).split(max(1, BLOCK // len(rows))):
+            apart = torch.cdist(asked[at], rows)
+            if first is not None:
+                apart[torch.arange(len(at), device=rows.device), first + at] = torch.inf
+            nearest, place = _least(apart, rows, asked[at])
+            neighbour = whose[place]
+            apart[(whose == neighbour[:, None]) & (neighbour[:, None] != SOURCE)] = torch.inf
+            parts.append((nearest, neighbour, _least(apart, rows, asked[at])[0]))
+        return cls(*map(torch.cat, zip(*parts, strict=True)))
 
 
-def _least(apart: Tensor, rows: Tensor, at: Tensor) -> tuple[Tensor, Tensor]:
-    """The least distances of the rows at some places, and to which rows. Of differences: rows alike are 0 apart."""
+def _least(apart: Tensor, rows: Tensor, asked: Tensor) -> tuple[Tensor, Tensor]:
+    """The least distances of some rows, and to which of others. Of differences: rows alike are 0 apart."""
     least, place = apart.min(dim=1)
-    return (rows[at] - rows[place]).norm(dim=1).where(least < torch.inf, torch.inf), place
+    return (asked - rows[place]).norm(dim=1).where(least < torch.inf, torch.inf), place
