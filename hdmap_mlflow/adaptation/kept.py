@@ -49,7 +49,7 @@ class Kept:
         names, size = iter(named(data.table)), data[0].image.shape[-2:]
 
         def take(_module: nn.Module, _given: object, features: Tensor) -> None:
-            for one, name in zip(features, names, strict=False):  # a batch, and as many of the names
+            for one, name in zip(_by_patch(features), names, strict=False):  # a batch, and as many of the names
                 self._keep(domain, name, Maps(one, size))
 
         hook = tap.register_forward_hook(take)
@@ -63,9 +63,10 @@ class Kept:
         found = {name: one for name in names if (one := self.maps.get((domain, name))) is not None}
         if new := [name for name in names if name not in found]:
             computed = batches(self.model, self.module.named_dataloader(domain, new, split), self.device)
-            maps = (Maps(one, part.size) for part in computed for one in part.features)
+            maps = (Maps(one, part.size) for part in computed for one in _by_patch(part.features))
             found |= {name: self._keep(domain, name, one) for name, one in zip(new, maps, strict=True)}
-        return Maps(torch.stack([found[name].features for name in names]), found[names[0]].size)
+        rows = torch.stack([found[name].features.movedim(0, -1) for name in names])
+        return Maps(rows.movedim(-1, 1), found[names[0]].size)
 
     def _keep(self, domain: str, name: Name, one: Maps) -> Maps:
         """While there is room."""
@@ -73,6 +74,11 @@ class Kept:
             self.room -= one.features.nbytes
             self.maps[domain, name] = one
         return one
+
+
+def _by_patch(features: Tensor) -> Tensor:
+    """Features (B, C, h, w) whose channels lie side by side, as a search wants them: laid so once, not each time."""
+    return features.contiguous(memory_format=torch.channels_last)
 
 
 class Featured:
