@@ -7,6 +7,7 @@ import platform
 import sys
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -246,10 +247,13 @@ def record_pictures(
                 figure.savefig(below(path), dpi=90, pil_kwargs={"compress_level": QUICK})
     for scores in scored.apart() if tracking.heatmaps else ():
         with extras(f"{Artifact.HEATMAPS}/{scores.domain}"):
-            for path, picture in pictures.of_domain(
+            drawn = pictures.of_domain(
                 scores, ready.model, ready.datamodule, ready.device, threshold, tracking.heatmaps, result.simulated
-            ):
-                picture.save(below(path), compress_level=QUICK)
+            )
+            with ThreadPoolExecutor(1) as writer:  # compresses one while the next is drawn
+                writing = [writer.submit(one.save, below(path), compress_level=QUICK) for path, one in drawn]
+            for one in writing:
+                one.result()
     for name in (Artifact.FIGURES, Artifact.HEATMAPS):
         if (folder / name).exists():
             record.folder(folder / name, name)

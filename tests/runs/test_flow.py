@@ -267,6 +267,7 @@ EXTRAS = {  # what fails -> how it is named, and the pictures that the run is le
     "hdmap_mlflow.evaluation.shift.of_domains": ("the domain-shift card", set()),
     "hdmap_mlflow.evaluation.figures.transfer_figure": ("figures", {"figures/transfer.png", "figures/repair"}),
     "hdmap_mlflow.evaluation.pictures.Sheet": ("heatmaps/domain_A", {"heatmaps/domain_B"}),
+    "PIL.Image.Image.save": ("heatmaps/domain_A", PICTURES),  # in another thread
 }
 
 
