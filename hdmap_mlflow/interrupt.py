@@ -18,6 +18,7 @@ from hdmap_mlflow.errors import masked
 
 CODE = 130  # of a process that was interrupted
 SAME_SECONDS = 0.5  # a terminal, `timeout` and `mlflow run` may each pass on the same Ctrl-C
+AGAIN_SECONDS = 0.05
 _ways_on: list[str] = []
 _own_ear = False
 
@@ -51,6 +52,7 @@ def listening() -> Iterator[None]:
     numbers = [n for n in (signal.SIGTERM, signal.SIGINT) if signal.getsignal(n) is not signal.SIG_IGN]
     before = {number: signal.signal(number, heard.obey) for number in numbers}
     woken, silent = signal.set_wakeup_fd(mouth.fileno(), warn_on_full_buffer=False), logging.root.manager.disable
+    reported, sys.unraisablehook = sys.unraisablehook, lambda what: heard.lost(what) or reported(what)
     thread = threading.Thread(target=heard.listen, args=(ear,), daemon=True)
     thread.start()
     _own_ear = True
@@ -59,6 +61,7 @@ def listening() -> Iterator[None]:
     finally:
         _own_ear = False
         signal.set_wakeup_fd(woken)
+        sys.unraisablehook = reported
         for number, handler in before.items():
             last = heard.first and number == signal.SIGINT  # Python's own end may wait for threads: the next ends it
             signal.signal(number, signal.SIG_DFL if last else handler)
@@ -102,6 +105,19 @@ class _Heard:
         if not self._obeyed or os.getpid() != self._process:
             self._obeyed = True
             raise KeyboardInterrupt
+
+    def lost(self, what: sys.UnraisableHookArgs) -> bool:
+        """Whether Python dropped an interrupt, as it must in a destructor or a callback of the garbage collector.
+
+        It is raised again when that is over: from a thread, for here it would be dropped once more; by SIGTERM, as a
+        second Ctrl-C would end the process.
+        """
+        dropped = issubclass(what.exc_type, KeyboardInterrupt)
+        if dropped:
+            self._obeyed = False
+            main = threading.main_thread().ident
+            threading.Timer(AGAIN_SECONDS, signal.pthread_kill, (main, signal.SIGTERM)).start()
+        return dropped
 
     def listen(self, ear: socket.socket) -> None:
         while numbers := ear.recv(1):

@@ -26,6 +26,8 @@ with interrupt.listening(), interrupt.explained("to run it again: hdmap"):
 """
 HEARD = "interrupted; Ctrl-C once more ends at once; to run it again: hdmap\n"
 ENDED = "interrupted; to run it again: hdmap\n"
+# A signal that comes between two lines and before a sleep begins waits for its end, so that a long one is many.
+SLEEPING = "[time.sleep(0.1) for _ in range(600)]"
 DEAF = "hashlib.pbkdf2_hmac('sha256', b'', b'', 10**8)"  # half a minute without a line of Python
 
 
@@ -34,7 +36,7 @@ def program():
     """Starts a program, and waits until it is ready."""
     started = []
 
-    def start(work="time.sleep(60)", ending="pass", before="pass", how="default_int_handler"):
+    def start(work=SLEEPING, ending="pass", before="pass", how="default_int_handler"):
         text = START.format(how=how) + PROGRAM.format(work=work, ending=ending, before=before)
         pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
         started.append(subprocess.Popen([sys.executable, "-c", text], **pipes))
@@ -75,7 +77,7 @@ def test_what_is_sent_twice_at_the_same_moment_is_one(program, how, line):
 
 def test_what_a_forked_process_is_sent_is_not_its_parents(program):
     """As a worker of a loader is: it obeys, and its parent goes on."""
-    fork = "pid = os.fork(); pid or (os.write(2, b'%d\\n' % os.getpid()), time.sleep(60))"
+    fork = f"pid = os.fork(); pid or (os.write(2, b'%d\\n' % os.getpid()), {SLEEPING})"
     process = program(before=fork, work="print(os.waitpid(pid, 0)[1] != 0)", ending="os._exit(7)")
     os.kill(int(process.stderr.readline()), signal.SIGINT)
     out, err = process.communicate(timeout=20)
@@ -107,6 +109,24 @@ def test_what_must_not_be_cut_in_two_ends_before_an_interrupt_is_obeyed(program,
     out, err = process.communicate(timeout=20)
     assert out == "whole\nobeyed\n" and process.returncode == 130
     assert err.startswith("interrupted"), "it is said at once"
+
+
+DROPS = {
+    "a destructor": "type('Any', (), {{'__del__': lambda self: signal.raise_signal(signal.{name})}})()",
+    "the garbage collector": (
+        "gc.callbacks.append(lambda *_: gc.callbacks.clear() or signal.raise_signal(signal.{name})); gc.collect()"
+    ),
+}
+
+
+@pytest.mark.parametrize("name", ["SIGINT", "SIGTERM"])
+@pytest.mark.parametrize("where", DROPS)
+def test_an_interrupt_that_python_drops_is_obeyed_all_the_same(program, where, name):
+    """What is raised in a destructor or in a callback of the garbage collector, Python prints and goes on."""
+    work = DROPS[where].format(name=name) + f"; {SLEEPING}"
+    process = program(work, 'print("obeyed")', before="import gc, signal")
+    assert process.communicate(timeout=20) == ("obeyed\n", HEARD if name == "SIGINT" else ENDED)
+    assert process.returncode == 130
 
 
 def test_what_is_held_leaves_the_handlers_as_they_were_and_disturbs_no_other_thread():

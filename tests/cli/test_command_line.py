@@ -323,5 +323,5 @@ def test_a_terminated_process_leaves_a_killed_run(maps, store):
         if runs and "epoch/train_loss" in runs[0].data.metrics:
             break
     process.send(signal.SIGTERM)
-    assert process.wait(60) == 130
+    assert process.wait(60) == 130, process.log.read_text()[-3000:]
     assert client.get_run(runs[0].info.run_id).info.status == "KILLED"
