@@ -94,10 +94,14 @@ def experiments(card: Card, root: Path, size: int, tiny: bool) -> Iterator[tuple
 
 
 def batches(card: Card, size: int, tiny: bool) -> Iterator[str]:
-    """A line per size of a batch: maps a second of PatchCore's scoring, embedded weights, until more gains nothing."""
+    """The size of a batch that a run chooses by itself, and a line per size: maps a second, until more gains nothing.
+
+    Of PatchCore's scoring, embedded weights.
+    """
     import torch
 
     from hdmap_mlflow.data.datamodule import loose_batch, on_device
+    from hdmap_mlflow.evaluation import batch as automatic
     from hdmap_mlflow.models import builder
     from hdmap_mlflow.runs import setup
 
@@ -105,6 +109,9 @@ def batches(card: Card, size: int, tiny: bool) -> Iterator[str]:
     model = builder.build(config).to(card.device).eval()
     channels = sum(model.model.feature_extractor.extractor.out_dims)
     model.model.memory_bank = torch.rand(64 if tiny else 10_240, channels, device=card.device)
+    first = np.random.default_rng(0).random((BATCHES[0], 31, 95), dtype=np.float32)
+    loader = torch.utils.data.DataLoader(first, BATCHES[0], collate_fn=lambda maps: loose_batch(np.stack(maps)))
+    yield f"| `data.eval_batch_size=auto`: {automatic.fitting(model, loader, card.device)} | | {card.peak_mb()} |"
     best = 0.0
     for maps in BATCHES[: 2 if tiny else None]:
         batch = loose_batch(np.random.default_rng(0).random((maps, 31, 95), dtype=np.float32))

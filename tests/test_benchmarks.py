@@ -189,4 +189,5 @@ def test_the_benchmark_of_a_card_tries_every_line_on_a_cpu(tmp_path) -> None:
     for model in ("patchcore", "padim"):
         assert float(cells[model, "ours"][-1]) == 0  # here both are the CPU
     assert any(name.startswith("coreset") and row[-1].strip() == "0.0% other picks" for (name, _), row in cells.items())
+    assert ("`data.eval_batch_size=auto`: 32", "") in cells, "a CPU keeps what it has"
     assert any(name.startswith("search") for name, _ in cells) and sum(name in ("32", "64") for name, _ in cells) == 2

@@ -127,12 +127,13 @@ def _weights_of(pre_trained: object) -> str:
 
 def one_line(error: ValidationError) -> str:
     """The first problem of a pydantic error as one line: where, what, and the value given."""
-    first = error.errors()[0]
+    first, *others = error.errors()
     part = str(error.title).removesuffix("Config").lower()
     where = ".".join(str(p) for p in (part, *first["loc"]) if not isinstance(p, int) and "[" not in str(p))
     if first["type"] == "value_error" and "input should be" not in first["msg"]:  # our own words, which name the input
         return f"{where}: {first['msg'].removeprefix('Value error, ')}"
-    message = first["msg"].removeprefix("Value error, ")
+    words = [one for one in others if one["type"] == "literal_error" and one["input"] is first["input"]]
+    message = " or ".join([first["msg"].removeprefix("Value error, "), *(one["ctx"]["expected"] for one in words)])
     return f"{where}: {message[0].lower()}{message[1:]}, got {quoted(first['input'])}"
 
 

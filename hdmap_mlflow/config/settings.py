@@ -106,11 +106,16 @@ class DataConfig(_Part):
     interpolation: Literal["bilinear", "nearest", "bicubic"] = "bilinear"
     resize: Literal["stretch", "pad", "pad_noise"] = "stretch"  # how maps of another aspect get to `image_size`
     batch_size: Count = 32
-    eval_batch_size: Count = 32
+    eval_batch_size: Count | Literal["auto"] = 32  # auto: in scoring as many as a GPU holds
     workers: Annotated[Whole, Field(ge=0, le=256)] = 0
     max_train: Count | None = None
     packed: bool = True
     feature_cache_mb: Annotated[Real, Field(ge=0)] = 2000
+
+    @property
+    def validation_batch(self) -> int:
+        """Maps in a batch of validation, and of scoring where nothing says how many a device holds."""
+        return 32 if self.eval_batch_size == "auto" else self.eval_batch_size
 
     @property
     def sources(self) -> list[str]:

@@ -158,13 +158,13 @@ class MultiDomainHDMAPDataModule(AnomalibDataModule):
     """
 
     def __init__(self, domains: Sequence[Domain], config: DataConfig, val_batches: int | None = None) -> None:
-        super().__init__(config.batch_size, config.eval_batch_size, config.workers, seed=config.split_seed)
+        super().__init__(config.batch_size, config.validation_batch, config.workers, seed=config.split_seed)
         self.source_domain = config.source_domain if len(config.sources) > 1 else domains[0].name
         splits = split(domains, config)
         # anomalib's own splitting is by-passed: it would halve every target's test set.
         self.train_maps = splits.train
         self.scored = {(self.source_domain, "val"): splits.val, (self.source_domain, "test"): splits.source_test}
-        self.val_maps = spread(splits.val, val_batches and val_batches * config.eval_batch_size)
+        self.val_maps = spread(splits.val, val_batches and val_batches * config.validation_batch)
         for name, (_, val, test) in splits.of_sources.items():
             self.scored |= {(name, "val"): val, (name, "test"): test}
         self.scored |= {(name, "test"): table for name, table in splits.targets.items()}

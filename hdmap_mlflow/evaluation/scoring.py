@@ -102,8 +102,6 @@ def score(
     import torch
     from rich.progress import track
 
-    from hdmap_mlflow.data.datamodule import on_device
-
     table: pd.DataFrame = loader.dataset.table  # type: ignore[attr-defined]
     columns: dict[str, list[np.ndarray]] = {"score": [], "image_max": [], "image_mean": [], "image_row": []}
     columns["seconds"] = []
@@ -116,9 +114,7 @@ def score(
             maps = batch.image[:, 0]
             for name, found in trivial(maps).items():
                 columns[name].append(found)
-            # Not model.pre_processor(...): that is a copy for export, which resizes without anti-aliasing.
-            batch.image = model.pre_processor.transform(on_device(batch.image, device))
-            predicted = model.predict_step(batch, 0)
+            predicted = predict(model, batch, device)
             scores = image_scores(model, predicted, maps.shape[1:]).cpu().numpy()
             done = sum(map(len, columns["score"]))
             columns["score"].append(scores)
@@ -135,6 +131,15 @@ def score(
         raise BadInput(f"{told}; the training diverged: lower train.learning_rate or change the seed")
     kept = kept[COLUMNS].reset_index(drop=True)
     return Scores(domain, kept, pixels.metrics() if split == "test" else {}, extremes.maps)
+
+
+def predict(model: Model, batch: Batch, device: str) -> Batch:
+    """What a model that is on `device` finds in a batch, whose maps are brought there and to the model's size."""
+    from hdmap_mlflow.data.datamodule import on_device
+
+    # Not model.pre_processor(...): that is a copy for export, which resizes without anti-aliasing.
+    batch.image = model.pre_processor.transform(on_device(batch.image, device))
+    return model.predict_step(batch, 0)
 
 
 def top_mean(maps: Tensor) -> Tensor:
@@ -216,14 +221,11 @@ def anomaly_maps(model: Model, loader: DataLoader, device: str) -> Iterator[Foun
     """What a model shows of every map, in order: native map, anomaly map at its size and mask, each (H, W)."""
     import torch
 
-    from hdmap_mlflow.data.datamodule import on_device
-
     model.to(device).eval()
     with torch.inference_mode():
         for batch in loader:
             maps = batch.image[:, 0].numpy()
-            batch.image = model.pre_processor.transform(on_device(batch.image, device))
-            found = model.predict_step(batch, 0).anomaly_map
+            found = predict(model, batch, device).anomaly_map
             native = (
                 [None] * len(maps) if found is None else _native(found, maps.shape[1:], _padded(model)).cpu().numpy()
             )

@@ -197,7 +197,7 @@ def _halved(
     data = cell.config.data
     if data.batch_size < 2:
         return None
-    sizes = {"batch_size": data.batch_size // 2, "eval_batch_size": max(1, data.eval_batch_size // 2)}
+    sizes = {"batch_size": data.batch_size // 2, "eval_batch_size": max(1, data.validation_batch // 2)}
     config = cell.checked.model_copy(update={"data": data.model_copy(update=sizes)})
     tags = {name: value for name, value in cell.tags.items() if name != Tag.FINGERPRINT}  # that of other settings
     tags |= {

@@ -207,7 +207,7 @@ class ModelEntry:
         for name, value in config.model.settings.items():
             self._check_setting(name, value)
         data, batches = config.data, config.train.limit_val_batches
-        if self.trains is not False and batches and batches * data.eval_batch_size < 2:
+        if self.trains is not False and batches and batches * data.validation_batch < 2:
             raise BadInput(
                 f"train.limit_val_batches={batches} of data.eval_batch_size={data.eval_batch_size} is one map, "
                 "which has no AUROC; give more of either"

@@ -17,7 +17,7 @@ from hdmap_mlflow.config import CheckedConfig, RunConfig
 from hdmap_mlflow.config.layers import RENAMED
 from hdmap_mlflow.data.dataset import Dataset, read
 from hdmap_mlflow.errors import BadInput, OutOfMemory
-from hdmap_mlflow.evaluation import scoring, shift
+from hdmap_mlflow.evaluation import batch, scoring, shift
 from hdmap_mlflow.evaluation.scoring import Scores
 from hdmap_mlflow.names import Artifact, Scope, Tag, metric_name
 from hdmap_mlflow.process import using_cache
@@ -129,6 +129,10 @@ def _flow(run: Run, data: Dataset, record: Record, meter: Meter, extras: Extras,
                 progress=progress,
             )
         with meter.phase("evaluate"):
+            if config.data.eval_batch_size == "auto":
+                loader = ready.datamodule.scoring_dataloader(data.names[0], "test")
+                ready.datamodule.eval_batch_size = size = batch.fitting(ready.model, loader, ready.device)
+                record.metrics({metric_name(Scope.COST, "eval_batch_size"): float(size)})
             several, pictures = len(config.data.sources), config.tracking.heatmaps
             kept = outcome.keeping(ready.model, ready.datamodule, config.adapt, ready.device)
             run.scored = score(

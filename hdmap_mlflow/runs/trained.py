@@ -53,13 +53,12 @@ class Trained:
         """Raw scores of maps, float32 (n, H, W), as one batch: one row per map, with the `COLUMNS`."""
         import torch
 
-        from hdmap_mlflow.data.datamodule import loose_batch, on_device
+        from hdmap_mlflow.data.datamodule import loose_batch
 
         began, batch, model = time.perf_counter(), cast(Batch, loose_batch(maps)), cast(Model, self.model)
         model.to(self.device).eval()
         with torch.inference_mode():
-            batch.image = model.pre_processor.transform(on_device(batch.image, self.device))
-            predicted = model.predict_step(batch, 0)
+            predicted = scoring.predict(model, batch, self.device)
         raw = scoring.image_scores(model, predicted, maps.shape[1:]).cpu().numpy().astype(np.float64)
         if not np.isfinite(raw).all():
             raise BadInput(f"{self.record.name} gives scores that are NaN or infinite; train it again")

@@ -55,6 +55,7 @@ TRAIN = [
     (["--overrides", "model.name=padim"], ["model.name='padim'", "patchcore"]),
     # what does not go together
     (["padim", "--overrides", "data.max_train=1"], ["data.max_train", "1", "2"]),
+    (["--overrides", "data.eval_batch_size=many"], ["data.eval_batch_size", "integer or 'auto'", "many"]),
     (["padim", "--overrides", "train.limit_train_batches=1,data.batch_size=1"], ["train.limit_train_batches"]),
     (
         ["reverse_distillation", "--overrides", "train.limit_val_batches=1,data.eval_batch_size=1"],

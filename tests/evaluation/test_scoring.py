@@ -12,7 +12,7 @@ from reference.images import enlarge
 from reference.pixels import binned, pixel_metrics
 
 from hdmap_mlflow.errors import BadInput
-from hdmap_mlflow.evaluation import scoring
+from hdmap_mlflow.evaluation import batch, scoring
 
 RNG = np.random.default_rng(0)
 MAPS = RNG.lognormal(size=(5, 6, 8)).astype(np.float32)
@@ -207,3 +207,40 @@ def test_the_same_maps_in_another_role_have_no_pixel_metrics_of_their_own():
     assert other.domain == "domain_B" and other.pixel == {} and set(other.table["split"]) == {"val"}
     pd.testing.assert_frame_equal(other.table.drop(columns="split"), tested.table.drop(columns="split"))
     assert set(tested.table["split"]) == {"test"}
+
+
+@pytest.fixture
+def gpu(monkeypatch):
+    """A GPU of 1,000 bytes free and 200 that torch has reserved, of which 100 are in use; a map takes `gpu.of_map`."""
+    made = SimpleNamespace(of_map=0, used=100, peak=0)
+
+    def predict(model, batch, device):
+        assert device == "cuda" and model.devices == ["cuda"] and torch.is_inference_mode_enabled()
+        made.peak = max(made.peak, made.used + made.of_map * len(batch.image))
+
+    monkeypatch.setattr(scoring, "predict", predict)
+    numbers = {"memory_allocated": lambda: made.used, "max_memory_allocated": lambda: made.peak}
+    numbers |= {"memory_reserved": lambda: 200, "mem_get_info": lambda: (1000, 9999)}
+    for name, answer in {**numbers, "reset_peak_memory_stats": lambda: setattr(made, "peak", made.used)}.items():
+        monkeypatch.setattr(torch.cuda, name, answer)
+    made.peak = 5000  # of the fit before
+    return made
+
+
+@pytest.mark.parametrize(
+    ("of_map", "size"),
+    [(1, 384), (45, 12), (46, 6), (91, 6), (92, 3), (10**6, 3), (0, 768)],
+    ids=["by memory", "just fits", "just not", "once more", "no more", "not even that", "as many as there may be"],
+)
+def test_a_gpu_scores_as_many_maps_at_once_as_half_of_its_free_memory_holds(gpu, of_map, size):
+    """Of 1,100 bytes 550; three maps at first, the first batch's, and twice as many as often as they fit."""
+    gpu.of_map = of_map
+    loader = Loader()
+    loader.batch_size = 3
+    assert batch.fitting(Model(), loader, "cuda") == size
+
+
+def test_a_cpu_keeps_the_batches_that_it_has():
+    loader = Loader()
+    loader.batch_size = 3
+    assert batch.fitting(None, loader, "cpu") == 3

@@ -21,7 +21,7 @@ from small import RANDOM_PADIM, RANDOM_PATCHCORE, RANDOM_RD, SMALL, over
 from hdmap_mlflow import tracking
 from hdmap_mlflow.data.dataset import read
 from hdmap_mlflow.errors import BadInput
-from hdmap_mlflow.evaluation import scoring
+from hdmap_mlflow.evaluation import batch, scoring
 from hdmap_mlflow.runs import flow, setup, workdir
 
 pytestmark = [
@@ -101,6 +101,21 @@ def test_metrics_are_those_of_the_raw_scores_that_are_kept(finished, maps):
     source = pd.read_parquet(artifact(finished.run_id, "scores/domain_A.parquet", finished.uri))
     assert source["split"].value_counts().to_dict() == {"val": 8, "test": 8, "reference": 12}
     assert not set(source[source["split"] == "val"]["path"]) & set(source[source["split"] == "test"]["path"])
+
+
+def test_scoring_takes_the_batches_that_the_device_holds_where_it_is_asked_to(maps, monkeypatch):
+    sizes, score = [], scoring.score
+
+    def watched(model, loader, *rest):
+        sizes.append(loader.batch_size)
+        return score(model, loader, *rest)
+
+    monkeypatch.setattr(scoring, "score", watched)
+    monkeypatch.setattr(batch, "fitting", lambda model, loader, device: 7 if loader.batch_size == 32 else 0)
+    found = flow.execute(configure(maps, overrides=over(RANDOM_PATCHCORE, "data.eval_batch_size=auto")), say=quiet)
+    run = mlflow.MlflowClient().get_run(found.run_id).data
+    assert set(sizes) == {7} and run.metrics["cost/eval_batch_size"] == 7
+    assert run.params["data.eval_batch_size"] == "auto"
 
 
 def test_a_large_shift_does_not_saturate_the_auroc(tmp_path):

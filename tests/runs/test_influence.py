@@ -338,6 +338,7 @@ SAME = {
     "names": (rename, {}),
     "suffixes": (other_suffixes, {}),
     "order of targets": (nothing, {"data.target_domains": "domain_C,domain_B"}),
+    "as many maps at once as a device holds": (nothing, {"data.eval_batch_size": "auto"}),
     "evaluation batches": (nothing, {"data.eval_batch_size": 5}),
     "packed maps": (nothing, {"data.packed": False}),
     "workers": (nothing, {"data.workers": 2}),
