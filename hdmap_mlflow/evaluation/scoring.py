@@ -103,8 +103,10 @@ def score(
     from rich.progress import track
 
     table: pd.DataFrame = loader.dataset.table  # type: ignore[attr-defined]
-    columns: dict[str, list[np.ndarray]] = {"score": [], "image_max": [], "image_mean": [], "image_row": []}
-    columns["seconds"] = []
+    # Whole from the start: a few bytes that stay between the large tensors of every batch would keep these from being
+    # used again, and the process would grow with every map.
+    columns = {name: np.empty(len(table), np.float32) for name in ("score", "image_max", "image_mean", "image_row")}
+    seconds, done = np.empty(len(table)), 0
     extremes = Shown(table["label"].tolist(), shown)
     pixels, unmarked = PixelHistogram(), ((table["label"] == 1) & (table["mask"] == "")).to_numpy()
     model.to(device).eval()
@@ -112,21 +114,21 @@ def score(
         for batch in track(loader, f"scoring {domain} ({split})", transient=True, disable=not progress):
             started = time.perf_counter()
             maps = batch.image[:, 0]
+            rows = slice(done, done + len(maps))
             for name, found in trivial(maps).items():
-                columns[name].append(found)
+                columns[name][rows] = found
             predicted = predict(model, batch, device)
             scores = image_scores(model, predicted, maps.shape[1:]).cpu().numpy()
-            done = sum(map(len, columns["score"]))
-            columns["score"].append(scores)
-            columns["seconds"].append(np.full(len(scores), (time.perf_counter() - started) / len(scores)))
+            columns["score"][rows] = scores
+            seconds[rows] = (time.perf_counter() - started) / len(scores)
             if shown and predicted.anomaly_map is not None:
                 extremes.update(scores.tolist(), done, predicted.anomaly_map, maps.shape[1:], _padded(model))
             if batch.gt_mask is not None and predicted.anomaly_map is not None:
-                keep = ~unmarked[done : done + len(scores)]
+                keep = ~unmarked[rows]
                 native = _native(predicted.anomaly_map, maps.shape[1:], _padded(model)).cpu().numpy()
                 pixels.update(native[keep], batch.gt_mask.numpy()[keep])
-    values = {name: np.concatenate(parts) for name, parts in columns.items()}
-    kept = table[["path", "label", "group", "severity", "recording"]].assign(split=split, **values)
+            done = rows.stop
+    kept = table[["path", "label", "group", "severity", "recording"]].assign(split=split, seconds=seconds, **columns)
     if told := not_finite(domain, kept, f" of {len(table)}"):
         raise BadInput(f"{told}; the training diverged: lower train.learning_rate or change the seed")
     kept = kept[COLUMNS].reset_index(drop=True)
