@@ -114,6 +114,7 @@ def read(root: str, cache: Path | None = None) -> tuple[Any, dict[str, Domain], 
         domains[name] = Domain(train, val, label[0] == 0, torch.cat([val, test]), np.concatenate(label))
         rows = _rows(train)
         size = int(model.coreset_sampling_ratio * len(rows))
+        torch.manual_seed(config.train.seed)  # of the bank: its first row and the projection are drawn
         coreset = StreamingCoreset(size, len(rows) - size)
         coreset.add(rows)
         banks[name] = coreset.result()
