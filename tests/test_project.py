@@ -46,7 +46,7 @@ HOUSE = {
     "models/own": "cfa cflow csflow cutpaste dinomaly draem_sevnet fastflow padim patchcore reverse_distillation "
     "stfpm toothwise uflow uninet",
     "models ": "builder contract onnx",
-    "evaluation": "pixels sample intervals confounds damage scoring pooled resampled metrics cards shift alarms "
+    "evaluation": "pixels sample intervals confounds damage scoring batch pooled resampled metrics cards shift alarms "
     "figures pictures",
     "adaptation": "adapter scores maps gaussians neighbours memory kept wrapped features network table chain scale "
     "draw stage outcome",
