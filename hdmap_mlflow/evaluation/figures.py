@@ -159,7 +159,7 @@ def adaptation_figure(name: str, curves: Adaptation, simulated: bool = False) ->
             axis.axhline(nominal, color=ACCENT, linestyle=":", linewidth=1)
         if "AUROC" not in metric:
             axis.set_ylim(bottom=0)
-            axis.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
+            axis.yaxis.set_major_formatter(PercentFormatter(1))
         axis.set(xticks=range(len(ticks)))
         axis.set_xticklabels(map(str, ticks))
         axis.set_title(words, fontsize=9, loc="left")

@@ -141,6 +141,6 @@ def _needed(tables: Tables) -> str:
         axis.set(xticks=range(len(ticks)), xlabel="k", ylabel=words)
         axis.set_xticklabels(map(str, ticks))
         if "AUROC" not in metric:
-            axis.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
+            axis.yaxis.set_major_formatter(PercentFormatter(1))
     axes[-1].legend(frameon=False, fontsize=8, loc="upper left", bbox_to_anchor=(1, 1))
     return _svg(figure)

@@ -72,8 +72,8 @@ def _adapting(tables: Tables) -> list[str]:
     (fpr, fpr_k), (tpr, tpr_k) = best.gain.beside["FPR at 1 %"], best.gain.beside["TPR at 1 %"]
     if None not in (fpr, fpr_k, tpr, tpr_k):
         lines.append(
-            f"At the threshold that allows 1 % it raises {fpr_k:.0%} false alarms on the targets (source only: "
-            f"{fpr:.0%}) and finds {tpr_k:.0%} of the faults (source only: {tpr:.0%})."
+            f"At the threshold that allows 1 % it raises {100 * fpr_k:.0f} % false alarms on the targets (source only: "
+            f"{100 * fpr:.0f} %) and finds {100 * tpr_k:.0f} % of the faults (source only: {100 * tpr:.0f} %)."
         )
     return [*lines, "Source only, which is another protocol and never ranked with it:"]
 

@@ -76,8 +76,8 @@ def test_the_first_lines_say_which_model_adapted_how_with_how_many_maps_and_what
         first,
     )
     assert second == (
-        "At the threshold that allows 1 % it raises 4% false alarms on the targets (source only: 36%) and finds 60% of "
-        "the faults (source only: 50%)."
+        "At the threshold that allows 1 % it raises 4 % false alarms on the targets (source only: 36 %) and finds 60 % "
+        "of the faults (source only: 50 %)."
     )
     assert "another protocol" in third and rest == headline(tabulate(arrange(grid())))
 
