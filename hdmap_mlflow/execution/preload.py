@@ -1,7 +1,7 @@
 """What a run imports, imported once by the server from which runs are forked, without the libraries' own warnings.
 
-What is imported stays: Python looks for garbage rarely meanwhile (see `__main__`), and never again among these objects,
-whose memory the runs so share.
+What is imported stays: Python looks for no garbage meanwhile, and never again among these objects, whose memory the
+runs so share; in the runs it looks rarely (see `__main__`).
 """
 
 import contextlib
@@ -31,7 +31,7 @@ def end_alone() -> None:
         sys.exit()
 
 
-gc.set_threshold(50_000)
+gc.disable()
 with undisturbed(), warnings.catch_warnings(action="ignore"):
     import torch  # noqa: F401
 
@@ -47,3 +47,5 @@ with undisturbed(), warnings.catch_warnings(action="ignore"):
     from hdmap_mlflow.models.own import patchcore  # noqa: F401 - and with it all of anomalib
     from hdmap_mlflow.runs import flow, train  # noqa: F401
 gc.freeze()
+gc.set_threshold(50_000)
+gc.enable()

@@ -58,6 +58,7 @@ def test_a_fork_has_what_the_new_interpreter_has_that_runs_a_task_where_none_is_
     one, two, new = (json.loads(line) for line in Path("notes").read_text().splitlines())
     assert one["parent"] == two["parent"] != new["parent"] and alive(one["parent"]), "the server stays"
     assert min(one["frozen"], two["frozen"]) > 100_000, "what the server imported is looked through for garbage"
+    assert one["looks"] == two["looks"] == 50_000, "new objects are, now and then"
     for facts, outcome in ((one, forked), (two, again), (new, fresh)):
         assert outcome.status == "finished" and facts["session"] == facts["pid"] != facts["parent"]
         assert facts["stdin"] == "/dev/null" and facts["output"] == str(outcome.log) and facts["threads"] == 1

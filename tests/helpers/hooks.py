@@ -15,6 +15,7 @@ def note(file, **more):
         "parent": os.getppid(),
         "session": os.getsid(0),
         "frozen": gc.get_freeze_count(),
+        "looks": gc.isenabled() and gc.get_threshold()[0],
         "threads": torch.get_num_threads(),
         "stdin": os.readlink("/proc/self/fd/0"),
         "output": os.readlink("/proc/self/fd/1"),
