@@ -68,7 +68,7 @@ def once(count):
 def test_two_identical_grids_run_every_cell_once():
     for seed in range(6):
         order(seed, "sleep 1")
-    assert starts.at_once(starts.grid, 6, count=2) == [0, 0], logs()
+    assert starts.at_once(starts.grid, 6, 2, count=2) == [0, 0], logs()
     once(6)
     store = Store(os.environ["MLFLOW_TRACKING_URI"], "hdmap")
     assert len(store.runs(kind="run")) == 6 and len(store.runs(kind="grid")) == 1
@@ -80,7 +80,7 @@ def test_two_identical_grids_on_a_server_run_every_cell_once(tmp_path, monkeypat
         monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
         for seed in range(4):
             order(seed, "sleep 1")
-        assert starts.at_once(starts.grid, 4, count=2) == [0, 0], logs()
+        assert starts.at_once(starts.grid, 4, 2, count=2) == [0, 0], logs()
         once(4)
         assert len(Store(uri, "hdmap").runs(kind="run")) == 4
 

@@ -198,8 +198,8 @@ def open_study(number, url):
     Study(StudyStorage.of(url), "s", SPACE, {"data_digest": "d"}, ["maximize"])
 
 
-def grid(number, count):
-    """A driver of a grid of fake runs, two at once."""
+def grid(number, count, drivers=1):
+    """A driver of a grid of fake runs, two at once; it begins when so many `drivers` know what there is to do."""
     from fakes import cells, forked
 
     from hdmap_mlflow.execution.launch import Launch
@@ -208,7 +208,11 @@ def grid(number, count):
     found = cells(count)
     store = driver.open_store(found)
     launch = Launch(jobs=2, ray=False, stagger=0, child=forked(), resume="hdmap grid --again")
-    driver.carry_out(plan.look_up(found, store), store, launch)
+    planned = plan.look_up(found, store)
+    Path(f"planned{number}").touch()
+    while len(list(Path().glob("planned*"))) < drivers:
+        time.sleep(0.005)
+    driver.carry_out(planned, store, launch)
 
 
 def tune(number, search, jobs=1):
