@@ -18,7 +18,7 @@ from hdmap_mlflow.errors import masked
 
 CODE = 130  # of a process that was interrupted
 SAME_SECONDS = 0.5  # a terminal, `timeout` and `mlflow run` may each pass on the same Ctrl-C
-AGAIN_SECONDS = 0.05
+AGAIN_SECONDS = 0.05  # until a dropped interrupt is raised again: what dropped it is over by then
 _ways_on: list[str] = []
 _own_ear = False
 
@@ -52,7 +52,7 @@ def listening() -> Iterator[None]:
     numbers = [n for n in (signal.SIGTERM, signal.SIGINT) if signal.getsignal(n) is not signal.SIG_IGN]
     before = {number: signal.signal(number, heard.obey) for number in numbers}
     woken, silent = signal.set_wakeup_fd(mouth.fileno(), warn_on_full_buffer=False), logging.root.manager.disable
-    reported, sys.unraisablehook = sys.unraisablehook, lambda what: heard.lost(what) or reported(what)
+    reported, sys.unraisablehook = sys.unraisablehook, lambda what: heard.raise_again(what) or reported(what)
     thread = threading.Thread(target=heard.listen, args=(ear,), daemon=True)
     thread.start()
     _own_ear = True
@@ -106,11 +106,10 @@ class _Heard:
             self._obeyed = True
             raise KeyboardInterrupt
 
-    def lost(self, what: sys.UnraisableHookArgs) -> bool:
-        """Whether Python dropped an interrupt, as it must in a destructor or a callback of the garbage collector.
+    def raise_again(self, what: sys.UnraisableHookArgs) -> bool:
+        """Raise an interrupt again that Python dropped, in a destructor or a callback; False where it was another error.
 
-        It is raised again when that is over: from a thread, for here it would be dropped once more; by SIGTERM, as a
-        second Ctrl-C would end the process.
+        From a thread, for here it would be dropped once more; by SIGTERM, as a second Ctrl-C would end the process.
         """
         dropped = issubclass(what.exc_type, KeyboardInterrupt)
         if dropped:
