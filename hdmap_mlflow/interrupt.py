@@ -107,7 +107,7 @@ class _Heard:
             raise KeyboardInterrupt
 
     def raise_again(self, what: sys.UnraisableHookArgs) -> bool:
-        """Raise an interrupt again that Python dropped, in a destructor or a callback; False where it was another error.
+        """Raise an interrupt again that Python dropped, in a destructor or a callback; False for any other error.
 
         From a thread, for here it would be dropped once more; by SIGTERM, as a second Ctrl-C would end the process.
         """

@@ -69,11 +69,13 @@ def _adapting(tables: Tables) -> list[str]:
         ends = "" if gain.few else f" ({gain.low:+.3f} to {gain.high:+.3f})"
         line += f", {gain.difference:+.3f} over source only{ends}{sure}"
     lines = [line + "."]
-    (fpr, fpr_k), (tpr, tpr_k) = best.gain.beside["FPR at 1 %"], best.gain.beside["TPR at 1 %"]
-    if None not in (fpr, fpr_k, tpr, tpr_k):
+    shares = [*best.gain.beside["FPR at 1 %"], *best.gain.beside["TPR at 1 %"]]
+    percent = [f"{100 * share:.0f} %" for share in shares if share is not None]
+    if len(percent) == len(shares):
+        fpr, fpr_k, tpr, tpr_k = percent
         lines.append(
-            f"At the threshold that allows 1 % it raises {100 * fpr_k:.0f} % false alarms on the targets (source only: "
-            f"{100 * fpr:.0f} %) and finds {100 * tpr_k:.0f} % of the faults (source only: {100 * tpr:.0f} %)."
+            f"At the threshold that allows 1 % it raises {fpr_k} false alarms on the targets (source only: {fpr}) and "
+            f"finds {tpr_k} of the faults (source only: {tpr})."
         )
     return [*lines, "Source only, which is another protocol and never ranked with it:"]
 
