@@ -10,7 +10,7 @@ from pathlib import Path
 
 SERVER = multiprocessing.get_context("forkserver")
 PRELOADED = ("tuning.driver", "grid.driver", "execution.preload", "cli.commands", "cli.finished")
-SERVER.set_forkserver_preload([f"hdmap_mlflow.{name}" for name in PRELOADED])
+SERVER.set_forkserver_preload(["lasting", *(f"hdmap_mlflow.{name}" for name in PRELOADED)])
 SERVES = {"SERVE_ARTIFACTS": "true", "ARTIFACT_ROOT": "mlflow-artifacts:/"}  # as `mlflow server` says by default
 
 
