@@ -48,7 +48,8 @@ def _main() -> None:
             raise BadInput(f"{spoilt[0]} is not UTF-8, which no store and no file of ours can hold; rename it")
         if os.environ.get("MLFLOW_RUN_ID") and not HELP.isdisjoint(words):
             raise BadInput(f"{min(HELP.intersection(words))} stands in place of a value; `mlflow run` shows none")
-        code = app(words)
+        with interrupt.recognised():
+            code = app(words)
     except (BadInput, CycloptsError) as problem:
         sys.exit(_complain(explained(problem), 2))
     except Incomplete as problem:

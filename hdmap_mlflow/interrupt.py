@@ -14,13 +14,14 @@ import time
 from collections.abc import Iterator
 from types import FrameType
 
-from hdmap_mlflow.errors import masked
+from hdmap_mlflow.errors import NotRecorded, Stopped, masked
 
 CODE = 130  # of a process that was interrupted
 SAME_SECONDS = 0.5  # a terminal, `timeout` and `mlflow run` may each pass on the same Ctrl-C
 AGAIN_SECONDS = 0.05  # until a dropped interrupt is raised again: what dropped it is over by then
 _ways_on: list[str] = []
 _own_ear = False
+_heard: _Heard | None = None  # while this process obeys
 
 
 def command() -> str:
@@ -38,6 +39,10 @@ def explained(way_on: str) -> Iterator[None]:
         _ways_on.pop()
 
 
+def _way_on() -> str:
+    return _ways_on[-1] if _ways_on else "the same command starts again"  # before, and after, it is known
+
+
 @contextlib.contextmanager
 def listening() -> Iterator[None]:
     """The first signal raises KeyboardInterrupt in the main thread, as soon as that comes back to Python.
@@ -47,29 +52,64 @@ def listening() -> Iterator[None]:
     a script, it stays so. Call it in the main thread.
     """
     global _own_ear
-    heard, (ear, mouth) = _Heard(), socket.socketpair()
+    (ear, mouth), silent = socket.socketpair(), logging.root.manager.disable
     mouth.setblocking(False)
     numbers = [n for n in (signal.SIGTERM, signal.SIGINT) if signal.getsignal(n) is not signal.SIG_IGN]
+    with obeyed(*numbers) as heard:
+        woken = signal.set_wakeup_fd(mouth.fileno(), warn_on_full_buffer=False)
+        thread = threading.Thread(target=heard.listen, args=(ear,), daemon=True)
+        thread.start()
+        _own_ear = True
+        try:
+            yield
+        finally:
+            _own_ear = False
+            signal.set_wakeup_fd(woken)
+            mouth.shutdown(socket.SHUT_WR)  # closing it is not enough where processes were forked
+            thread.join()
+            logging.disable(silent)
+            mouth.close()
+            ear.close()
+
+
+@contextlib.contextmanager
+def obeyed(*numbers: int) -> Iterator[_Heard]:
+    """The first of these signals raises KeyboardInterrupt in the main thread, and again where Python drops it."""
+    global _heard
+    heard, outer = _Heard(), _heard
     before = {number: signal.signal(number, heard.obey) for number in numbers}
-    woken, silent = signal.set_wakeup_fd(mouth.fileno(), warn_on_full_buffer=False), logging.root.manager.disable
     reported, sys.unraisablehook = sys.unraisablehook, lambda what: heard.raise_again(what) or reported(what)
-    thread = threading.Thread(target=heard.listen, args=(ear,), daemon=True)
-    thread.start()
-    _own_ear = True
+    _heard = heard
     try:
-        yield
+        yield heard
     finally:
-        _own_ear = False
-        signal.set_wakeup_fd(woken)
+        _heard = outer
         sys.unraisablehook = reported
         for number, handler in before.items():
-            last = heard.first and number == signal.SIGINT  # Python's own end may wait for threads: the next ends it
+            last = heard.obeyed and number == signal.SIGINT  # Python's own end may wait for threads: the next ends it
             signal.signal(number, signal.SIG_DFL if last else handler)
-        mouth.shutdown(socket.SHUT_WR)  # closing it is not enough where processes were forked
-        thread.join()
-        logging.disable(silent)
-        mouth.close()
-        ear.close()
+
+
+@contextlib.contextmanager
+def recognised() -> Iterator[None]:
+    """What is raised in an interrupt's place is raised as that interrupt: a run that was told to end did not fail.
+
+    Lightning makes SystemExit of it, TensorBoard's writer an OSError where it is closed once more, and matplotlib's C
+    code a ValueError. What says where a record lies stays.
+    """
+    try:
+        yield
+    except (KeyboardInterrupt, Stopped, NotRecorded):
+        raise
+    except BaseException as error:
+        if (_heard and _heard.obeyed) or _follows_interrupt(error):
+            raise KeyboardInterrupt from error
+        raise
+
+
+def _follows_interrupt(error: BaseException | None) -> bool:
+    """Whether an interrupt was being handled when an error was raised: seen without our own handlers, too."""
+    return error is not None and (isinstance(error, KeyboardInterrupt) or _follows_interrupt(error.__context__))
 
 
 @contextlib.contextmanager
@@ -98,12 +138,15 @@ class _Heard:
 
     def __init__(self) -> None:
         self.first = 0.0  # when
-        self._process, self._obeyed = os.getpid(), False
+        self.obeyed = False
+        self._way_on = ""  # as it was when the interrupt was raised: unwinding may be quicker than the ear
+        self._process, self._raised = os.getpid(), False
 
     def obey(self, number: int, frame: FrameType | None) -> None:
         """The handler, in the main thread. What was forked obeys every signal."""
-        if not self._obeyed or os.getpid() != self._process:
-            self._obeyed = True
+        if not self._raised or os.getpid() != self._process:
+            self.obeyed = self._raised = True
+            self._way_on = self._way_on or _way_on()
             raise KeyboardInterrupt
 
     def raise_again(self, what: sys.UnraisableHookArgs) -> bool:
@@ -113,7 +156,7 @@ class _Heard:
         """
         dropped = issubclass(what.exc_type, KeyboardInterrupt)
         if dropped:
-            self._obeyed = False
+            self._raised = False
             main = threading.main_thread().ident
             threading.Timer(AGAIN_SECONDS, signal.pthread_kill, (main, signal.SIGTERM)).start()
         return dropped
@@ -126,9 +169,8 @@ class _Heard:
                 self.first = time.monotonic()
                 logging.disable(logging.INFO)  # what the libraries say of it
                 more = "; Ctrl-C once more ends at once" if numbers[0] == signal.SIGINT else ""
-                way_on = _ways_on[-1] if _ways_on else "the same command starts again"  # before, and after, it is known
                 with contextlib.suppress(OSError, ValueError):  # nobody listens any more
-                    print(f"interrupted{more}; {way_on}", file=sys.stderr, flush=True)
+                    print(f"interrupted{more}; {self._way_on or _way_on()}", file=sys.stderr, flush=True)
             elif numbers[0] == signal.SIGINT and time.monotonic() - self.first > SAME_SECONDS:
                 os._exit(CODE)
 

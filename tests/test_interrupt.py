@@ -1,5 +1,6 @@
 """Ctrl-C and SIGTERM, sent to small programs: what is said, when, and what still comes to its end."""
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -10,6 +11,7 @@ import time
 import pytest
 
 from hdmap_mlflow import interrupt
+from hdmap_mlflow.errors import BadInput, NotRecorded, Stopped
 
 START = "import signal; signal.signal(signal.SIGINT, signal.{how})\n"
 PROGRAM = """
@@ -91,8 +93,6 @@ def test_where_ctrl_c_was_ignored_from_the_start_it_stays_so(program):
 
 
 def test_the_handlers_from_before_are_back_in_the_end():
-    from hdmap_mlflow import interrupt
-
     before = signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)
     with interrupt.listening():
         assert signal.getsignal(signal.SIGTERM) is not before[1]
@@ -127,6 +127,56 @@ def test_an_interrupt_that_python_drops_is_obeyed_all_the_same(program, where, n
     process = program(work, 'print("obeyed")', before="import gc, signal")
     assert process.communicate(timeout=20) == ("obeyed\n", HEARD if name == "SIGINT" else ENDED)
     assert process.returncode == 130
+
+
+LOSSES = {
+    "C code has lost it": "try: signal.raise_signal(signal.{name})\nexcept KeyboardInterrupt: pass\nraise ValueError",
+    "it is cleaned up after": "try: signal.raise_signal(signal.{name})\nfinally: raise OSError('Writer is closed')",
+    "a library ends the program": "try: signal.raise_signal(signal.{name})\nexcept KeyboardInterrupt: sys.exit(1)",
+}
+
+
+@pytest.mark.parametrize("name", ["SIGINT", "SIGTERM"])
+@pytest.mark.parametrize("how", LOSSES)
+def test_what_is_raised_in_an_interrupts_place_is_that_interrupt(program, how, name):
+    work = f"with interrupt.recognised(): exec({LOSSES[how].format(name=name)!r})"
+    process = program(work, 'print("obeyed")', before="import signal")
+    assert process.communicate(timeout=20) == ("obeyed\n", HEARD if name == "SIGINT" else ENDED)
+    assert process.returncode == 130
+
+
+@pytest.mark.parametrize("error", [ValueError("a bug"), SystemExit(3), Stopped("pruned"), NotRecorded("it lies in x")])
+def test_an_error_is_no_interrupt_where_there_was_none(error):
+    with pytest.raises(type(error)) as raised, interrupt.obeyed(signal.SIGTERM), interrupt.recognised():
+        raise error
+    assert raised.value is error
+
+
+@pytest.mark.parametrize("error", [Stopped("pruned"), NotRecorded("it lies in x")])
+def test_what_must_be_said_after_an_interrupt_is_said(error):
+    with pytest.raises(type(error)), interrupt.obeyed(signal.SIGTERM), interrupt.recognised():
+        with contextlib.suppress(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGTERM)
+        raise error
+
+
+def test_an_interrupt_is_seen_behind_an_error_without_handlers_of_ours():
+    """As in a notebook; `from None`, which our own lines are raised with, hides nothing."""
+    with pytest.raises(KeyboardInterrupt), interrupt.recognised():
+        try:
+            raise KeyboardInterrupt
+        except KeyboardInterrupt:
+            try:
+                raise OSError("a part of a file")
+            except OSError:
+                raise BadInput("the file is damaged") from None
+
+
+def test_what_was_obeyed_is_over_with_the_command():
+    with pytest.raises(KeyboardInterrupt), interrupt.obeyed(signal.SIGTERM):
+        signal.raise_signal(signal.SIGTERM)
+    with pytest.raises(ValueError, match="a bug"), interrupt.recognised():
+        raise ValueError("a bug")
 
 
 def test_what_is_held_leaves_the_handlers_as_they_were_and_disturbs_no_other_thread():

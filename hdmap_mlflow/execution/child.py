@@ -17,6 +17,7 @@ from typing import Any
 
 import psutil
 
+from hdmap_mlflow import interrupt
 from hdmap_mlflow.annotations import Document
 from hdmap_mlflow.console import show_any_name
 from hdmap_mlflow.errors import BadInput, Incomplete, NotRecorded, OutOfMemory, Pruned, Stopped, Unreachable, masked
@@ -39,7 +40,10 @@ def flow(task: Task) -> Document:
             Tag.PROCESS: process_name(int(os.environ["HDMAP_WATCHER"])),
             Tag.GPU: os.environ.get("CUDA_VISIBLE_DEVICES") or "none",
         }
-        result = execute(task.config, kind=task.kind, parent=task.parent, on_epoch=on_epoch, tags={**task.tags, **here})
+        with interrupt.recognised():
+            result = execute(
+                task.config, kind=task.kind, parent=task.parent, on_epoch=on_epoch, tags={**task.tags, **here}
+            )
     except BadInput as problem:
         tracking.fail_project_run(str(problem))
         raise
@@ -66,9 +70,9 @@ def load_hook(name: str) -> Callable[..., Any]:
         raise BadInput(f"hook {name} cannot be imported ({error}); expected module:function") from None
 
 
+@interrupt.obeyed(signal.SIGTERM)
 def main(file: str, flow: Callable[[Task], Document] = flow) -> int:
     """Execute a task's file; writes `outcome.json` beside it and returns the exit code."""
-    signal.signal(signal.SIGTERM, _interrupt)
     os.environ.setdefault("TQDM_DISABLE", "1")
     show_any_name()
     task = Task.model_validate_json(Path(file).read_text(encoding="utf-8"))
@@ -91,10 +95,6 @@ def main(file: str, flow: Callable[[Task], Document] = flow) -> int:
     outcome = Outcome(index=task.index, run_id=task.run_id, status=status, reason=reason, bug=bug, **found)
     write_whole(Path(file).with_name("outcome.json"), outcome.model_dump_json())
     return EXIT_CODES[status]
-
-
-def _interrupt(signum: int, frame: object) -> None:
-    raise KeyboardInterrupt
 
 
 def _end_with(pid: int) -> None:

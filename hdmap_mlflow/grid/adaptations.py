@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from pydantic import ValidationError
 
 from hdmap_mlflow import config as configuration
+from hdmap_mlflow import interrupt
 from hdmap_mlflow.adaptation import chain as chains
 from hdmap_mlflow.config import AdaptConfig, RunConfig
 from hdmap_mlflow.console import show_table
@@ -81,7 +82,8 @@ def carry_out(runs: Mapping[str, tuple[str, Sequence[Adaptation]]], store: Store
             if one.metric(AUROC) not in known:
                 print(f"adapting {name}: {one}", flush=True)
                 try:
-                    adapt(store.uri, run_id, one.chain, one.k)
+                    with interrupt.recognised():
+                        adapt(store.uri, run_id, one.chain, one.k)
                     status = "adapted"
                 except Exception as error:  # whatever a model makes of it
                     status, failed = f"failed: {one_line(error)}", failed + 1

@@ -6,6 +6,7 @@ import contextlib
 import logging
 from collections.abc import Callable, Iterator
 
+from hdmap_mlflow import interrupt
 from hdmap_mlflow.errors import one_line
 
 
@@ -19,7 +20,8 @@ class Extras:
     @contextlib.contextmanager
     def __call__(self, name: str) -> Iterator[None]:
         try:
-            yield
+            with interrupt.recognised():
+                yield
         except Exception as error:
             logging.getLogger(__name__).warning("%s left out", name, exc_info=True)
             self.left_out.append(f"{name}: {one_line(error)}")

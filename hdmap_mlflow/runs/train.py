@@ -22,6 +22,7 @@ from lightning.pytorch.callbacks import Timer
 from lightning.pytorch.callbacks.early_stopping import EarlyStopping, EarlyStoppingReason
 from lightning.pytorch.loggers import TensorBoardLogger
 
+from hdmap_mlflow import interrupt
 from hdmap_mlflow.annotations import Document
 from hdmap_mlflow.config import RunConfig, TrainConfig
 from hdmap_mlflow.config.budget import Budget
@@ -146,13 +147,8 @@ def fit(
         # A model that one pass fits is validated once, by the evaluation that follows.
         limit_val_batches=settings.limit_val_batches if trains else 0,
     )
-    try:
-        with at_rest(model) if trains else contextlib.nullcontext():
-            engine.fit(model=model, datamodule=datamodule)
-    except SystemExit as end:
-        if isinstance(end.__context__, KeyboardInterrupt):  # Lightning makes this of it; the run must end as KILLED
-            raise KeyboardInterrupt from None
-        raise
+    with interrupt.recognised(), at_rest(model) if trains else contextlib.nullcontext():
+        engine.fit(model=model, datamodule=datamodule)
     trainer = engine.trainer
     checkpoint = Path(best.best_model_path or workdir / Artifact.CHECKPOINT / f"{stem}.ckpt")
     if not best.best_model_path:  # a zero-shot model: anomalib validates it only, and nothing was saved

@@ -18,6 +18,7 @@ from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 from mlflow.tracking.context.registry import resolve_tags
 
+from hdmap_mlflow import interrupt
 from hdmap_mlflow.errors import BadInput, Incomplete, NotRecorded, Stopped, masked, one_line
 from hdmap_mlflow.files import to_json, write_whole
 from hdmap_mlflow.names import Artifact, Tag
@@ -277,7 +278,8 @@ def start(
     begun = {Tag.PROCESS: process_name(), **{k: masked(str(v)) for k, v in tags.items()}, Tag.STATUS: "running"}
     record.write(Entry(begin=name, tags=begun, time=_now()))
     try:
-        yield record
+        with interrupt.recognised():
+            yield record
     except KeyboardInterrupt:
         record.patience = min(record.patience, LAST_WORD)
         with patience.asked_once(int(LAST_WORD)):

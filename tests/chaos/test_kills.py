@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -19,6 +20,9 @@ from filelock import FileLock
 from maps import write_domain
 from mlflow import MlflowClient
 from servers import new_store
+
+from hdmap_mlflow.data import simulate
+from hdmap_mlflow.evaluation import pictures, shift
 
 pytestmark = pytest.mark.slow
 CONDITIONS = {
@@ -164,6 +168,36 @@ def test_ctrl_c_once_more_ends_what_hears_no_signal(command, disk):
     assert len(runs) == len(list(folder.rglob("output_exp_*.log")))
     for run in runs:  # they would end by themselves, in 20 s
         run.kill()
+
+
+def lose(*_given, **_more):
+    """Be interrupted, and raise what a library raised in its place: seen in one of 350 runs that were interrupted."""
+    with contextlib.suppress(KeyboardInterrupt):
+        signal.raise_signal(signal.SIGTERM)
+    raise OSError("Writer is closed")
+
+
+PLACES = {"fit": (toys.Fitted, "training_step"), "evaluation": (toys.Distance, "forward")}
+PLACES |= {"record": (shift, "of_domains"), "pictures": (pictures, "of_domain")}  # which the run would go on without
+
+
+@pytest.mark.parametrize("place", PLACES)
+def test_a_run_whose_interrupt_a_library_replaced_is_killed_and_did_not_fail(
+    exit_code, capfd, maps, store, monkeypatch, place
+):
+    monkeypatch.setattr(*PLACES[place], lose)
+    Path("quick.json").write_text(json.dumps({"quick": {"name": "quick", "config": {"image_size": [31, 95]}}}))
+    given = ["train", "toys:Fitted", "--condition", "quick", "--condition-file", "quick.json", "--data-root", str(maps)]
+    assert exit_code(*given) == 130
+    assert "Writer is closed" not in capfd.readouterr().err
+    (run,) = store.client.search_runs(["1"])
+    assert run.info.status == "KILLED" and run.data.tags["hdmap.reason"] == "interrupted"
+
+
+def test_a_command_whose_interrupt_a_library_replaced_ends_as_interrupted(exit_code, capfd, monkeypatch, tmp_path):
+    monkeypatch.setattr(simulate, "_write_domain", lose)
+    assert exit_code("simulate", "--out", str(tmp_path / "maps")) == 130
+    assert capfd.readouterr().err == f"interrupted; to run it again: hdmap simulate --out {tmp_path / 'maps'}\n"
 
 
 @pytest.mark.parametrize("where", ["__init__", "training_step", "on_train_end", "forward"])

@@ -1,5 +1,6 @@
 """A run in a process of its own: how it ends is what MLflow says, and nothing outlives its watcher."""
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -24,6 +25,7 @@ from hdmap_mlflow.execution.ray import RayExecutor
 from hdmap_mlflow.execution.slots import fit, this_machine
 from hdmap_mlflow.execution.task import Outcome, Share
 from hdmap_mlflow.process import is_gone, process_name
+from hdmap_mlflow.runs import flow
 
 
 @pytest.mark.slow
@@ -72,7 +74,6 @@ def test_a_child_tells_how_its_run_ended_by_a_status_and_not_by_words(tmp_path, 
         raise error
 
     monkeypatch.setenv("HDMAP_WATCHER", str(os.getppid()))
-    monkeypatch.setattr(child.signal, "signal", lambda *_: None)
     monkeypatch.setattr(child, "_end_with", lambda watcher: None)
     file = tmp_path / "task.json"
     file.write_text(task().model_dump_json())
@@ -83,6 +84,25 @@ def test_a_child_tells_how_its_run_ended_by_a_status_and_not_by_words(tmp_path, 
         "outcome.json",
         "task.json",
     ]
+
+
+def test_a_child_that_was_interrupted_was_so_whatever_was_made_of_it(tmp_path, monkeypatch):
+    """As where a file is read: what is cut short looks damaged."""
+
+    def cut(*_given, **_more):
+        with contextlib.suppress(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGTERM)
+        raise BadInput("the file is damaged")
+
+    monkeypatch.setenv("HDMAP_WATCHER", str(os.getppid()))
+    monkeypatch.setattr(child, "_end_with", lambda watcher: None)
+    monkeypatch.setattr(flow, "execute", cut)
+    monkeypatch.setattr(tracking, "fail_project_run", pytest.fail)
+    file = tmp_path / "task.json"
+    file.write_text(task().model_dump_json())
+    assert child.main(str(file)) == 130
+    told = Outcome.model_validate_json((tmp_path / "outcome.json").read_text())
+    assert (told.status, told.reason) == ("killed", "interrupted")
 
 
 @pytest.mark.slow
