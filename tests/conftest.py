@@ -118,7 +118,7 @@ def exit_code(monkeypatch: pytest.MonkeyPatch):  # noqa: ANN201
     def call(*arguments):
         monkeypatch.setattr(sys, "argv", ["hdmap", *arguments])
         monkeypatch.setattr(sys, "path", list(sys.path))
-        before = signal.getsignal(signal.SIGTERM)
+        before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
         try:
             from hdmap_mlflow import __main__
 
@@ -126,7 +126,8 @@ def exit_code(monkeypatch: pytest.MonkeyPatch):  # noqa: ANN201
         except SystemExit as end:
             return end.code or 0
         finally:
-            signal.signal(signal.SIGTERM, before)
+            for number, handler in before.items():  # a command that was interrupted leaves Ctrl-C to the system
+                signal.signal(number, handler)
         return 0
 
     return call

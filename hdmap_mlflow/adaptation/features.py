@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -37,14 +37,13 @@ def merge(model: Model, source: DataLoader, device: str) -> OnTarget:
     from hdmap_mlflow.adaptation import maps, memory
     from hdmap_mlflow.evaluation.scoring import top_mean
 
-    kind: Any = memory.kind_of(model)
-    healthy = kind.of_source(model, source, device)
+    healthy = memory.kind_of(model).of_source(model, source, device)
 
     def on(target: DataLoader | None) -> Adapted:
         if target is None:
             return Adapted(memory.Recalling(model, healthy, top_mean), np.empty(0))
         read = maps.read(model, target, device)
-        adapted = memory.Recalling(model, healthy.with_maps(kind.of_maps(read)).dense(), top_mean)
+        adapted = memory.Recalling(model, healthy.with_maps(read).dense(), top_mean)
         return Adapted(adapted, adapted.own(read, leaving=True))
 
     return on

@@ -40,8 +40,9 @@ class Gaussians:
         covariance.diagonal(dim1=1, dim2=2).sub_(RIDGE)
         return cls(gaussian.mean.T, covariance * max(1, count - 1), count)
 
-    def with_maps(self, other: Gaussians) -> Gaussians:
-        """Of the maps of both."""
+    def with_maps(self, maps: Maps) -> Gaussians:
+        """And of some maps."""
+        other = Gaussians.of_maps(maps)
         count, apart = self.count + other.count, other.mean - self.mean
         between = self.count * other.count / count * apart[:, :, None] * apart[:, None, :]
         mean = self.mean + other.count / count * apart

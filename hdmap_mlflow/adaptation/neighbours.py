@@ -12,15 +12,16 @@ from torch import Tensor
 from hdmap_mlflow.adaptation.maps import Maps, read
 from hdmap_mlflow.annotations import Model
 from hdmap_mlflow.errors import BadInput
-from hdmap_mlflow.models.parts.coreset import greedy
+from hdmap_mlflow.models.parts.coreset import further, greedy
 from hdmap_mlflow.models.parts.nearest import Nearest
 
 if TYPE_CHECKING:
     from torch.utils.data import DataLoader
 
 BLOCK = 2**24  # distances that are held at once
-RATIO, LEAST = 0.02, 256  # of the patches of some maps that their bank takes, and how many it takes at least
-SOURCE = -1  # whose a row of the source's bank is: of no map that can be left out
+RATIO, LEAST = 0.02, 256  # of the patches of some maps that a bank of their own takes, and how many at least
+SHARE = 0.05  # of the patches of some maps that a bank takes up which holds others; at least one of each, on average
+SOURCE, NOBODY = -1, -2  # whose a row of the source's bank is; and which map is left out where none is
 
 
 class Neighbours:
@@ -36,9 +37,9 @@ class Neighbours:
     @classmethod
     def of_maps(cls, maps: Maps) -> Neighbours:
         """Patches that are far apart stand for all of some maps."""
-        rows, count = maps.flat(), len(maps.features)
+        rows = maps.flat()
         picked = greedy(rows, min(len(rows), max(LEAST, int(RATIO * len(rows)))), 0)
-        return cls(rows[picked], torch.arange(count, device=rows.device).repeat_interleave(len(rows) // count)[picked])
+        return cls(rows[picked], _whose(maps)[picked])
 
     @classmethod
     def of_source(cls, model: Model, source: DataLoader, device: str) -> Neighbours:
@@ -47,17 +48,20 @@ class Neighbours:
         rows = bank.to(device) if isinstance(bank, Tensor) else cls.of_maps(read(model, source, device)).rows
         return cls(rows, torch.full((len(rows),), SOURCE, device=device))
 
-    def with_maps(self, other: Neighbours) -> Neighbours:
-        """Of the rows of both."""
-        return Neighbours(torch.cat([self.rows, other.rows]), torch.cat([self.whose, other.whose]), source=self)
+    def with_maps(self, maps: Maps) -> Neighbours:
+        """And of some maps' patches: a share, each the farthest from the rows that are there and those before it."""
+        rows = maps.flat()
+        picked = further(rows, max(len(maps.features), int(SHARE * len(rows))), self.patches(maps).flatten())
+        whose = torch.cat([self.whose, _whose(maps)[picked]])
+        return Neighbours(torch.cat([self.rows, rows[picked]]), whose, source=self)
 
     def dense(self) -> Neighbours:
         """The same with local density normalised."""
         return Neighbours(self.rows, self.whose, density=True, source=self.source)
 
-    def patches(self, maps: Maps, leave: int | None = None) -> Tensor:
+    def patches(self, maps: Maps, leave: int = NOBODY) -> Tensor:
         """The distances of some maps' patches, (B, h, w), as of a bank without one of the k maps."""
-        flat, weights = maps.flat(), self._weights(leave)
+        flat, weights = maps.flat(), self._weights(torch.tensor([leave], device=self.rows.device))[0]
         if self.on_cpu() and flat.dtype == torch.float32:
             return maps.shaped(self.search(flat, weights)[0])
         least = []
@@ -71,8 +75,7 @@ class Neighbours:
         """The same of the k maps themselves, each as of a bank without it."""
         count = len(maps.features)
         if self.on_cpu() and maps.features.dtype == torch.float32:
-            flat, sets = maps.flat(), torch.stack([self._weights(i) for i in range(count)])
-            return maps.shaped(self.search(flat, sets, torch.arange(count).repeat_interleave(len(flat) // count))[0])
+            return maps.shaped(self.search(maps.flat(), self._weights(torch.arange(count)), _whose(maps))[0])
         return torch.cat([self.patches(maps.of(i), i) for i in range(count)])
 
     def on_cpu(self) -> bool:
@@ -91,7 +94,7 @@ class Neighbours:
         sets = torch.full((len(memories), len(rows)), torch.inf)
         at = len(rows) - sum(map(len, more))
         for weights, memory, of, own in zip(sets, memories, shared, more, strict=True):
-            counted = memory._weights()
+            counted = memory._weights(torch.tensor([NOBODY]))[0]
             weights[: of.sum()], weights[at : at + len(own)] = counted[of], counted[~of]
             at += len(own)
         search = Nearest(rows)
@@ -120,15 +123,15 @@ class Neighbours:
         of_source = alone.minimum(nearest), neighbour.where(nearer, SOURCE), alone.minimum(other).where(nearer, alone)
         return Gaps(*map(torch.cat, zip(of_source, of_maps, strict=True)))
 
-    def _weights(self, leave: int | None = None) -> Tensor:
-        """What a squared distance to each row counts, (N,): infinitely much to those of the map that is left out."""
-        left = self.whose == (SOURCE - 1 if leave is None else leave)
-        if left.all():
+    def _weights(self, leave: Tensor) -> Tensor:
+        """What a squared distance to each row counts, (D, N), without a map (D,): infinitely much to the rows of that."""
+        left = self.whose == leave[:, None]
+        if left.all(dim=1).any():
             raise BadInput("the healthy maps of the target are alike, one stands for all of them; give others")
         if not self.density:
-            return torch.ones_like(self.rows[:, 0]).masked_fill(left, torch.inf)
+            return torch.ones_like(left, dtype=self.rows.dtype).masked_fill(left, torch.inf)
         nearest, neighbour, other = self.gaps
-        radius = nearest if leave is None else nearest.where(neighbour != leave, other)
+        radius = other.where(neighbour == leave[:, None], nearest)
         # Rows that are the same, as of a map that is there twice, would make a fault of all that is near them.
         apart = nearest[nearest > 0]
         least = 1e-3 * float(apart.median()) if len(apart) else 1
@@ -155,6 +158,12 @@ class Gaps(NamedTuple):
             apart[(whose == neighbour[:, None]) & (neighbour[:, None] != SOURCE)] = torch.inf
             parts.append((nearest, neighbour, _least(apart, rows, asked[at])[0]))
         return cls(*map(torch.cat, zip(*parts, strict=True)))
+
+
+def _whose(maps: Maps) -> Tensor:
+    """Of which of some maps each of their patches is, (B h w,)."""
+    places = torch.arange(len(maps.features), device=maps.features.device)
+    return places.repeat_interleave(maps.features[0, 0].numel())
 
 
 def _least(apart: Tensor, rows: Tensor, asked: Tensor) -> tuple[Tensor, Tensor]:

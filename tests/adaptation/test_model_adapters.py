@@ -1,6 +1,5 @@
 """Adapters that change the model: what they compute, checked by naive references, and what they leave alone."""
 
-from functools import reduce
 from types import SimpleNamespace
 
 import numpy as np
@@ -103,14 +102,21 @@ def _dense(features, rows):
     )
 
 
+@pytest.fixture
+def all_rows(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("hdmap_mlflow.adaptation.neighbours.SHARE", 1)
+
+
+@pytest.mark.usefixtures("all_rows")
 def test_merge_measures_in_units_of_the_distance_from_the_nearest_row_to_its_own_nearest():
     model = _patchcore(SOURCE[:3])
     features = _features(TARGET)
-    rows = torch.cat([model.model.memory_bank, features.movedim(1, -1).flatten(0, -2)])  # 120 patches: all are taken
+    rows = torch.cat([model.model.memory_bank, features.movedim(1, -1).flatten(0, -2)])
     adapted = _fit("merge", model)
     assert torch.allclose(scores(adapted.model, TEST[:2]), _top(_dense(_features(TEST[:2]), rows)), rtol=1e-3)
 
 
+@pytest.mark.usefixtures("all_rows")
 def test_the_k_maps_are_scored_by_a_memory_without_their_own_patches():
     model = _patchcore(SOURCE[:3])
     adapted = _fit("merge", model)
@@ -125,9 +131,13 @@ def test_gaussians_leave_a_map_out_as_if_they_had_never_seen_it(name: str, k: in
     model = _padim(SOURCE)
     adapted = _fit(name, model, target=TARGET[:k])
     for i in range(k):
-        memories = [Gaussians.of_source(model, Loader(SOURCE), "cpu")] if name == "merge" else []
-        memories += [Gaussians.of_maps(_maps(TARGET[[j for j in range(k) if j != i]]))] if k > 1 else []
-        patches = reduce(Gaussians.with_maps, memories).patches(_maps(TARGET[i : i + 1]))
+        others = _maps(TARGET[[j for j in range(k) if j != i]])
+        if name == "merge":
+            source = Gaussians.of_source(model, Loader(SOURCE), "cpu")
+            memory = source.with_maps(others) if k > 1 else source
+        else:
+            memory = Gaussians.of_maps(others)
+        patches = memory.patches(_maps(TARGET[i : i + 1]))
         without = _top(patches) if name == "merge" else patches.amax((1, 2))
         assert adapted.own[i] == pytest.approx(float(without), rel=2e-3)
 
@@ -135,7 +145,7 @@ def test_gaussians_leave_a_map_out_as_if_they_had_never_seen_it(name: str, k: in
 def test_gaussians_of_the_source_and_the_k_maps_are_those_of_all_maps():
     both = _maps(torch.cat([SOURCE, TARGET]))
     all_of_them = Gaussians.of_maps(both).patches(_maps(TEST))
-    merged = Gaussians.of_source(_padim(SOURCE), Loader(SOURCE), "cpu").with_maps(Gaussians.of_maps(_maps(TARGET)))
+    merged = Gaussians.of_source(_padim(SOURCE), Loader(SOURCE), "cpu").with_maps(_maps(TARGET))
     assert torch.allclose(merged.patches(_maps(TEST)), all_of_them, rtol=1e-2)
 
 

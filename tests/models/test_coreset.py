@@ -35,6 +35,13 @@ def test_the_picks_are_those_of_the_plain_loop(points: int, dimensions: int, cou
     assert coreset.greedy(features, count, 7).tolist() == plain(features, count, 7)
 
 
+def test_the_picks_go_on_from_a_coreset_that_is_there() -> None:
+    features = clusters(800, 40)
+    first = coreset.greedy(features, 300, 7)
+    covered = torch.cdist(features, features[first[:100]], compute_mode="donot_use_mm_for_euclid_dist").amin(dim=1)
+    assert coreset.further(features, 200, covered).tolist() == first[100:].tolist()
+
+
 def test_the_picks_are_anomalibs_from_the_same_start() -> None:
     sampler = KCenterGreedy(clusters(2000, 96), 0.1)
     torch.manual_seed(3)

@@ -310,7 +310,8 @@ def test_training_does_not_move_the_running_means_of_a_frozen_backbone(model: st
 # ------------------------------------------------------------------------------------------------------------ coreset
 def test_a_gpus_picks_are_those_of_the_plain_loop_too(monkeypatch: pytest.MonkeyPatch) -> None:
     points = torch.randn(60, 5, generator=torch.Generator().manual_seed(0))
-    on_cpu = coreset.greedy(points, 25, 3)
+    covered = torch.linalg.vector_norm(points - points[7], dim=1)
+    on_cpu, going_on = coreset.greedy(points, 25, 3), coreset.further(points, 25, covered)
 
     class Elsewhere(torch.Tensor):
         """Says that it is not on a CPU."""
@@ -319,4 +320,6 @@ def test_a_gpus_picks_are_those_of_the_plain_loop_too(monkeypatch: pytest.Monkey
 
     full = torch.full
     monkeypatch.setattr(torch, "full", lambda size, value, device=None: full(size, value))
-    assert coreset.greedy(points.as_subclass(Elsewhere), 25, 3).tolist() == on_cpu.tolist()
+    points, covered = points.as_subclass(Elsewhere), covered.as_subclass(Elsewhere)
+    assert coreset.greedy(points, 25, 3).tolist() == on_cpu.tolist()
+    assert coreset.further(points, 25, covered).tolist() == going_on.tolist() != on_cpu.tolist()

@@ -15,10 +15,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from hdmap_mlflow.models.parts.kernel import compiled
+from hdmap_mlflow.models.parts.kernel import FASTMATH, compiled
 
 HEAD = 16  # principal axes that are looked at first: a cache line
 STRIDE = 32  # further axes between two looks at an unfinished sum
+CHUNK = 64  # points that come in at once
 SAFETY = 1 - 1e-4  # keeps rounding from skipping a point that the plain loop would have moved
 
 
@@ -28,14 +29,25 @@ def greedy(features: Tensor, count: int, start: int) -> Tensor:
     `features` (N, D), float32, on any device; `start` is the first pick. The picks are those of the plain loop up to
     ties in floating point. Raises ValueError unless 1 <= count <= N.
     """
+    return _picked(features, count, start, torch.full_like(features[:, 0], torch.inf))
+
+
+def further(features: Tensor, count: int, covered: Tensor) -> Tensor:
+    """As `greedy`, going on from a coreset that is there, to which the points' distances are `covered` (N,)."""
+    order = covered.argsort(descending=True)
+    return order[_picked(features[order], count, 0, covered[order])]
+
+
+def _picked(features: Tensor, count: int, start: int, covered: Tensor) -> Tensor:
+    """The picks from points whose distances to those that were picked before, the largest first, are `covered`."""
     if not 1 <= count <= len(features):
         raise ValueError(f"a coreset of {len(features)} points has 1 to {len(features)}, not {count}")
     if features.device.type == "cpu":
         turned = _principal(features)
         head, tail = turned[:, :HEAD].contiguous(), turned[:, HEAD:].contiguous()
-        return torch.from_numpy(_pruned(head.numpy(), tail.numpy(), count, start))
+        return torch.from_numpy(_pruned(head.numpy(), tail.numpy(), count, start, covered.square().numpy()))
     picked = torch.full((count,), start, device=features.device)
-    distance = torch.linalg.vector_norm(features - features[start], dim=1)
+    distance = torch.minimum(covered, torch.linalg.vector_norm(features - features[start], dim=1))
     for i in range(1, count):  # one pass over the points per pick costs a GPU less than to choose among them
         distance[picked[i - 1]] = 0
         picked[i] = distance.argmax()
@@ -50,15 +62,32 @@ def _principal(features: Tensor) -> Tensor:
     return centred @ axes.flip(1).float()
 
 
+@numba.njit(fastmath=FASTMATH, cache=True)
+def _below(head: np.ndarray, tail: np.ndarray, point: int, other: int, least: np.float32) -> np.float32:
+    """The squared distance of two points, or a part of it that is no less than `least`."""
+    first, rest = head.shape[1], tail.shape[1]
+    total = np.float32(0)
+    for d in range(first):
+        total += (head[point, d] - head[other, d]) ** 2
+    begin = 0
+    while begin < rest and total < least:
+        for d in range(begin, min(begin + STRIDE, rest)):
+            total += (tail[point, d] - tail[other, d]) ** 2
+        begin += STRIDE
+    return total
+
+
 @compiled
-def _pruned(head: np.ndarray, tail: np.ndarray, count: int, start: int) -> np.ndarray:
-    """The picks from points with first axes `head` (N, HEAD) and others `tail`; distances are squared."""
+def _pruned(head: np.ndarray, tail: np.ndarray, count: int, start: int, covered: np.ndarray) -> np.ndarray:
+    """The picks from points with first axes `head` (N, HEAD) and others `tail`; distances are squared.
+
+    A point comes in when the farthest is no farther than it is `covered` (N,), the worst first: before, it is no pick.
+    """
     first, (points, rest) = head.shape[1], tail.shape
-    picked = np.empty(count, np.int64)
-    distance = np.full(points, np.inf, np.float32)
-    owner = np.zeros(points, np.int32)
-    reach = np.zeros(count, np.float32)  # a point of centre c may move only if its distance exceeds reach[c]
-    picked[0] = start
+    picked, distance = np.empty(count, np.int64), covered.copy()
+    owner = np.full(points, count, np.int32)  # nobody's: a point that may always move
+    reach = np.zeros(count + 1, np.float32)  # a point of centre c may move only if its distance exceeds reach[c]
+    picked[0], seen = start, 0
     for i in range(count):
         new = picked[i]
         for c in numba.prange(i):
@@ -69,23 +98,26 @@ def _pruned(head: np.ndarray, tail: np.ndarray, count: int, start: int) -> np.nd
             for d in range(rest):
                 apart += (tail[other, d] - tail[new, d]) ** 2
             reach[c] = apart * np.float32(0.25 * SAFETY)
-        for p in numba.prange(points):
-            least = distance[p]
-            if least > reach[owner[p]]:
-                total = np.float32(0)
-                for d in range(first):
-                    total += (head[p, d] - head[new, d]) ** 2
-                begin = 0
-                while begin < rest and total < least:
-                    for d in range(begin, min(begin + STRIDE, rest)):
-                        total += (tail[p, d] - tail[new, d]) ** 2
-                    begin += STRIDE
-                if total < least:
-                    distance[p] = total
-                    owner[p] = i
+        for p in numba.prange(seen):
+            if distance[p] > reach[owner[p]]:
+                total = _below(head, tail, p, new, distance[p])
+                if total < distance[p]:
+                    distance[p], owner[p] = total, i
         distance[new] = -1
-        if i + 1 < count:
-            picked[i + 1] = np.argmax(distance)
+        if i + 1 == count:
+            break
+        far = np.argmax(distance[:seen]) if i else start
+        while seen < points and covered[seen] > distance[far]:
+            more = min(points, seen + max(CHUNK, seen // 8))
+            for p in numba.prange(seen, more):
+                for j in range(i + 1):
+                    if p != picked[j]:
+                        total = _below(head, tail, p, picked[j], distance[p])
+                        if total < distance[p]:
+                            distance[p], owner[p] = total, j
+            seen = more
+            far = np.argmax(distance[:seen])
+        picked[i + 1] = far
     return picked
 
 
