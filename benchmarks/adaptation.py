@@ -247,7 +247,9 @@ def markdown(table: pd.DataFrame) -> str:
     digits = {name: 1 if "FPR" in name or "%" in name else 3 for name in table.columns[4:]}
 
     def cell(name: str, value: Any) -> str:
-        return ("" if pd.isna(value) else f"{value:.{digits[name]}f}") if name in digits else str(value)
+        if name not in digits:
+            return str(value)
+        return "" if pd.isna(value) else f"{value:z.{digits[name]}f}"  # z: no -0.000
 
     rows = [[cell(name, value) for name, value in one.items()] for one in table.to_dict("records")]
     return "\n".join(markdown_table(list(table.columns), rows)) + "\n"

@@ -124,7 +124,7 @@ class Neighbours:
         return Gaps(*map(torch.cat, zip(of_source, of_maps, strict=True)))
 
     def _weights(self, leave: Tensor) -> Tensor:
-        """What a squared distance to each row counts, (D, N), without a map (D,): infinitely much to the rows of that."""
+        """What a squared distance to each row counts, (D, N), without a map (D,): infinitely much to the rows of it."""
         left = self.whose == leave[:, None]
         if left.all(dim=1).any():
             raise BadInput("the healthy maps of the target are alike, one stands for all of them; give others")

@@ -285,12 +285,10 @@ def start(
         with patience.asked_once(int(LAST_WORD)):
             _end_early(record, "KILLED", "interrupted")
         raise
-    except Stopped as stop:
-        _end_early(record, "KILLED", str(stop))
-        raise
     except BaseException as error:
-        reason = str(error) if isinstance(error, BadInput | Incomplete) else f"{type(error).__name__}: {error}"
-        _end_early(record, "FAILED", reason)
+        ours = isinstance(error, BadInput | Incomplete | Stopped)
+        reason = str(error) if ours else f"{type(error).__name__}: {error}"
+        _end_early(record, "KILLED" if isinstance(error, Stopped) else "FAILED", reason)
         raise
     record.end("FINISHED")
 
