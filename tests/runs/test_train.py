@@ -231,7 +231,8 @@ def test_a_loss_is_told_once_an_epoch_as_its_mean(tmp_path: Path) -> None:
 def test_the_record_tells_a_training_that_stopped_early_even_after_its_first_epoch(
     tmp_path: Path, monkeypatch, ranks: list, settings: dict[str, Any], reason: str, best: float | None
 ) -> None:
-    monkeypatch.setattr(AUROC, "compute", lambda self: torch.tensor(ranks.pop(0) or float("nan")))
+    found = iter(ranks)
+    monkeypatch.setattr(AUROC, "compute", lambda self: torch.tensor(next(found) or float("nan")))
     last = len(ranks) - 1
     *_, record, _ = fit(tmp_path, max_epochs=6, **({"early_stopping_patience": 1} | settings))
     assert record == train.TrainingRecord("early_stopped", 6, last, 2 * (last + 1), True, reason, best, 2 * (last + 1))
