@@ -86,7 +86,7 @@ def obeyed(*numbers: int) -> Iterator[_Heard]:
         _heard = outer
         sys.unraisablehook = reported
         for number, handler in before.items():
-            last = heard.obeyed and number == signal.SIGINT  # Python's own end may wait for threads: the next ends it
+            last = heard.first and number == signal.SIGINT  # Python's own end may wait for threads: the next ends it
             signal.signal(number, signal.SIG_DFL if last else handler)
 
 
@@ -105,6 +105,17 @@ def recognised() -> Iterator[None]:
         if (_heard and _heard.obeyed) or _follows_interrupt(error):
             raise KeyboardInterrupt from error
         raise
+
+
+@contextlib.contextmanager
+def ends() -> Iterator[None]:
+    """An interrupt is the way to end this, and is over then: what fails afterwards has failed by itself."""
+    try:
+        with recognised():
+            yield
+    except KeyboardInterrupt:
+        if _heard:
+            _heard.obeyed = False
 
 
 def _follows_interrupt(error: BaseException | None) -> bool:

@@ -26,6 +26,8 @@ with interrupt.listening(), interrupt.explained("to run it again: hdmap"):
         {ending}
         sys.exit(interrupt.CODE)
 """
+# What it prints before it is listened to would be lost with the line that says that it is ready.
+LISTENED = "sys.stdin.read()"
 HEARD = "interrupted; Ctrl-C once more ends at once; to run it again: hdmap\n"
 ENDED = "interrupted; to run it again: hdmap\n"
 # A signal that comes between two lines and before a sleep begins waits for its end, so that a long one is many.
@@ -40,7 +42,7 @@ def program():
 
     def start(work=SLEEPING, ending="pass", before="pass", how="default_int_handler"):
         text = START.format(how=how) + PROGRAM.format(work=work, ending=ending, before=before)
-        pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+        pipes = {**dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.PIPE), "text": True}
         started.append(subprocess.Popen([sys.executable, "-c", text], **pipes))
         assert started[-1].stdout.readline() == "ready\n"
         return started[-1]
@@ -100,7 +102,8 @@ def test_the_handlers_from_before_are_back_in_the_end():
     assert signal.set_wakeup_fd(-1) == -1
 
 
-HOLDING = 'with interrupt.held(): os.kill(os.getpid(), signal.{name}); time.sleep(0.2); print("whole", flush=True)'
+HOLDING = f"with interrupt.held(): {LISTENED}; os.kill(os.getpid(), signal.{{name}}); "
+HOLDING += "time.sleep(0.2); print('whole', flush=True)"
 
 
 @pytest.mark.parametrize("name", ["SIGINT", "SIGTERM"])
@@ -123,7 +126,7 @@ DROPS = {
 @pytest.mark.parametrize("where", DROPS)
 def test_an_interrupt_that_python_drops_is_obeyed_all_the_same(program, where, name):
     """What is raised in a destructor or in a callback of the garbage collector, Python prints and goes on."""
-    work = DROPS[where].format(name=name) + f"; {SLEEPING}"
+    work = f"{LISTENED}; {DROPS[where].format(name=name)}; {SLEEPING}"
     process = program(work, 'print("obeyed")', before="import gc, signal")
     assert process.communicate(timeout=20) == ("obeyed\n", HEARD if name == "SIGINT" else ENDED)
     assert process.returncode == 130
@@ -139,7 +142,7 @@ LOSSES = {
 @pytest.mark.parametrize("name", ["SIGINT", "SIGTERM"])
 @pytest.mark.parametrize("how", LOSSES)
 def test_what_is_raised_in_an_interrupts_place_is_that_interrupt(program, how, name):
-    work = f"with interrupt.recognised(): exec({LOSSES[how].format(name=name)!r})"
+    work = f"with interrupt.recognised(): {LISTENED}; exec({LOSSES[how].format(name=name)!r})"
     process = program(work, 'print("obeyed")', before="import signal")
     assert process.communicate(timeout=20) == ("obeyed\n", HEARD if name == "SIGINT" else ENDED)
     assert process.returncode == 130
@@ -170,6 +173,19 @@ def test_an_interrupt_is_seen_behind_an_error_without_handlers_of_ours():
                 raise OSError("a part of a file")
             except OSError:
                 raise BadInput("the file is damaged") from None
+
+
+def test_what_an_interrupt_ends_on_purpose_is_over_and_what_fails_then_has_failed():
+    """As a watch, whose log is written when it has ended."""
+    with pytest.raises(ValueError, match="no space"), interrupt.obeyed(signal.SIGTERM), interrupt.recognised():
+        with interrupt.ends():
+            signal.raise_signal(signal.SIGTERM)
+        raise ValueError("no space")
+
+
+def test_what_is_to_end_by_an_interrupt_can_fail_all_the_same():
+    with pytest.raises(ValueError, match="no map"), interrupt.obeyed(signal.SIGTERM), interrupt.ends():
+        raise ValueError("no map")
 
 
 def test_what_was_obeyed_is_over_with_the_command():

@@ -99,7 +99,7 @@ def watch(uri: str, request: Request, say: Callable[[str], None] = print, looks:
             f"watching {request.folder} with {run.record.name}: threshold {reading.threshold:.6g}, alarm {rule}; "
             "Ctrl-C ends it"
         )
-        with contextlib.suppress(KeyboardInterrupt), interrupt.recognised():
+        with interrupt.ends():
             watcher.look_on(looks)
         watcher.record_looks()
         record.patience = min(record.patience, tracking.LAST_WORD)

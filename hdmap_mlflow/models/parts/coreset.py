@@ -81,7 +81,8 @@ def _below(head: np.ndarray, tail: np.ndarray, point: int, other: int, least: np
 def _pruned(head: np.ndarray, tail: np.ndarray, count: int, start: int, covered: np.ndarray) -> np.ndarray:
     """The picks from points with first axes `head` (N, HEAD) and others `tail`; distances are squared.
 
-    A point comes in when the farthest is no farther than it is `covered` (N,), the worst first: before, it is no pick.
+    Points whose distances to earlier picks are `covered` (N,), the largest first, are seen one after another: while one
+    that is seen is farther than the next is covered, the next is not the farthest.
     """
     first, (points, rest) = head.shape[1], tail.shape
     picked, distance = np.empty(count, np.int64), covered.copy()
